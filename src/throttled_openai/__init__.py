@@ -1,0 +1,20 @@
+"""AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s."""
+
+from ._client import ThrottledAsyncOpenAI
+from ._core.limits import Limits
+from ._core.stats import BudgetStats, Stats, WindowStats
+from ._throttle import Throttle
+from .errors import AdmissionError, AdmissionTimeout, QueueFull, RequestTooLarge
+
+__all__ = [
+    "AdmissionError",
+    "AdmissionTimeout",
+    "BudgetStats",
+    "Limits",
+    "QueueFull",
+    "RequestTooLarge",
+    "Stats",
+    "Throttle",
+    "ThrottledAsyncOpenAI",
+    "WindowStats",
+]

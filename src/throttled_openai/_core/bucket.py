@@ -1,0 +1,79 @@
+"""The token bucket: units that come back at a steady rate, on `aiolimiter.AsyncLimiter`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiolimiter import AsyncLimiter
+
+# Seconds. A shortfall that refills within this is float rounding, not debt: the delay it asks for
+# may be too small to move the clock, and a waiter would wake at the same instant for ever.
+ROUNDING: Final = 1e-6
+
+
+class TokenBucket:
+    """A bucket that fills at `rate` units per second up to `capacity` units.
+
+    It starts full. The level may fall below zero when more was spent than was there; the debt
+    delays later spenders. In any `w` seconds at most `capacity + rate * w` units leave, and what
+    one amount larger than the capacity adds.
+
+    `AsyncLimiter` does the arithmetic on the running loop's clock; its own queue is not used: it
+    wakes the smallest waiter first, so that large requests starve.
+    """
+
+    __slots__ = ("_limiter", "rate")
+
+    def __init__(self, rate: float, capacity: float) -> None:
+        self.rate = rate
+        self._limiter = AsyncLimiter(capacity, capacity / rate)
+
+    @property
+    def capacity(self) -> float:
+        return self._limiter.max_rate
+
+    @property
+    def level(self) -> float:
+        """Units available now; negative: debt."""
+        self._limiter.has_capacity()  # drips out what the time since the last look refilled
+        return self.last_level
+
+    @property
+    def last_level(self) -> float:
+        """The level when it was last looked at; needs no running loop."""
+        return self._limiter.max_rate - self._limiter._level  # noqa: SLF001
+
+    def delay(self, amount: float) -> float:
+        """Seconds until `amount` may be spent; 0 if it may be now.
+
+        An amount larger than the capacity may be spent when the bucket is full.
+        """
+        missing = min(amount, self._limiter.max_rate) - self.level
+        seconds = missing / self.rate
+        return seconds if seconds > ROUNDING else 0.0
+
+    def spend(self, amount: float) -> None:
+        """Take `amount`, into debt if need be. A negative amount gives back."""
+        self.set_level(self.level - amount)
+
+    def set_level(self, level: float) -> None:
+        # AsyncLimiter counts what is used, from 0; there is no public name for it.
+        self._limiter._level = max(0.0, self._limiter.max_rate - level)  # noqa: SLF001
+
+    def resize(self, rate: float, capacity: float) -> None:
+        """Change rate and capacity; what has been used stays used.
+
+        A larger capacity adds its difference to the level, a smaller one takes it away.
+        """
+        used = self.capacity - self.level
+        self.rate = rate
+        self._limiter = AsyncLimiter(capacity, capacity / rate)
+        self._limiter.has_capacity()  # starts its clock now
+        self.set_level(capacity - used)
+
+    def rebind(self) -> None:
+        """Continue on the running loop, whose clock may be another one."""
+        used = self._limiter._level  # noqa: SLF001
+        self._limiter = AsyncLimiter(self._limiter.max_rate, self._limiter.time_period)
+        self._limiter.has_capacity()
+        self._limiter._level = used  # noqa: SLF001

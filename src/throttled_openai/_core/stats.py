@@ -1,0 +1,79 @@
+"""What a throttle tells about itself: frozen snapshots, without prompt text or keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class WindowStats:
+    """One limit: `limit` units per `period` seconds; `spendable` units may leave at once (negative: debt).
+
+    `announced`: the server told this limit; otherwise it was configured.
+    """
+
+    dimension: Literal["requests", "tokens"]
+    period: float
+    limit: float
+    spendable: float
+    announced: bool
+
+    def __str__(self) -> str:
+        unit = {60.0: "min", 3600.0: "h", 86_400.0: "day"}.get(self.period, f"{self.period:g} s")
+        return f"{self.limit:,.0f} {self.dimension}/{unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStats:
+    """One budget: a model, or several that share their limits.
+
+    `admitted`, `succeeded`, `refused`: attempts so far. `tokens_used`: as reported by the server.
+    """
+
+    name: str
+    waiting: int
+    in_flight: int
+    concurrency_limit: int
+    admitted: int
+    succeeded: int
+    refused: int
+    tokens_used: int
+    windows: tuple[WindowStats, ...]
+
+    def __str__(self) -> str:
+        limits = ", ".join(map(str, self.windows)) or "no limit known"
+        return (
+            f"{self.name}: {self.waiting} waiting, {self.in_flight} in flight of {self.concurrency_limit}, "
+            f"{self.succeeded} succeeded, {self.refused} refused | {limits}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A throttle as it is now. `waiting`: calls not admitted; `in_flight`: attempts not settled."""
+
+    waiting: int
+    in_flight: int
+    budgets: tuple[BudgetStats, ...]
+
+    @property
+    def admitted(self) -> int:
+        return sum(budget.admitted for budget in self.budgets)
+
+    @property
+    def succeeded(self) -> int:
+        return sum(budget.succeeded for budget in self.budgets)
+
+    @property
+    def refused(self) -> int:
+        return sum(budget.refused for budget in self.budgets)
+
+    def summary(self) -> str:
+        """One line."""
+        parts = [f"{self.waiting} waiting, {self.in_flight} in flight, {self.succeeded} succeeded"]
+        parts += [str(budget) for budget in self.budgets]
+        return " | ".join(parts)
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.waiting} waiting, {self.in_flight} in flight", *map(str, self.budgets)])

@@ -1,0 +1,59 @@
+"""The errors of admission. Each is the SDK's own kind, so existing `except` clauses go on working."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+
+__all__ = ["AdmissionError", "AdmissionTimeout", "QueueFull", "RequestTooLarge"]
+
+
+class AdmissionError(openai.APIConnectionError):
+    """The call was never sent: the throttle did not admit it.
+
+    `request` names the method and address only; the body did not exist yet.
+    """
+
+    def __init__(self, message: str, *, request: Any = None) -> None:
+        # APIConnectionError's own signature differs from version to version; APIError's does not.
+        openai.APIError.__init__(self, message, request=request, body=None)
+
+
+class AdmissionTimeout(AdmissionError, openai.APITimeoutError):
+    """The call waited its whole `max_wait` without being admitted.
+
+    `waited`: seconds. `ahead`: calls of the same budget that were to go before it.
+    """
+
+    def __init__(self, *, max_wait: float, waited: float, ahead: int, reason: str) -> None:
+        self.max_wait, self.waited, self.ahead = max_wait, waited, ahead
+        super().__init__(
+            f"not admitted within max_wait={max_wait:g} s: {ahead} calls ahead, {reason}; raise max_wait or send less"
+        )
+
+
+class QueueFull(AdmissionError):
+    """As many calls were waiting as `max_queued` allows.
+
+    `waiting`: calls in the queue. `retry_after`: seconds until the budget admits the next call
+    (for a `Retry-After` header of your own service).
+    """
+
+    def __init__(self, *, max_queued: int, waiting: int, retry_after: float) -> None:
+        self.max_queued, self.waiting, self.retry_after = max_queued, waiting, retry_after
+        super().__init__(
+            f"{waiting} calls are waiting and max_queued={max_queued}; the next one is admitted in "
+            f"{retry_after:.1f} s; try again later, raise max_queued or send less"
+        )
+
+
+class RequestTooLarge(AdmissionError):
+    """The call costs more tokens than the server's announced limit could ever admit."""
+
+    def __init__(self, *, tokens: int, limit: float, model: str) -> None:
+        self.tokens, self.limit = tokens, limit
+        super().__init__(
+            f"request is estimated at {tokens} tokens but {model} is limited to {limit:g} tokens per minute; "
+            "shorten the input or split it into several calls"
+        )

@@ -1,0 +1,226 @@
+"""The bodies of successful answers, as the SDK's types expect them."""
+
+from __future__ import annotations
+
+import base64
+from array import array
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ._request import Call
+
+Json = dict[str, Any]
+
+# An instant for `created`; the simulator has no calendar.
+EPOCH: Final = 1_750_000_000
+
+# More deltas than this only cost time: a long answer puts several tokens into each.
+_MOST_DELTAS: Final = 20
+
+_WORDS: Final = ("This", " answer", " is", " simulated", ",", " token", " by", " token", ".", "\n")
+
+_CATEGORIES: Final = (
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "illicit",
+    "illicit/violent",
+    "self-harm",
+    "self-harm/instructions",
+    "self-harm/intent",
+    "sexual",
+    "sexual/minors",
+    "violence",
+    "violence/graphic",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer in the making: whose, and how long."""
+
+    call: Call
+    number: int
+    created: int
+    tokens: int
+    shortened: bool
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return _pieces(self.tokens)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def finish_reason(self) -> str:
+        return "length" if self.shortened else "stop"
+
+    @property
+    def usage(self) -> Json:
+        prompt, completion = self.call.prompt_tokens, self.tokens * self.call.choices
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+        }
+
+
+def plain(answer: Answer) -> Json:
+    match answer.call.endpoint:
+        case "chat/completions":
+            return _chat(answer)
+        case "completions":
+            return _completion(answer)
+        case "responses":
+            return response(answer)
+        case "embeddings":
+            return _embeddings(answer.call)
+        case _:
+            return _moderation(answer)
+
+
+def _chat(answer: Answer) -> Json:
+    message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
+    choices = [
+        {"index": index, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
+        for index in range(answer.call.choices)
+    ]
+    return {
+        "id": f"chatcmpl-{answer.number:024x}",
+        "object": "chat.completion",
+        "created": answer.created,
+        "model": answer.call.model,
+        "choices": choices,
+        "usage": answer.usage,
+        "service_tier": "default",
+        "system_fingerprint": None,
+    }
+
+
+def _completion(answer: Answer) -> Json:
+    choices = [
+        {"index": index, "text": answer.text, "logprobs": None, "finish_reason": answer.finish_reason}
+        for index in range(answer.call.choices)
+    ]
+    return {
+        "id": f"cmpl-{answer.number:024x}",
+        "object": "text_completion",
+        "created": answer.created,
+        "model": answer.call.model,
+        "choices": choices,
+        "usage": answer.usage,
+    }
+
+
+def response(answer: Answer, *, started: bool = False) -> Json:
+    """Build a Response; `started` gives its first shape, without output and usage."""
+    body, tokens = answer.call.body, answer.tokens
+    status = "in_progress" if started else "incomplete" if answer.shortened else "completed"
+    usage = {
+        "input_tokens": answer.call.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": answer.call.prompt_tokens + tokens,
+    }
+    return {
+        "id": f"resp_{answer.number:032x}",
+        "object": "response",
+        "created_at": answer.created,
+        "status": status,
+        "background": False,
+        "error": None,
+        "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+        "instructions": body.get("instructions"),
+        "max_output_tokens": body.get("max_output_tokens"),
+        "metadata": body.get("metadata") or {},
+        "model": answer.call.model,
+        "output": [] if started else [message(answer)],
+        "parallel_tool_calls": True,
+        "previous_response_id": body.get("previous_response_id"),
+        "reasoning": {"effort": None, "summary": None},
+        "service_tier": "default",
+        "store": True,
+        "temperature": 1.0,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": body.get("tools") or [],
+        "top_p": 1.0,
+        "truncation": "disabled",
+        "usage": None if started else usage,
+    }
+
+
+def message(answer: Answer, *, started: bool = False) -> Json:
+    """Build the one output item of a Response."""
+    whole = "incomplete" if answer.shortened else "completed"
+    return {
+        "id": f"msg_{answer.number:032x}",
+        "type": "message",
+        "status": "in_progress" if started else whole,
+        "role": "assistant",
+        "content": [] if started else [part(answer.text)],
+    }
+
+
+def part(text: str) -> Json:
+    return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
+
+
+def _embeddings(call: Call) -> Json:
+    given = call.body["input"]
+    several = isinstance(given, list) and not (given and isinstance(given[0], int))
+    dimensions = call.body.get("dimensions")
+    size = dimensions if isinstance(dimensions, int) and dimensions >= 1 else 1536
+    vector = _vector(size) if call.body.get("encoding_format") != "base64" else _encoded_vector(size)
+    return {
+        "object": "list",
+        "model": call.model,
+        "data": [
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index in range(len(given) if several else 1)
+        ],
+        "usage": {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens},
+    }
+
+
+def _moderation(answer: Answer) -> Json:
+    given = answer.call.body["input"]
+    result = {
+        "flagged": False,
+        "categories": dict.fromkeys(_CATEGORIES, False),
+        "category_scores": dict.fromkeys(_CATEGORIES, 0.0),
+        "category_applied_input_types": dict.fromkeys(_CATEGORIES, ["text"]),
+    }
+    # A list of parts is one text with images; a list of strings is several texts.
+    several = isinstance(given, list) and all(isinstance(item, str) for item in given)
+    return {
+        "id": f"modr-{answer.number:024x}",
+        "model": answer.call.model,
+        "results": [result] * (len(given) if several else 1),
+    }
+
+
+@lru_cache(maxsize=1024)
+def _pieces(tokens: int) -> tuple[str, ...]:
+    words = [_WORDS[index % len(_WORDS)] for index in range(tokens)]
+    step = -(-tokens // _MOST_DELTAS)
+    return tuple("".join(words[start : start + step]) for start in range(0, tokens, step))
+
+
+@cache
+def _vector(size: int) -> list[float]:
+    """Every text has the same unit vector: the simulator weighs texts, it does not read them."""
+    return [size**-0.5] * size
+
+
+@cache
+def _encoded_vector(size: int) -> str:
+    return base64.b64encode(array("f", _vector(size)).tobytes()).decode()

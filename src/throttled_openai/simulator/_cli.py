@@ -1,0 +1,126 @@
+"""The command line: arguments to settings and back, and the command that serves until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from dataclasses import fields
+from typing import TYPE_CHECKING, Final
+
+from ._fault import Fault
+from ._server import Simulator
+from ._settings import Settings
+from ._tcp import serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# Switches turn off what is on by default; their names say so.
+_SWITCHES: Final = {"announce": "--no-headers", "retry_after": "--no-retry-after"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all of the simulator's options to `parser`; `run` takes what it parses."""
+    usual = Settings()
+    add = parser.add_argument
+    add("--rpm", type=float, metavar="N", help="requests per minute and model (default: unlimited)")
+    add("--tpm", type=float, metavar="N", help="tokens per minute and model (default: unlimited)")
+    add("--burst", type=float, default=usual.burst, metavar="SECONDS", help="of the limit at once (default: 60)")
+    add("--latency", type=float, default=usual.latency, metavar="SECONDS", help="median (default: 0.5)")
+    add("--latency-sigma", type=float, default=usual.latency_sigma, metavar="SIGMA", help="lognormal (default: 0.2)")
+    add("--seed", type=int, default=usual.seed, metavar="N", help="of latencies and faults (default: 0)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=int, default=8000, help="0: any free one (default: 8000)")
+    add("--no-headers", dest="announce", action="store_false", help="send no x-ratelimit-* headers")
+    add("--no-retry-after", dest="retry_after", action="store_false", help="do not say when to come back")
+    add("--max-in-flight", type=int, metavar="N", help="refuse more than this at once, without numbers")
+    add("--overload-status", type=int, default=usual.overload_status, metavar="STATUS", help="429 (default) or 503")
+    add("--charge-refused-requests", action="store_true", help="a 429 takes a request too")
+    add("--completion-tokens", type=int, default=usual.completion_tokens, metavar="N", help="per answer (default: 16)")
+    add("--initial-level", type=float, default=usual.initial_level, metavar="SHARE", help="full at start (default: 1)")
+    add(
+        "--fault",
+        dest="faults",
+        action="append",
+        default=[],
+        type=_fault,
+        metavar="KIND[:key=value,...]",
+        help="status, disconnect, hang, stream_error or stream_cut, such as status:status=503,share=0.01",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until Ctrl-C. The first line on stdout is the base URL; all else goes to stderr."""
+    try:
+        settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
+    except ValueError as problem:
+        print(f"simulate: {problem}", file=sys.stderr)
+        return 2
+    simulator = Simulator(settings, faults=arguments.faults)
+    try:
+        asyncio.run(_serve(simulator, arguments.host, arguments.port))
+    except OSError as problem:
+        print(f"simulate: cannot listen on {arguments.host}:{arguments.port}: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        seen = simulator.counters
+        print(
+            f"{seen.attempts} attempts: {seen.succeeded} succeeded, {seen.refused} refused, {seen.failed} failed, "
+            f"{seen.abandoned + seen.in_flight} abandoned; at most {seen.peak_in_flight} in flight",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m throttled_openai.simulator",
+        description="A rate-limited server with OpenAI's interface, for tests, benchmarks and people without a key.",
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def arguments_of(settings: Settings, faults: Iterable[Fault]) -> list[str]:
+    """Return the command line that gives these settings."""
+    usual = Settings()
+    arguments = []
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if value == getattr(usual, field.name):
+            continue
+        if isinstance(value, bool):
+            arguments.append(_SWITCHES.get(field.name, _flag(field.name)))
+        else:
+            arguments.append(f"{_flag(field.name)}={value}")
+    return arguments + [f"--fault={fault}" for fault in faults]
+
+
+async def _serve(simulator: Simulator, host: str, port: int) -> None:
+    _raise_file_limit()
+    async with serve(simulator, host=host, port=port) as url:
+        print(url, flush=True)
+        print(f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", file=sys.stderr, flush=True)
+        await asyncio.get_running_loop().create_future()
+
+
+def _raise_file_limit() -> None:
+    """Each connection is an open file; 1,024 is a common limit, and far below what clients open."""
+    try:
+        import resource  # noqa: PLC0415  # not on Windows
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _fault(text: str) -> Fault:
+    try:
+        return Fault.parse(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from problem

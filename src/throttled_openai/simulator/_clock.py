@@ -1,0 +1,68 @@
+"""The clock of tests: an event loop whose time jumps to the next timer."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import threading
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from concurrent.futures import Executor
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop that starts at 0 and jumps to its next timer instead of sleeping until it.
+
+    Functions meant for a thread run inline, so that the order of events is always the same. Where
+    only a socket or a thread can bring news it waits for real; where nothing can, it raises.
+    """
+
+    def __init__(self) -> None:
+        self._virtual_now = 0.0
+        super().__init__(_JumpingSelector(self))
+
+    def time(self) -> float:
+        return self._virtual_now
+
+    def jump(self, seconds: float) -> None:
+        self._virtual_now += seconds
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[_Ts]], _T], *args: Unpack[_Ts]
+    ) -> asyncio.Future[_T]:
+        del executor
+        future: asyncio.Future[_T] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001  # whatever it is belongs to whoever awaits it
+            future.set_exception(error)
+        return future
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    def __init__(self, loop: VirtualTimeLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        # The loop's own wake-up pipe is always registered; alone, nobody is left to write to it.
+        if timeout is None and len(self.get_map()) <= 1 and threading.active_count() == 1:
+            raise RuntimeError(
+                "deadlock: every task waits and no timer, socket or thread is left to wake one; "
+                "something awaited is never set"
+            )
+        ready = super().select(None if timeout is None else 0)
+        if not ready and timeout:
+            self._loop.jump(timeout)
+        return ready
+
+
+def virtual_run(main: Coroutine[object, object, _T]) -> _T:
+    """Run `main` on a `VirtualTimeLoop`, as `asyncio.run` does on a real one."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(main)

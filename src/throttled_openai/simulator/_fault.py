@@ -1,0 +1,109 @@
+"""Faults the server is told to have, beside the ones its limits cause."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+FaultKind = Literal["status", "disconnect", "hang", "stream_error", "stream_cut"]
+
+_WORDS = {
+    400: "The request was rejected.",
+    401: "Incorrect API key provided.",
+    429: "Rate limit reached, please try again later.",
+    503: "The engine is currently overloaded, please try again later",
+}
+_SORRY = "The server had an error while processing your request. Sorry about that!"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong with some of the admitted attempts. They have been charged and take their latency.
+
+    - `status`: an error response with this `status`, `code`, `message`, and `retry_after` seconds
+    - `disconnect`: the connection is closed without a response
+    - `hang`: no response, ever
+    - `stream_error`: status 200, then an error event (only streams)
+    - `stream_cut`: the connection drops in mid-stream (only streams)
+
+    A fault strikes with probability `share`, only attempts numbered `first` to `last` (metered
+    attempts count from 0, refused ones too), only those of `model` if given.
+    """
+
+    kind: FaultKind = "status"
+    status: int = 500
+    code: str | None = None
+    message: str | None = None
+    retry_after: float | None = None
+    share: float = 1.0
+    first: int = 0
+    last: int | None = None
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(FaultKind):
+            raise ValueError(f"fault kind must be one of {', '.join(get_args(FaultKind))}, got {self.kind!r}")
+        if not 400 <= self.status <= 599:
+            raise ValueError(f"a fault's status must be from 400 to 599, got {self.status}")
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"a fault's share must be from 0 to 1, got {self.share}")
+        if self.first < 0 or (self.last is not None and self.last < self.first):
+            raise ValueError(f"a fault needs 0 <= first <= last, got first={self.first}, last={self.last}")
+        if self.retry_after is not None and not 0 <= self.retry_after < math.inf:
+            raise ValueError(f"a fault's retry_after must be 0 or more seconds, got {self.retry_after}")
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        """Read `KIND[:key=value,...]`, as on the command line: `status:status=503,share=0.01`."""
+        kind, _, rest = text.partition(":")
+        values: dict[str, object] = {"kind": kind}
+        for pair in re.split(r",(?=\w+=)", rest) if rest else ():
+            key, equals, value = pair.partition("=")
+            if key not in _READ or not equals:
+                raise ValueError(f"a fault has {', '.join(_READ)}; cannot read {pair!r}")
+            values[key] = _READ[key](value)
+        return cls(**values)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        """The text that `parse` reads."""
+        pairs = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name != "kind" and getattr(self, field.name) != field.default
+        ]
+        return f"{self.kind}:{','.join(pairs)}" if pairs else self.kind
+
+    def concerns(self, number: int, model: str, *, stream: bool) -> bool:
+        """Whether attempt `number` may be struck; the dice are the server's."""
+        if self.kind.startswith("stream") and not stream:
+            return False
+        if self.model is not None and self.model != model:
+            return False
+        return self.first <= number and (self.last is None or number <= self.last)
+
+    @property
+    def words(self) -> str:
+        status = 429 if self.kind == "stream_error" else self.status
+        return self.message or _WORDS.get(status, _SORRY)
+
+    @property
+    def error_type(self) -> str:
+        if self.code == "insufficient_quota":
+            return "insufficient_quota"
+        if self.status == 429:
+            return "requests"
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+
+_READ = {
+    "status": int,
+    "code": str,
+    "message": str,
+    "retry_after": float,
+    "share": float,
+    "first": int,
+    "last": int,
+    "model": str,
+}

@@ -1,0 +1,47 @@
+"""What the server remembers of its attempts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._fault import FaultKind
+    from ._limiter import Dimension
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One metered request, as it was decided on arrival.
+
+    `at` is seconds on the loop's clock; `status` is 0 where no response is sent; `tokens` is the
+    cost, charged or refused; `dimension` is the limit that refused it.
+    """
+
+    at: float
+    model: str
+    endpoint: str
+    status: int
+    tokens: int
+    retry_count: int
+    dimension: Dimension | None = None
+    fault: FaultKind | None = None
+
+
+@dataclass(slots=True)
+class Counters:
+    """attempts = succeeded + refused + failed + abandoned + in flight, at any instant.
+
+    Failed: struck by a fault. Abandoned: the client left before its answer was complete.
+    """
+
+    attempts: int = 0
+    succeeded: int = 0
+    refused: int = 0
+    failed: int = 0
+    abandoned: int = 0
+    in_flight: int = 0
+    peak_in_flight: int = 0
+    open_streams: int = 0
+    connections: int = 0
+    connections_made: int = 0

@@ -1,0 +1,45 @@
+"""The simulator in a process of its own, so that it does not share a core's time with its clients."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from ._cli import arguments_of
+from ._settings import Options, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ._fault import Fault
+
+
+@contextmanager
+def spawn(
+    settings: Settings | None = None, *, faults: Iterable[Fault] = (), **options: Unpack[Options]
+) -> Iterator[str]:
+    """Serve from a new process and give the base URL, which ends in /v1; the process ends with the block.
+
+    Its counters are at /simulator/stats on the same port.
+    """
+    settings = replace(settings or Settings(), **options)
+    command = [sys.executable, "-m", "throttled_openai.simulator", "--port=0", *arguments_of(settings, faults)]
+    # The child has to find the same package as this process, however this process found it.
+    home = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+    with subprocess.Popen(  # noqa: S603  # our own interpreter, our own arguments
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            if not url:
+                raise RuntimeError("the simulator's process did not start; stderr says why")
+            yield url
+        finally:
+            process.terminate()
