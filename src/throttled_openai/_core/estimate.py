@@ -23,7 +23,7 @@ RESPONSES_TOKENS: Final = 19
 RESPONSES_FUNCTIONS_TOKENS: Final = 217
 
 # More values than any real body has; ends the walk over one that contains itself.
-_MOST_VALUES: Final = 1_000_000
+_MOST_VALUES: Final = 200_000
 
 _MEDIA: Final = frozenset(
     {
@@ -136,11 +136,12 @@ def used_tokens(body: object) -> int | None:
     total = _count(_field(usage, "total_tokens"))
     if total is not None:
         return total
-    parts = [
-        _count(_field(usage, name)) for name in ("input_tokens", "output_tokens", "prompt_tokens", "completion_tokens")
-    ]
-    told = [part for part in parts if part is not None]
-    return sum(told) if told else None
+    # Either pair of names; some servers send both, with the same numbers.
+    for names in (("input_tokens", "output_tokens"), ("prompt_tokens", "completion_tokens")):
+        told = [count for name in names if (count := _count(_field(usage, name))) is not None]
+        if told:
+            return sum(told)
+    return None
 
 
 def _chat(body: object) -> int:
@@ -178,14 +179,15 @@ def _measure(content: object) -> tuple[int, int]:
         if isinstance(value, str):
             size += _utf8_bytes(value)
         elif isinstance(value, (list, tuple)):
-            left -= len(value) + 1
             if value and isinstance(value[0], int):  # a prompt that is already tokens
                 tokens += len(value)
-            elif left > 0:
+                continue
+            left -= len(value)
+            if left > 0:
                 stack.extend(value)
         elif value is None or isinstance(value, (int, float)):
             pass
-        elif isinstance(value, Mapping) or hasattr(value, "content") or hasattr(value, "text"):
+        elif isinstance(value, (dict, Mapping)) or hasattr(value, "content") or hasattr(value, "text"):
             left -= 1
             if left <= 0:
                 break
@@ -215,7 +217,8 @@ def _utf8_bytes(text: str) -> int:
 
 def _field(value: object, name: str) -> object:
     """`value[name]` of a mapping, `value.name` of a model object, else None."""
-    if isinstance(value, Mapping):
+    # dict is a Mapping, but recognised three times faster.
+    if isinstance(value, (dict, Mapping)):
         return value.get(name)
     return getattr(value, name, None)
 

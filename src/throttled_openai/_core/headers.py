@@ -389,7 +389,7 @@ _FLAGS: Final = re.ASCII | re.IGNORECASE
 _NO_ROOM: Final = re.compile(r"capacity|concurren|overload|high demand|resource[_ ]unavailable|max_parallel", _FLAGS)
 
 # OpenAI and Groq (1.5): "on tokens per min (TPM): Limit 30000, Used 29446, Requested 821".
-_AMOUNT: Final = r"\d[\d,]{0,18}"
+_AMOUNT: Final = r"\d{1,15}(?:,\d{3}){0,4}"
 _NUMBERS: Final = re.compile(
     r"\bon (?P<what>[\w -]{1,40}?) per (?P<per>\w{3,10})(?: \(\w{1,8}\))?: "
     rf"Limit (?P<limit>{_AMOUNT})(?:, Used (?P<used>{_AMOUNT}))?(?:, Requested ~?(?P<requested>{_AMOUNT}))?",
@@ -489,7 +489,7 @@ def _refusal(status: int, headers: Mapping[str, str], said: _Said, wall_now: flo
         dimension=named.dimension,
         retry_after=wait,
         period=named.period,
-        limit=named.limit,
+        limit=named.limit or None,  # "Limit 0" is a model this account may not use
         used=named.used,
         requested=named.requested,
         group=None if group is None else group[1],
@@ -509,7 +509,7 @@ def _kind(status: int, said: _Said, named: _Limit) -> Kind:
 
 
 def _is_too_large(said: _Said, named: _Limit) -> bool:
-    if named.limit and named.requested and named.requested > named.limit:
+    if named.limit is not None and named.requested is not None and named.requested > named.limit:
         return True
     # Azure says "retry after 86400 seconds" to what can never fit (2). Taken as a
     # wait it would stop the whole budget for a day.

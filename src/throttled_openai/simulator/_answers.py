@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from array import array
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -36,6 +37,14 @@ _CATEGORIES: Final = (
     "violence",
     "violence/graphic",
 )
+
+
+# `json.dumps` would build an encoder for each of the twenty events of a stream.
+_encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def to_bytes(body: Json) -> bytes:
+    return _encode(body).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ def plain(answer: Answer) -> Json:
 
 
 def _chat(answer: Answer) -> Json:
-    message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
+    message: Json = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
     choices = [
         {"index": index, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
         for index in range(answer.call.choices)
@@ -197,7 +206,7 @@ def _moderation(answer: Answer) -> Json:
         "flagged": False,
         "categories": dict.fromkeys(_CATEGORIES, False),
         "category_scores": dict.fromkeys(_CATEGORIES, 0.0),
-        "category_applied_input_types": dict.fromkeys(_CATEGORIES, ["text"]),
+        "category_applied_input_types": {category: ["text"] for category in _CATEGORIES},
     }
     # A list of parts is one text with images; a list of strings is several texts.
     several = isinstance(given, list) and all(isinstance(item, str) for item in given)

@@ -1,4 +1,5 @@
 """The command line: arguments to settings and back, and the command that serves until Ctrl-C."""
+# ruff: noqa: T201  # a command talks
 
 from __future__ import annotations
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--charge-refused-requests", action="store_true", help="a 429 takes a request too")
     add("--completion-tokens", type=int, default=usual.completion_tokens, metavar="N", help="per answer (default: 16)")
     add("--initial-level", type=float, default=usual.initial_level, metavar="SHARE", help="full at start (default: 1)")
+    add("--quiet", action="store_true", help="print the URL and nothing else")
     add(
         "--fault",
         dest="faults",
@@ -59,11 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     simulator = Simulator(settings, faults=arguments.faults)
     try:
-        asyncio.run(_serve(simulator, arguments.host, arguments.port))
+        asyncio.run(_serve(simulator, arguments.host, arguments.port, quiet=arguments.quiet))
     except OSError as problem:
         print(f"simulate: cannot listen on {arguments.host}:{arguments.port}: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        if arguments.quiet:
+            return 0
         seen = simulator.counters
         print(
             f"{seen.attempts} attempts: {seen.succeeded} succeeded, {seen.refused} refused, {seen.failed} failed, "
@@ -97,11 +101,12 @@ def arguments_of(settings: Settings, faults: Iterable[Fault]) -> list[str]:
     return arguments + [f"--fault={fault}" for fault in faults]
 
 
-async def _serve(simulator: Simulator, host: str, port: int) -> None:
+async def _serve(simulator: Simulator, host: str, port: int, *, quiet: bool) -> None:
     _raise_file_limit()
     async with serve(simulator, host=host, port=port) as url:
         print(url, flush=True)
-        print(f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", file=sys.stderr, flush=True)
+        if not quiet:
+            print(f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", file=sys.stderr, flush=True)
         await asyncio.get_running_loop().create_future()
 
 

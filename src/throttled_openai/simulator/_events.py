@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
-from ._answers import Answer, Json, message, part, plain, response
+from ._answers import Answer, Json, message, part, plain, response, to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +88,7 @@ def _response_events(answer: Answer) -> Iterator[Json]:
 
 
 def _data(event: Json) -> bytes:
-    return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + to_bytes(event) + b"\n\n"
 
 
 def _named(event: Json) -> bytes:

@@ -31,31 +31,45 @@ class Quota:
     __slots__ = ("_short", "limit", "minute")
 
     def __init__(self, limit: float, settings: Settings, now: float) -> None:
-        share = settings.initial_level
-        short = limit * settings.burst / 60
         self.limit = limit
-        self.minute = Bucket(rate=limit / 60, capacity=limit, level=limit * share, now=now)
-        self._short = Bucket(rate=limit / 60, capacity=short, level=short * share, now=now)
+        level = limit * settings.initial_level
+        self.minute = Bucket(rate=limit / 60, capacity=limit, level=level, now=now)
+        self._short = self._shorter(settings.burst, now)
 
     def wait(self, amount: float, now: float) -> float:
-        return max(self.minute.wait(amount, now), self._short.wait(amount, now))
+        return max(bucket.wait(amount, now) for bucket in self._buckets)
 
     def take(self, amount: float, now: float) -> None:
-        self.minute.take(amount, now)
-        self._short.take(amount, now)
+        for bucket in self._buckets:
+            bucket.take(amount, now)
 
     def drain(self, amount: float, now: float) -> None:
-        self.minute.drain(amount, now)
-        self._short.drain(amount, now)
+        for bucket in self._buckets:
+            bucket.drain(amount, now)
 
     def remaining(self, now: float) -> int:
         """Whole units in the minute bucket, as the headers show them."""
         return max(0, math.floor(self.minute.level(now) + ROUNDING))
 
     def resize(self, limit: float, burst: float, now: float) -> None:
+        """Change the limit; levels stay as far as they fit."""
         self.limit = limit
         self.minute.resize(rate=limit / 60, capacity=limit, now=now)
-        self._short.resize(rate=limit / 60, capacity=limit * burst / 60, now=now)
+        if self._short is None or burst >= 60:
+            self._short = self._shorter(burst, now)
+        else:
+            self._short.resize(rate=limit / 60, capacity=limit * burst / 60, now=now)
+
+    @property
+    def _buckets(self) -> tuple[Bucket, ...]:
+        return (self.minute,) if self._short is None else (self.minute, self._short)
+
+    def _shorter(self, burst: float, now: float) -> Bucket | None:
+        if burst >= 60:
+            return None
+        capacity = self.limit * burst / 60
+        level = min(capacity, self.minute.level(now))
+        return Bucket(rate=self.limit / 60, capacity=capacity, level=level, now=now)
 
 
 class Limiter:

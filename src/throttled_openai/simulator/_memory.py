@@ -8,7 +8,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
     from types import ModuleType
 
     from ._reply import Reply
@@ -63,6 +62,8 @@ class _Stream:
         self._reply = reply
         self._request = request
         self._family = family
+        self._sent = 0
+        self._closed = False
 
     async def wait(self, delay: float) -> None:
         """Sleep, but no longer than the client waits for bytes: no socket is there to time out."""
@@ -74,21 +75,30 @@ class _Stream:
             await asyncio.get_running_loop().create_future()
         await asyncio.sleep(delay)
 
-    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        *earlier, last = self._reply.pieces
+    def __aiter__(self) -> _Stream:
+        """Go on where it stopped, like a socket: the SDK looks for what is left after the last event."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._sent == len(self._reply.pieces):
+            if self._reply.fault == "stream_cut" and not self._closed:
+                raise self._family.RemoteProtocolError(
+                    "peer closed connection without sending complete message body (incomplete chunked read)",
+                    request=self._request,
+                )
+            raise StopAsyncIteration
         try:
-            for piece in earlier:
-                await self.wait(self._reply.pause)
-                yield piece
             await self.wait(self._reply.pause)
-            # Before the last piece, not after: a client that has all it wants need not ask again.
+        except BaseException:
+            self._simulator.finish(self._reply, delivered=False)
+            raise
+        self._sent += 1
+        if self._sent == len(self._reply.pieces):
+            # Now, not when more is asked for: a client that has all it wants need not ask again.
             self._simulator.finish(self._reply, delivered=True)
-            yield last
-        finally:
-            await self.aclose()
-        if self._reply.fault == "stream_cut":
-            message = "peer closed connection without sending complete message body (incomplete chunked read)"
-            raise self._family.RemoteProtocolError(message, request=self._request)
+        return self._reply.pieces[self._sent - 1]
 
     async def aclose(self) -> None:
+        self._closed = True
+        self._sent = len(self._reply.pieces)
         self._simulator.finish(self._reply, delivered=False)

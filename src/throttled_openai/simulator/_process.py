@@ -28,7 +28,14 @@ def spawn(
     Its counters are at /simulator/stats on the same port.
     """
     settings = replace(settings or Settings(), **options)
-    command = [sys.executable, "-m", "throttled_openai.simulator", "--port=0", *arguments_of(settings, faults)]
+    command = [
+        sys.executable,
+        "-m",
+        "throttled_openai.simulator",
+        "--port=0",
+        "--quiet",
+        *arguments_of(settings, faults),
+    ]
     # The child has to find the same package as this process, however this process found it.
     home = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))

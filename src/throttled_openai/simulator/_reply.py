@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ._answers import to_bytes
+from ._errors import error_body
+from ._headers import retry_headers
 
 if TYPE_CHECKING:
-    from ._fault import FaultKind
+    from ._fault import Fault, FaultKind
     from ._headers import Headers
 
 
@@ -27,3 +32,24 @@ class Reply:
     stream: bool = False
     fault: FaultKind | None = None
     in_flight: bool = field(default=False, kw_only=True)
+
+
+def reply_of(status: int, body: bytes, headers: Headers | None = None) -> Reply:
+    """Answer at once."""
+    return Reply(status, headers if headers is not None else [], (body,))
+
+
+def found_reply(body: dict[str, Any]) -> Reply:
+    return reply_of(200, to_bytes(body))
+
+
+def struck_reply(fault: Fault, headers: Headers, latency: float) -> Reply:
+    """Reply with a fault in place of an answer."""
+    # A 429 or 5xx that the limits did not cause comes from elsewhere (billing, a gateway), bare.
+    if fault.status == 429 or fault.status >= 500:
+        headers = []
+    if fault.retry_after is not None:
+        headers += retry_headers(fault.retry_after)
+    body = error_body(fault.words, fault.error_type, fault.code)
+    delay = math.inf if fault.kind == "hang" else latency
+    return Reply(fault.status, headers, (body,), delay, fault=fault.kind)

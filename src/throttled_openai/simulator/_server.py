@@ -10,14 +10,14 @@ from dataclasses import asdict, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
-from ._answers import EPOCH, Answer, plain, response
-from ._errors import BadRequestError, error, error_body, invalid, overload_body, refusal_body
+from ._answers import EPOCH, Answer, plain, response, to_bytes
+from ._errors import BadRequestError, error, invalid, overload_body, refusal_body
 from ._events import error_event, events
 from ._headers import Headers, rate_headers, retry_headers
 from ._limiter import Dimension, Limiter
 from ._log import Attempt, Counters
 from ._memory import transport_of
-from ._reply import Reply
+from ._reply import Reply, found_reply, reply_of, struck_reply
 from ._request import METERED, Call, parse
 from ._settings import Options, Settings
 from ._shelf import Shelf
@@ -157,7 +157,7 @@ class Simulator:
             else:
                 reply = self._serve(method, path, headers, body, now)
         except BadRequestError as problem:
-            reply = _reply(400, invalid(str(problem), problem.param))
+            reply = reply_of(400, invalid(str(problem), problem.param))
         reply.headers += (
             ("content-type", "text/event-stream; charset=utf-8" if reply.stream else "application/json"),
             ("x-request-id", f"req_{self._requests:032x}"),
@@ -212,7 +212,7 @@ class Simulator:
     def _refuse(self, call: Call, now: float) -> tuple[Reply | None, Dimension | None]:
         settings = self.settings
         if settings.max_in_flight is not None and self.counters.in_flight >= settings.max_in_flight:
-            return _reply(settings.overload_status, overload_body(settings.overload_status)), "concurrency"
+            return reply_of(settings.overload_status, overload_body(settings.overload_status)), "concurrency"
         limiter = self._limiter(call.model, now)
         refusal = limiter.admit(call.cost, now, charge_refused=settings.charge_refused_requests)
         if refusal is None:
@@ -221,7 +221,7 @@ class Simulator:
         if settings.retry_after and refusal.wait is not None:
             headers += retry_headers(refusal.wait)
         body = refusal_body(refusal, call.model, retry_after=settings.retry_after)
-        return _reply(429, body, headers), refusal.dimension
+        return reply_of(429, body, headers), refusal.dimension
 
     def _draw_fault(self, number: int, call: Call) -> Fault | None:
         for fault in self.faults:
@@ -240,12 +240,11 @@ class Simulator:
         headers = self._announced(call, now)
 
         if fault is not None and not fault.kind.startswith("stream"):
-            return _faulty(fault, headers, latency)
+            return struck_reply(fault, headers, latency)
         if call.endpoint == "responses" and call.body.get("store") is not False:
             self._shelf.keep_response(response(answer))
         if not call.stream:
-            body = json.dumps(plain(answer), separators=(",", ":")).encode()
-            return Reply(200, headers, (body,), delay=latency)
+            return Reply(200, headers, (to_bytes(plain(answer)),), delay=latency)
 
         pieces = events(answer)
         pause = (1 - _TO_FIRST_EVENT) * latency / len(pieces)
@@ -261,17 +260,17 @@ class Simulator:
         """Answer what is not metered."""
         match method, path:
             case "GET", "/simulator/stats":
-                return _found(self.stats(now))
+                return found_reply(self.stats(now))
             case "POST", "/simulator/settings":
-                return _found(self._change_by(body, now))
+                return found_reply(self._change_by(body, now))
             case "POST", "/v1/files":
-                return _found(self._shelf.keep_file(headers.get("content-type", ""), body, now))
+                return found_reply(self._shelf.keep_file(headers.get("content-type", ""), body, now))
         found = None
         if path.startswith("/v1/") and method == "GET":
             found = self._shelf.find(path.removeprefix("/v1/"), self._limiters)
         elif path.startswith("/v1/") and method == "DELETE":
             found = self._shelf.delete(path.removeprefix("/v1/"))
-        return _found(found) if found is not None else _reply(404, invalid(f"Invalid URL ({method} {path})"))
+        return found_reply(found) if found is not None else reply_of(404, invalid(f"Invalid URL ({method} {path})"))
 
     def _change_by(self, body: bytes, now: float) -> dict[str, Any]:
         """Change settings over HTTP; the answer is all of them."""
@@ -298,25 +297,6 @@ class Simulator:
             return asyncio.get_running_loop().time()
         except RuntimeError:
             return self._latest
-
-
-def _reply(status: int, body: bytes, headers: Headers | None = None) -> Reply:
-    return Reply(status, headers if headers is not None else [], (body,))
-
-
-def _found(body: dict[str, Any]) -> Reply:
-    return _reply(200, json.dumps(body).encode())
-
-
-def _faulty(fault: Fault, headers: Headers, latency: float) -> Reply:
-    # A 429 or 5xx that the limits did not cause comes from elsewhere (billing, a gateway), bare.
-    if fault.status == 429 or fault.status >= 500:
-        headers = []
-    if fault.retry_after is not None:
-        headers += retry_headers(fault.retry_after)
-    body = error_body(fault.words, fault.error_type, fault.code)
-    delay = math.inf if fault.kind == "hang" else latency
-    return Reply(fault.status, headers, (body,), delay, fault=fault.kind)
 
 
 def _limit(limit: float | None) -> str:

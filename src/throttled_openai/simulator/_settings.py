@@ -79,7 +79,7 @@ class Settings:
             _check_whole("max_in_flight", self.max_in_flight, at_least=1)
         for name in ("announce", "retry_after", "charge_refused_requests"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")  # noqa: TRY004
 
 
 def _check_number(name: str, value: object, *, at_least: float, at_most: float = math.inf) -> None:
@@ -94,5 +94,5 @@ def _check_number(name: str, value: object, *, at_least: float, at_most: float =
 
 def _check_whole(name: str, value: object, *, at_least: float = -math.inf, at_most: float = math.inf) -> None:
     if not isinstance(value, int):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
+        raise ValueError(f"{name} must be a whole number, got {value!r}")  # noqa: TRY004
     _check_number(name, value, at_least=at_least, at_most=at_most)
