@@ -19,6 +19,8 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
+from openai import DefaultAsyncHttpxClient
+
 from throttled_openai import ThrottledAsyncOpenAI
 from throttled_openai.simulator import spawn
 
@@ -96,10 +98,23 @@ def message(tokens: int, number: int) -> list[dict[str, str]]:
 
 
 async def run(scenario: Scenario, base_url: str) -> dict[str, Any]:
-    latencies: list[float] = []
     failures: list[BaseException] = []
+    last_latency = 0.0
 
-    async with ThrottledAsyncOpenAI(api_key="none", base_url=base_url, **scenario.client) as client:
+    async def sent(request: Any) -> None:
+        request.extensions["sent_at"] = time.perf_counter()
+
+    async def answered(response: Any) -> None:
+        nonlocal last_latency
+        await response.aread()
+        last_latency = time.perf_counter() - response.request.extensions["sent_at"]
+
+    async with ThrottledAsyncOpenAI(
+        api_key="none",
+        base_url=base_url,
+        http_client=DefaultAsyncHttpxClient(event_hooks={"request": [sent], "response": [answered]}),
+        **scenario.client,
+    ) as client:
 
         async def call(number: int) -> None:
             try:
@@ -110,12 +125,11 @@ async def run(scenario: Scenario, base_url: str) -> dict[str, Any]:
         began = time.perf_counter()
         await asyncio.gather(*(call(number) for number in range(scenario.calls)))
         seconds = time.perf_counter() - began
-        latencies.append(LATENCY)
         stats = client.throttle.stats()
 
     with urllib.request.urlopen(base_url.removesuffix("/v1") + "/simulator/stats") as answer:  # noqa: ASYNC210
         seen = json.load(answer)
-    ideal = scenario.ideal(LATENCY)
+    ideal = scenario.ideal(last_latency)
     good = not failures and seen["refused"] <= scenario.refusals and seconds <= scenario.slack * ideal
     for failure in failures[:3]:
         print(f"    {type(failure).__name__}: {failure}")

@@ -222,7 +222,9 @@ def _settling_stream(base: type[Any]) -> type[Any]:
             self._loop = asyncio.get_running_loop()
 
         def __aiter__(self) -> AsyncIterator[bytes]:
-            self._iterator = self._inner.__aiter__()
+            # SDK >= 3.30 comes back after `[DONE]` to drain what is left: go on, do not start again.
+            if self._iterator is None:
+                self._iterator = self._inner.__aiter__()
             return self
 
         async def __anext__(self) -> bytes:

@@ -176,7 +176,10 @@ class _Lane:
         if waiter.deadline < math.inf:
             heapq.heappush(self._deadlines, (waiter.deadline, call.order[1], waiter))
         self.waiting += 1
-        self.admit_waiting()
+        # Behind others nothing has changed: the timer is set for the head. Looking again would also
+        # admit on what refills while a large gather starts, long before the loop sends any of it.
+        if self._queue[0][1] is waiter or waiter.deadline < self._wakes_at:
+            self.admit_waiting()
         try:
             return await waiter.future
         except BaseException:
@@ -281,6 +284,10 @@ class _Lane:
         while self._deadlines and self._deadlines[0][2].future.done():
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else math.inf
+
+    @property
+    def _wakes_at(self) -> float:
+        return math.inf if self._timer is None else self._timer.when()
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:

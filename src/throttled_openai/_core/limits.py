@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 # Seconds of the limit that may leave at once. OpenAI documents that a minute may be enforced in
-# shares of a second (60,000/min as 1,000/s), so the default stays under one second: the rest of it
-# is for calls that reach the server closer together than they were admitted.
-BURST: Final = 0.75
+# shares of a second (60,000/min as 1,000/s), so the default stays under one second: 0.15 s is for
+# calls that reach the server closer together than they were admitted.
+BURST: Final = 0.85
 
 MINUTE: Final = 60.0
 DAY: Final = 86_400.0
@@ -43,7 +43,7 @@ class Limits:
             value = getattr(self, name)
             if value is not None:
                 check_number(name, value, "a positive number such as 500, or None to learn the limit")
-        check_number("burst", self.burst, "seconds of the limit, such as 0.75", most=60.0)
+        check_number("burst", self.burst, "seconds of the limit, such as 0.85", most=60.0)
 
 
 def check_number(name: str, value: object, instead: str, *, least: float = 0.0, most: float = math.inf) -> None:
