@@ -36,6 +36,8 @@ MAX_REFUSALS: Final = 20
 OVERSIZE: Final = 1.5
 # Seconds without any movement after which streams that nobody holds any more are looked for.
 STUCK: Final = 5.0
+# Waiters that have given up and are cleared away in one go; 100,000 at once hold the loop for 0.3 s.
+GIVEN_UP_AT_ONCE: Final = 2_000
 
 
 class Outcome(enum.Enum):
@@ -115,11 +117,11 @@ class Permit:
         """Limits the response announced."""
         self._lane.observe(announcement, self.reservation)
 
-    def settle(self, outcome: Outcome, refusal: Refusal | None = None, *, latency: float | None = None) -> None:
-        """End the attempt. `latency`: seconds until the response began, where it was a stream."""
+    def settle(self, outcome: Outcome, refusal: Refusal | None = None) -> None:
+        """End the attempt; `refusal` says why the server turned it away."""
         assert self.open, "permit settled twice"
         self.open = False
-        self._lane.settle(self, outcome, refusal, latency)
+        self._lane.settle(self, outcome, refusal)
 
     def release(self, outcome: Outcome = Outcome.IGNORED) -> None:
         """Settle, unless that has been done: for the ways out that may come after another one."""
@@ -204,15 +206,22 @@ class _Lane:
         instant, a corrected budget. The head is never overtaken, so a large call cannot starve.
         """
         if not self.waiting:
+            self._queue.clear()
+            self._deadlines.clear()
             self._set_timer(math.inf)
             return
         now = self.throttle.loop.time()
         self._expire(now)
         wake_at = math.inf
+        given_up = 0
         while self._queue:
             waiter = self._queue[0][1]
             if waiter.future.done():
                 heapq.heappop(self._queue)
+                given_up += 1
+                if given_up == GIVEN_UP_AT_ONCE:
+                    wake_at = now
+                    break
                 continue
             if not self._has_room():
                 if self.streams:
@@ -234,12 +243,11 @@ class _Lane:
         return self._has_room() and self.budget.delay(call.tokens, now) <= 0
 
     def _grant(self, call: Call, now: float) -> Permit:
-        limit = self.limit
         reservation = self.budget.reserve(call.tokens, now)
         self.in_flight += 1
         self.admitted += 1
         self._tokens_per_call += (call.tokens - self._tokens_per_call) * max(0.02, 1 / self.admitted)
-        return Permit(self, call, reservation, binding=self.in_flight >= math.floor(0.9 * limit))
+        return Permit(self, call, reservation, binding=self.in_flight >= math.floor(0.9 * self.limit))
 
     def _check(self, call: Call, now: float) -> None:
         """Refuse a new call that could never be admitted, or finds the queue full."""
@@ -307,7 +315,7 @@ class _Lane:
 
     # Settlement
 
-    def settle(self, permit: Permit, outcome: Outcome, refusal: Refusal | None, latency: float | None) -> None:
+    def settle(self, permit: Permit, outcome: Outcome, refusal: Refusal | None) -> None:
         now = self.throttle.loop.time()
         self.in_flight -= 1
         self.throttle.moved(now)
@@ -327,18 +335,22 @@ class _Lane:
             self._congested(permit, refusal, now)
         elif outcome is Outcome.OVERLOADED:
             self._congested(permit, None, now)
+        self.limit = self._find_limit()
+        if logger.isEnabledFor(logging.DEBUG):
+            self._log(permit, outcome, took)
+        self.throttle.admit_waiting(self)
+
+    def _log(self, permit: Permit, outcome: Outcome, took: float) -> None:
         logger.debug(
-            "%s: attempt %s after %.3f s (first byte %s s), %d tokens estimated; %d in flight of %d, %d waiting",
+            "%s: attempt %s after %.3f s, %d tokens estimated; %d in flight of %d, %d waiting",
             self.name,
             outcome.value,
             took,
-            latency,
             permit.call.tokens,
             self.in_flight,
             self.limit,
             self.waiting,
         )
-        self.throttle.admit_waiting(self)
 
     def _congested(self, permit: Permit, refusal: Refusal | None, now: float) -> None:
         if refusal is not None and refusal.final:
@@ -375,6 +387,7 @@ class _Lane:
         rate = self.rate
         if rate is not None:
             self.concurrency.expect(rate)
+        self.limit = self._find_limit()
 
     @property
     def rate(self) -> float | None:
@@ -386,9 +399,8 @@ class _Lane:
             rate = by_tokens if rate is None else min(rate, by_tokens)
         return rate
 
-    @property
-    def limit(self) -> int:
-        """The concurrency limit now."""
+    def _find_limit(self) -> int:
+        """The concurrency limit; it changes only with what an attempt's end or its headers tell."""
         return self.concurrency.value(self.rate)
 
     def moved(self) -> _Lane:
@@ -518,11 +530,14 @@ class Throttle:
         self._lanes = {key: lane.moved() for key, lane in self._lanes.items()}
 
     def has_room(self) -> bool:
-        """Whether the ceiling of all lanes together leaves room for one more."""
-        return self.in_flight < self.max_concurrency
+        """Whether the ceiling of all lanes together leaves room for one more; each lane keeps to it by itself."""
+        return len(self._lanes) == 1 or self.in_flight < self.max_concurrency
 
     def admit_waiting(self, lane: _Lane) -> None:
         """Something changed in `lane`, and if the ceiling was what held others back, for them too."""
+        if len(self._lanes) == 1:
+            lane.admit_waiting()
+            return
         others = [other for other in self._lanes.values() if other.waiting and other is not lane]
         if others and self.in_flight >= self.max_concurrency - 1:
             # The oldest first, or a busy model would keep the ceiling to itself.

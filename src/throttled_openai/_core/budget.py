@@ -54,6 +54,10 @@ class Budget:
         self._announced: dict[tuple[Dimension, float], float] = {}
         self._announced_at: dict[tuple[Dimension, float], float] = {}
         self.buckets: dict[tuple[Dimension, float], TokenBucket] = {}
+        self.request_rate: float | None = None
+        """Requests per second the request buckets allow; None: not known."""
+        self.token_rate: float | None = None
+        """Tokens per second the token buckets allow; None: not known."""
         self._configure("requests", MINUTE, self.limits.rpm)
         self._configure("requests", DAY, self.limits.rpd)
         self._configure("tokens", MINUTE, self.limits.tpm)
@@ -62,25 +66,26 @@ class Budget:
     def _configure(self, dimension: Dimension, period: float, limit: float | None) -> None:
         if limit is not None:
             self._configured[dimension, period] = limit
-            self.buckets[dimension, period] = TokenBucket(limit / period, self._capacity(period, limit))
+            self._set_limit(dimension, period, limit)
+
+    def _set_limit(self, dimension: Dimension, period: float, limit: float) -> None:
+        rate, capacity = limit / period, self._capacity(period, limit)
+        bucket = self.buckets.get((dimension, period))
+        if bucket is None:
+            self.buckets[dimension, period] = TokenBucket(rate, capacity)
+        elif not math.isclose(bucket.rate, rate):
+            bucket.resize(rate, capacity)
+        self.request_rate = self._slowest("requests")
+        self.token_rate = self._slowest("tokens")
+
+    def _slowest(self, dimension: Dimension) -> float | None:
+        return min((bucket.rate for (other, _), bucket in self.buckets.items() if other == dimension), default=None)
 
     def _capacity(self, period: float, limit: float) -> float:
         if period > MINUTE:
             return limit  # a day's worth is not enforced by the second
         seconds = self.limits.burst if self._proven else min(UNPROVEN_BURST, self.limits.burst)
         return min(limit, max(1.0, seconds * limit / period))
-
-    @property
-    def request_rate(self) -> float | None:
-        """Requests per second the request buckets allow; None: not known."""
-        rates = [bucket.rate for (dimension, _), bucket in self.buckets.items() if dimension == "requests"]
-        return min(rates, default=None)
-
-    @property
-    def token_rate(self) -> float | None:
-        """Tokens per second the token buckets allow; None: not known."""
-        rates = [bucket.rate for (dimension, _), bucket in self.buckets.items() if dimension == "tokens"]
-        return min(rates, default=None)
 
     @property
     def largest_announced(self) -> float:
@@ -140,18 +145,14 @@ class Budget:
     def _observe(self, dimension: Dimension, window: Window, reservation: Reservation | None, now: float) -> None:
         key = dimension, window.period
         sent_at = now if reservation is None else reservation.at
-        bucket = self.buckets.get(key)
         # Responses overtake each other: an older one must not bring back an older limit.
         if sent_at >= self._announced_at.get(key, -math.inf):
             self._announced_at[key] = sent_at
             self._announced[key] = window.limit
-            limit = min(window.limit, self._configured.get(key, math.inf))
-            if bucket is None:
-                bucket = self.buckets[key] = TokenBucket(limit / window.period, self._capacity(window.period, limit))
-            elif not math.isclose(bucket.rate, limit / window.period):
-                bucket.resize(limit / window.period, self._capacity(window.period, limit))
-        if window.remaining is None or bucket is None:
+            self._set_limit(dimension, window.period, min(window.limit, self._configured.get(key, math.inf)))
+        if window.remaining is None:
             return
+        bucket = self.buckets[key]
         left = window.remaining
         if reservation is not None:
             spent = (
