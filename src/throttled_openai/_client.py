@@ -160,7 +160,8 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
             try:
                 current.permit = await self.throttle.admit(current.call)
             except AdmissionError as error:
-                error.request = self._client.build_request(options.method, str(self.base_url) + options.url.lstrip("/"))
+                url = options.url if "://" in options.url else f"{self.base_url}{options.url.lstrip('/')}"
+                error.request = self._client.build_request(options.method, url)
                 raise
         return await super()._prepare_options(options)
 

@@ -331,6 +331,7 @@ class _Lane:
         elif outcome is Outcome.REFUSED:
             assert refusal is not None
             self.refused += 1
+            self.observe(refusal.announcement, permit.reservation)
             self.budget.refund(permit.reservation, request=False)
             self._congested(permit, refusal, now)
         elif outcome is Outcome.OVERLOADED:
@@ -356,7 +357,7 @@ class _Lane:
         if refusal is not None and refusal.final:
             return  # says something about the request or the account, nothing about the pace
         overload = refusal is None or refusal.kind == "overload"
-        paced = bool(self.budget.buckets)
+        paced = self.rate is not None
         pausing = refusal is not None and (refusal.retry_after is not None or refusal.dimension is not None)
         event = self.concurrency.congested(
             permit.admitted_at, now, self.in_flight + 1, overload=overload, restart=pausing and not paced
@@ -381,6 +382,7 @@ class _Lane:
         self.budget.observe(announcement, reservation, self.throttle.loop.time())
         if rates != (self.budget.request_rate, self.budget.token_rate):
             self._learned()
+            self.admit_waiting()
             logger.info("%s: limits are now %s", self.name, ", ".join(map(str, self.budget.stats())))
 
     def _learned(self) -> None:

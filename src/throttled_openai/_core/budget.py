@@ -55,9 +55,9 @@ class Budget:
         self._announced_at: dict[tuple[Dimension, float], float] = {}
         self.buckets: dict[tuple[Dimension, float], TokenBucket] = {}
         self.request_rate: float | None = None
-        """Requests per second the request buckets allow; None: not known."""
+        """Requests per second by the limits per minute or shorter; None: not known."""
         self.token_rate: float | None = None
-        """Tokens per second the token buckets allow; None: not known."""
+        """Tokens per second by the limits per minute or shorter; None: not known."""
         self._configure("requests", MINUTE, self.limits.rpm)
         self._configure("requests", DAY, self.limits.rpd)
         self._configure("tokens", MINUTE, self.limits.tpm)
@@ -79,7 +79,11 @@ class Budget:
         self.token_rate = self._slowest("tokens")
 
     def _slowest(self, dimension: Dimension) -> float | None:
-        return min((bucket.rate for (other, _), bucket in self.buckets.items() if other == dimension), default=None)
+        # A daily limit may be spent at any pace.
+        rates = [
+            bucket.rate for (other, period), bucket in self.buckets.items() if other == dimension and period <= MINUTE
+        ]
+        return min(rates, default=None)
 
     def _capacity(self, period: float, limit: float) -> float:
         if period > MINUTE:

@@ -81,6 +81,17 @@ class Refusal:
         """Whether sending the same request again is pointless."""
         return self.kind in ("too_large", "billing")
 
+    @property
+    def announcement(self) -> Announcement:
+        """The limit the refusal names, as headers would announce it."""
+        if self.limit is None or self.period is None:
+            return _NOTHING
+        left = None if self.used is None else max(0.0, self.limit - self.used)
+        windows = (Window(self.limit, self.period, left),)
+        if self.dimension == "requests":
+            return Announcement(windows, ())
+        return Announcement((), windows) if self.dimension == "tokens" else _NOTHING
+
 
 # --- limits ---------------------------------------------------------------------------------------
 
