@@ -112,6 +112,7 @@ class Permit:
         """The response began; the attempt stays in flight while its stream is open."""
         self.streaming = True
         self._lane.streams += 1
+        self._lane.admit_waiting()  # its headers may have told of higher limits
 
     def observe(self, announcement: Announcement) -> None:
         """Limits the response announced."""
@@ -382,7 +383,6 @@ class _Lane:
         self.budget.observe(announcement, reservation, self.throttle.loop.time())
         if rates != (self.budget.request_rate, self.budget.token_rate):
             self._learned()
-            self.admit_waiting()
             logger.info("%s: limits are now %s", self.name, ", ".join(map(str, self.budget.stats())))
 
     def _learned(self) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from .bucket import TokenBucket
-from .limits import DAY, MINUTE, Limits
+from .limits import BURST, DAY, MINUTE, Limits
 from .stats import WindowStats
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ PAUSE_JITTER: Final = 0.1
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 LONGEST_OVERLOAD_PAUSE: Final = 8.0
+# Refunds remembered, to tell what was spent since a snapshot; more than are in flight at once.
+REFUNDS: Final = 1_000
 
 
 @dataclass(slots=True)
@@ -50,6 +53,7 @@ class Budget:
         self._streak = 0  # congestion events since the last success
         self._requests_spent = 0.0
         self._tokens_spent = 0.0
+        self._refunds: deque[tuple[Reservation, float]] = deque(maxlen=REFUNDS)
         self._configured: dict[tuple[Dimension, float], float] = {}
         self._announced: dict[tuple[Dimension, float], float] = {}
         self._announced_at: dict[tuple[Dimension, float], float] = {}
@@ -88,7 +92,9 @@ class Budget:
     def _capacity(self, period: float, limit: float) -> float:
         if period > MINUTE:
             return limit  # a day's worth is not enforced by the second
-        seconds = self.limits.burst if self._proven else min(UNPROVEN_BURST, self.limits.burst)
+        seconds = self.limits.burst
+        if seconds is None:
+            seconds = BURST if self._proven else UNPROVEN_BURST
         return min(limit, max(1.0, seconds * limit / period))
 
     @property
@@ -110,18 +116,17 @@ class Budget:
     def reserve(self, tokens: float, now: float) -> Reservation:
         """Take one request and `tokens` from every bucket."""
         self._spend(1.0, tokens)
+        self._requests_spent += 1.0
+        self._tokens_spent += tokens
         return Reservation(tokens, now, self._requests_spent, self._tokens_spent)
 
     def refund(self, reservation: Reservation, *, request: bool) -> None:
         """Give back the tokens of an attempt the server did not take, and its request if never sent."""
         requests = 1.0 if request else 0.0
         self._spend(-requests, -reservation.tokens)
-        reservation.requests_spent -= requests
-        reservation.tokens_spent -= reservation.tokens
+        self._refunds.append((reservation, requests))
 
     def _spend(self, requests: float, tokens: float) -> None:
-        self._requests_spent += requests
-        self._tokens_spent += tokens
         for (dimension, _), bucket in self.buckets.items():
             bucket.spend(requests if dimension == "requests" else tokens)
 
@@ -159,14 +164,20 @@ class Budget:
         bucket = self.buckets[key]
         left = window.remaining
         if reservation is not None:
-            spent = (
-                self._requests_spent - reservation.requests_spent
-                if dimension == "requests"
-                else self._tokens_spent - reservation.tokens_spent
-            )
-            left = min(window.limit, left + window.rate * (now - sent_at)) - spent
+            left = min(window.limit, left + window.rate * (now - sent_at)) - self._spent_since(reservation, dimension)
         if left < bucket.level:
             bucket.set_level(left)
+
+    def _spent_since(self, reservation: Reservation, dimension: Dimension) -> float:
+        """Units reserved after `reservation`, less those of them that were given back."""
+        later = [
+            (other.tokens, requests)
+            for other, requests in self._refunds
+            if other.requests_spent > reservation.requests_spent
+        ]
+        if dimension == "requests":
+            return self._requests_spent - reservation.requests_spent - sum(requests for _, requests in later)
+        return self._tokens_spent - reservation.tokens_spent - sum(tokens for tokens, _ in later)
 
     def refused(self, refusal: Refusal, reservation: Reservation, now: float, *, event: bool, jitter: float) -> None:
         """The server refused an attempt whose tokens have been given back.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
@@ -27,6 +28,7 @@ class Limits:
     `rpm`, `rpd`: requests per minute and per day. `tpm`, `tpd`: tokens per minute and per day.
     `burst`: seconds of the per-minute limits that may leave at once. Raise it towards 60 where the
     provider is known to take a whole minute's worth in one go; lower it for strict 1 s windows.
+    `None` is 0.85 s, and a part of that until the server has accepted a first call.
 
     One `Limits` object is one shared budget: give the same object to several models to make them
     draw on the same one.
@@ -36,14 +38,15 @@ class Limits:
     tpm: float | None = None
     rpd: float | None = None
     tpd: float | None = None
-    burst: float = BURST
+    burst: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("rpm", "tpm", "rpd", "tpd"):
             value = getattr(self, name)
             if value is not None:
                 check_number(name, value, "a positive number such as 500, or None to learn the limit")
-        check_number("burst", self.burst, "seconds of the limit, such as 0.85", most=60.0)
+        if self.burst is not None:
+            check_number("burst", self.burst, "seconds of the limit, such as 0.85", most=60.0)
 
 
 def check_number(name: str, value: object, instead: str, *, least: float = 0.0, most: float = math.inf) -> None:
@@ -53,7 +56,8 @@ def check_number(name: str, value: object, instead: str, *, least: float = 0.0, 
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be {instead}; got {value!r}")
-    if not math.isfinite(value) or value <= 0 or value < least or value > most:
+    # Compared, not converted: a whole number may be too large for a float.
+    if not 0 < value < math.inf or value < least or value > min(most, sys.float_info.max):
         bounds = f"between {least:g} and {most:g}" if math.isfinite(most) else "positive and finite"
         raise ValueError(f"{name} must be {bounds}: write {instead}; got {value!r}")
 
@@ -82,6 +86,7 @@ class LimitsBook:
         each_model: Limits | None = None,
     ) -> None:
         if isinstance(limits, Mapping):
+            limits = dict(limits)
             for name, value in limits.items():
                 _check_entry(name, value)
         elif limits is not None and not isinstance(limits, Limits):

@@ -1,0 +1,361 @@
+"""Limits: configured, announced, changed, shared with neighbours, or none at all; each is reached and kept."""
+
+import asyncio
+import importlib
+
+import pytest
+from clients import FAMILIES, Says, Script, now, say, text_of, throttled, without_jitter
+
+from throttled_openai import Limits, ThrottledAsyncOpenAI
+from throttled_openai.simulator import Simulator, serve, virtual_run
+
+families = pytest.mark.parametrize("family", FAMILIES)
+
+# Seconds of a limit that may leave at once: by default, and before the server has accepted anything.
+BURST, UNPROVEN_BURST = 0.85, 0.1
+
+
+def server(**options):
+    """Every answer takes exactly half a second, and a second's worth may arrive at once."""
+    return Simulator(**{"latency": 0.5, "latency_sigma": 0.0, "burst": 1.0, **options})
+
+
+def told(limit, remaining, what="requests", reset="1s"):
+    return {
+        f"x-ratelimit-limit-{what}": str(limit),
+        f"x-ratelimit-remaining-{what}": str(remaining),
+        f"x-ratelimit-reset-{what}": reset,
+    }
+
+
+async def gather(client, calls, text="hi", **more):
+    return await asyncio.gather(*(say(client, text, **more) for _ in range(calls)))
+
+
+def window(client, dimension="requests"):
+    return next(
+        window for window in client.throttle.stats().budgets[0].windows if window.dimension == dimension
+    )
+
+
+def admitted(simulator, start, end=float("inf")):
+    return sum(start <= attempt.at < end and attempt.status == 200 for attempt in simulator.log)
+
+
+# Makespans.
+
+
+@families
+def test_calls_end_exactly_when_the_request_limit_allows(family):
+    async def main():
+        simulator = server(rpm=600)
+        await gather(throttled(simulator, family, rpm=600), 100)
+        # The first answer proves the limit; from then on everything but the burst has had to refill.
+        assert now() == pytest.approx((100 - BURST * 10) / 10 + 0.5)
+        assert simulator.refused == 0
+
+    virtual_run(main())
+
+
+def test_calls_end_exactly_when_the_token_limit_allows():
+    async def main():
+        simulator = server(tpm=300_000)
+        await gather(throttled(simulator, tpm=300_000), 300, text_of(550))
+        assert now() == pytest.approx((300 * 550 - BURST * 5000) / 5000 + 0.5)
+        assert simulator.refused == 0
+
+    virtual_run(main())
+
+
+def test_of_two_limits_the_slower_one_decides():
+    async def main():
+        simulator = server(rpm=600, tpm=30_000)
+        await gather(throttled(simulator, rpm=600, tpm=30_000), 60, text_of(100))
+        # 10 requests a second, but 5 x 100 tokens.
+        assert now() == pytest.approx((60 * 100 - BURST * 500) / 500 + 0.5)
+        assert simulator.refused == 0
+
+    virtual_run(main())
+
+
+@pytest.mark.parametrize(("limits", "text", "rate"), [({"rpm": 3000}, "hi", 50.0), ({"tpm": 300_000}, text_of(550), 5000 / 550)])
+def test_an_announced_limit_is_reached_within_a_tenth(limits, text, rate):
+    async def main():
+        simulator = server(**limits)
+        await gather(throttled(simulator), 1000, text)
+        ideal = (1000 - rate) / rate + 0.5
+        assert ideal * 0.99 < now() < 1.1 * ideal
+        # At most what was in flight before the first answer.
+        assert simulator.refused <= 16
+        assert simulator.succeeded == 1000
+
+    virtual_run(main())
+
+
+def test_ten_thousand_calls_in_one_gather_all_succeed_without_a_refusal():
+    async def main():
+        simulator = server(rpm=30_000)
+        answers = await gather(throttled(simulator, rpm=30_000), 10_000)
+        assert len({answer.id for answer in answers}) == 10_000
+        assert simulator.refused == 0
+        assert simulator.attempts == 10_000
+        assert now() == pytest.approx((10_000 - BURST * 500) / 500 + 0.5, rel=0.001)
+
+    virtual_run(main())
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_with_places_rather_than_rates_is_kept_full(status):
+    async def main():
+        simulator = Simulator(
+            max_in_flight=40, announce=False, retry_after=False, overload_status=status, latency=0.5, latency_sigma=0.2
+        )
+        await gather(throttled(simulator, max_retries=0), 1500)
+        assert simulator.succeeded == 1500
+        assert simulator.refused <= 0.05 * 1500
+        # The mean of a lognormal latency is its median x exp(sigma^2 / 2).
+        assert now() <= 1.25 * (1500 * 0.5 * 1.0202 / 40 + 0.5)
+
+    virtual_run(main())
+
+
+def test_no_second_has_more_than_a_second_allows():
+    async def main():
+        simulator = server(rpm=600)
+        await gather(throttled(simulator, rpm=600), 100)
+        at = [attempt.at for attempt in simulator.log]
+        assert all(sum(start <= instant < start + 1.0 for instant in at) <= 10 * (1.0 + BURST) for start in at)
+
+    virtual_run(main())
+
+
+def test_before_anything_is_accepted_only_a_tenth_of_a_second_leaves_at_once():
+    async def main():
+        simulator = server(rpm=6000)
+        await gather(throttled(simulator, rpm=6000), 100)
+        assert sum(attempt.at == 0.0 for attempt in simulator.log) == UNPROVEN_BURST * 100
+
+    virtual_run(main())
+
+
+def test_a_burst_that_the_provider_allows_may_be_configured():
+    async def main():
+        simulator = server(rpm=60, burst=60.0)
+        client = throttled(simulator, limits={"gpt-4o": Limits(rpm=60, burst=60.0)})
+        await gather(client, 60)
+        # One, and once it is answered as many as may be in flight before anything is known: 16, 24, 19.
+        assert now() == 2.0
+        assert simulator.refused == 0
+
+    virtual_run(main())
+
+
+# Announced limits.
+
+
+@families
+def test_announced_limits_are_adopted(family):
+    async def main():
+        client = throttled(server(rpm=600, tpm=60_000), family)
+        await say(client)
+        for dimension, limit in (("requests", 600.0), ("tokens", 60_000.0)):
+            assert window(client, dimension).limit == limit
+            assert window(client, dimension).period == 60.0
+            assert window(client, dimension).announced
+
+    virtual_run(main())
+
+
+@families
+def test_over_sockets_announced_limits_are_adopted(family):
+    async def main():
+        simulator = Simulator(rpm=6000, latency=0.01)
+        async with serve(simulator) as url, importlib.import_module(family).AsyncClient() as mine:
+            client = without_jitter(ThrottledAsyncOpenAI(api_key="x", base_url=url, http_client=mine, max_retries=0))
+            await gather(client, 50)
+            assert window(client).limit == 6000.0
+            assert simulator.succeeded == 50
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("configured", "announced", "kept"), [(300, 600, 300.0), (900, 600, 600.0)])
+def test_a_configured_limit_is_a_ceiling(configured, announced, kept):
+    async def main():
+        simulator = server(rpm=announced)
+        client = throttled(simulator, rpm=configured)
+        await say(client)
+        assert window(client).limit == kept
+        began = now()
+        await gather(client, 100)
+        assert now() - began >= (100 - BURST * kept / 60) / (kept / 60)
+        assert simulator.refused == 0
+
+    virtual_run(main())
+
+
+@pytest.mark.parametrize(("before", "after"), [(600, 1200), (600, 150)])
+def test_a_limit_that_changes_is_followed(before, after):
+    async def main():
+        simulator = server(rpm=before)
+        client = throttled(simulator)
+        calls = asyncio.create_task(gather(client, 300))
+        await asyncio.sleep(10.0)
+        simulator.change(rpm=after)
+        # Learnt with the next answers.
+        await asyncio.sleep(2.0)
+        assert window(client).limit == after
+        await asyncio.sleep(8.0)
+        assert admitted(simulator, 12.0, 20.0) == pytest.approx(8 * after / 60, abs=0.05 * 8 * after / 60 + 1)
+        await calls
+        assert simulator.succeeded == 300
+
+    virtual_run(main())
+
+
+def test_an_older_answer_does_not_bring_back_an_older_limit():
+    async def main():
+        script = Script(Says(headers=told(600, 599), delay=5.0), Says(headers=told(1200, 1199), delay=1.0))
+        client = throttled(script)
+        first = asyncio.create_task(say(client))
+        await asyncio.sleep(1.0)
+        await say(client)
+        assert window(client).limit == 1200.0
+        await first
+        assert window(client).limit == 1200.0
+
+    virtual_run(main())
+
+
+# Neighbours.
+
+
+def test_remaining_lowers_the_level_for_what_a_neighbour_took():
+    async def main():
+        simulator = server(rpm=600, burst=60.0, latency=0.0)
+        client = throttled(simulator, limits=Limits(rpm=600, burst=60.0))
+        await say(client)
+        assert window(client).spendable == 599
+        simulator.drain("gpt-4o", requests=500)
+        await say(client)
+        assert window(client).spendable == 98
+
+    virtual_run(main())
+
+
+def test_remaining_never_raises_the_level():
+    async def main():
+        script = Script(Says(headers=told(600, 600, reset="0s")))
+        client = throttled(script, limits=Limits(rpm=600, burst=60.0))
+        client.throttle.stats()
+        await gather(client, 100)
+        before = window(client).spendable
+        assert before == 500
+
+    virtual_run(main())
+
+
+def test_what_was_sent_since_the_server_looked_is_taken_off():
+    async def main():
+        script = Script(
+            Says(headers=told(600, 600), delay=0.0),
+            Says(headers=told(600, 300), delay=5.0),
+        )
+        client = throttled(script, limits=Limits(rpm=600, burst=60.0))
+        await say(client)
+        # The second answer is 5 s old when it comes: 40 were sent since, 50 refilled since.
+        old = asyncio.create_task(say(client))
+        await asyncio.sleep(1.0)
+        await gather(client, 40)
+        await old
+        await say(client)
+        assert window(client).spendable == 300 + 5 * 10 - 40 - 1
+
+    virtual_run(main())
+
+
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_next_to_a_neighbour_calls_take_what_is_left(share):
+    async def main():
+        simulator = server(rpm=600, burst=60.0)
+        client = throttled(simulator, rpm=600)
+
+        async def neighbour():
+            while True:
+                simulator.drain("gpt-4o", requests=1)
+                await asyncio.sleep(1 / (10 * share))
+
+        busy = asyncio.create_task(neighbour())
+        await gather(client, 1000)
+        busy.cancel()
+        # A minute's worth was there at first; from then on the neighbour's share is missing.
+        ideal = (1000 - 600) / (10 * (1 - share))
+        assert now() == pytest.approx(max(ideal, 100.0), rel=0.1)
+        assert simulator.refused < 1000
+
+    virtual_run(main())
+
+
+def test_each_model_has_the_limits_announced_for_it():
+    async def main():
+        client = throttled(Script(Says(headers=told(600, 599)), Says(headers=told(60, 59))))
+        await say(client, model="gpt-4o")
+        await say(client, model="gpt-4o-mini")
+        limits = {budget.name: budget.windows[0].limit for budget in client.throttle.stats().budgets}
+        assert limits == {"gpt-4o": 600.0, "gpt-4o-mini": 60.0}
+
+    virtual_run(main())
+
+
+def test_a_snapshot_draws_on_its_familys_budget():
+    async def main():
+        simulator = server()
+        client = throttled(simulator, limits={"gpt-4o": Limits(rpm=60)})
+        await asyncio.gather(*(say(client, model=model) for model in ("gpt-4o", "gpt-4o-2024-08-06", "gpt-4o-latest")))
+        assert [attempt.at for attempt in simulator.log] == [0.0, 1.0, 2.0]
+
+    virtual_run(main())
+
+
+def test_models_given_one_limits_object_share_one_budget():
+    async def main():
+        simulator = server()
+        shared = Limits(rpm=60)
+        client = throttled(simulator, limits={"a": shared, "b": shared, "c": Limits(rpm=60)})
+        await asyncio.gather(*(say(client, model=model) for model in "abcab"))
+        at = {model: [attempt.at for attempt in simulator.log if attempt.model == model] for model in "abc"}
+        assert at == {"a": [0.0, 2.0], "b": [1.0, 3.0], "c": [0.0]}
+
+    virtual_run(main())
+
+
+def test_a_request_larger_than_the_bucket_waits_for_a_full_one_and_leaves_debt():
+    async def main():
+        simulator = server(tpm=60_000, burst=60.0)
+        client = throttled(simulator, tpm=60_000)
+        await say(client)
+        began = now()
+        # 850 tokens fit into the bucket, and these are 5,000.
+        await say(client, text_of(5000))
+        assert window(client, "tokens").spendable < 0
+        await say(client, text_of(500))
+        sent = [attempt.at - began for attempt in simulator.log]
+        assert sent[1] < 1.0
+        # Until the bucket holds 500 again: its debt of 4,150, and 500, at 1,000 a second.
+        assert sent[2] == pytest.approx(sent[1] + 4.65, abs=0.01)
+
+    virtual_run(main())
+
+
+def test_small_calls_do_not_overtake_a_large_one():
+    async def main():
+        simulator = server(tpm=60_000, burst=60.0)
+        client = throttled(simulator, tpm=60_000)
+        await gather(client, 5, text_of(800))
+        large = asyncio.create_task(say(client, text_of(5000)))
+        await asyncio.sleep(0)
+        small = [asyncio.create_task(say(client, text_of(10))) for _ in range(50)]
+        await asyncio.gather(large, *small)
+        assert [attempt.tokens for attempt in simulator.log[5:]] == [5000] + [10] * 50
+
+    virtual_run(main())
