@@ -9,9 +9,10 @@ import pytest
 from aiolimiter import AsyncLimiter
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import now, virtual, virtual_run
 
+from support import now, virtual, virtual_run
 from throttled_openai._core.bucket import ROUNDING, TokenBucket
+from throttled_openai.simulator import VirtualTimeLoop
 
 # --- aiolimiter -----------------------------------------------------------------------------------
 
@@ -180,7 +181,7 @@ def test_a_bucket_rebinds_to_another_loop_with_its_level_and_without_a_warning()
 
     async def second():
         await asyncio.sleep(3)
-        bucket.rebind()
+        bucket.rebind(same_clock=False)
         assert bucket.level == -5
         await asyncio.sleep(7)
         assert bucket.level == 2
@@ -188,6 +189,24 @@ def test_a_bucket_rebinds_to_another_loop_with_its_level_and_without_a_warning()
     virtual_run(first())
     assert bucket.last_level == -5  # needs no loop
     virtual_run(second())
+
+
+def test_the_time_between_two_loops_of_one_clock_refills():
+    """Real loops share one clock: a script that runs once an hour must find its day's budget refilled."""
+    bucket = TokenBucket(rate=1, capacity=10)
+
+    async def first():
+        await asyncio.sleep(500)
+        bucket.spend(15)
+
+    async def second():
+        bucket.rebind(same_clock=True)
+        assert bucket.level == 7
+
+    virtual_run(first())
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.get_loop().jump(512)
+        runner.run(second())
 
 
 # --- promises -------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Limits, announcement, now, refusal, virtual, virtual_run
 
+from support import Limits, announcement, now, refusal, virtual, virtual_run
 from throttled_openai._core.budget import FIRST_PAUSE, LONGEST_OVERLOAD_PAUSE, LONGEST_PAUSE, PAUSE_JITTER, Budget
 from throttled_openai._core.limits import DAY, MINUTE
 
@@ -349,7 +349,7 @@ def test_on_another_loop_debts_and_limits_stay_and_pauses_are_forgotten():
         refuse(budget, refusal(None, 500.0, kind="overload"))
 
     async def second():
-        budget.rebind()
+        budget.rebind(same_clock=False)
         assert budget.delay(0, now()) == 10
         budget.observe(announcement(rpm=120), None, now())  # not older than what the first loop was told at 1000
         assert budget.request_rate == 2
@@ -374,35 +374,36 @@ steps = st.lists(
 )
 
 
+async def take(budget, open_ones, step, what):
+    reservation = open_ones.pop() if step in ("refund", "refuse") and open_ones else None
+    if step == "sleep":
+        await asyncio.sleep(what)
+    elif step == "spend":
+        open_ones.append(budget.reserve(what, now()))
+    elif step == "observe":
+        limit, left = what
+        told = announcement(tpm=limit, tpm_left=min(limit, left))
+        budget.observe(told, open_ones[0] if open_ones else None, now())
+    elif step == "succeed":
+        budget.succeeded()
+    elif reservation is not None:
+        budget.refund(reservation, request=what is True)
+        if step == "refuse":
+            budget.refused(refusal(*what), reservation, now(), event=True, jitter=0.5)
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(steps)
 def test_no_level_is_ever_above_its_capacity_and_only_time_and_refunds_raise_one(steps):
     async def walk():
-        budget = Budget(Limits(rpm=60, tpm=600, rpd=1000, burst=30))
-        open_ones = []
+        budget, open_ones = Budget(Limits(rpm=60, tpm=600, rpd=1000, burst=30)), []
         for step, what in steps:
             before = {key: (bucket.level, bucket.capacity) for key, bucket in budget.buckets.items()}
-            if step == "sleep":
-                await asyncio.sleep(what)
-            elif step == "spend":
-                open_ones.append(budget.reserve(what, now()))
-            elif step == "refund" and open_ones:
-                budget.refund(open_ones.pop(), request=what)
-            elif step == "observe":
-                limit, left = what
-                told = announcement(tpm=limit, tpm_left=min(limit, left))
-                budget.observe(told, open_ones[0] if open_ones else None, now())
-            elif step == "refuse" and open_ones:
-                reservation = open_ones.pop()
-                budget.refund(reservation, request=False)
-                before = {key: (bucket.level, bucket.capacity) for key, bucket in budget.buckets.items()}
-                budget.refused(refusal(*what), reservation, now(), event=True, jitter=0.5)
-            elif step == "succeed":
-                budget.succeeded()
+            await take(budget, open_ones, step, what)
             for key, bucket in budget.buckets.items():
+                was, capacity = before[key]
                 assert bucket.level <= bucket.capacity
-                if step in ("spend", "observe", "refuse"):
-                    was, capacity = before[key]
+                if step in ("spend", "observe", "succeed"):
                     assert bucket.level - was <= max(0.0, bucket.capacity - capacity) + 1e-6
             assert budget.delay(100, now()) >= 0
 

@@ -1,11 +1,13 @@
 """The demonstration counts right, asks before it spends, and ends cleanly."""
 
+import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
 
+import httpx
 import pytest
 
 from throttled_openai import cli, demo
@@ -59,6 +61,40 @@ def test_the_ideal_is_a_burst_at_once_then_the_rate_then_one_answer():
 
 def test_the_ideal_of_less_than_a_burst_is_one_answer():
     assert demo.ideal(20, 50.0, 0.5) == 0.5
+
+
+@pytest.mark.parametrize(("told", "seconds"), [("604", 0.604), ("", 0.0), ("-1", 0.0), ("soon", 0.0), ("²", 0.0)])
+def test_the_latency_is_what_the_server_says(told, seconds):
+    assert demo.server_seconds({"openai-processing-ms": told}) == seconds
+
+
+def test_a_server_that_does_not_say_has_no_latency():
+    assert demo.server_seconds({}) == 0.0
+
+
+async def answered(tally, *statuses, **headers):
+    for status in statuses:
+        await tally.answered(httpx.Response(status, headers={"openai-processing-ms": "500", **headers}))
+
+
+def test_every_429_is_counted_and_is_no_answer():
+    tally = Tally(GATHER, 100, 50.0, _ended=2.0)
+    asyncio.run(answered(tally, 429, 200, 429))
+    asyncio.run(answered(tally, 503, **{"openai-processing-ms": "9000"}))
+    assert tally.refused == 2
+    assert tally.result().ideal == 1.5
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "reset", "rate"),
+    [("500", "499", "120ms", 500 / 60), ("10000", "9999", "8.64s", None)],
+    ids=["a minute's", "a day's, which says nothing about pace"],
+)
+def test_the_rate_is_read_from_the_answers(limit, remaining, reset, rate):
+    tally = Tally(GATHER, 100, None)
+    headers = {"limit": limit, "remaining": remaining, "reset": reset}
+    asyncio.run(answered(tally, 200, **{f"x-ratelimit-{name}-requests": value for name, value in headers.items()}))
+    assert tally.rate == rate
 
 
 def test_the_share_is_ideal_over_seconds():

@@ -115,7 +115,7 @@ class Permit:
         self._lane.admit_waiting()  # its headers may have told of higher limits
 
     def observe(self, announcement: Announcement) -> None:
-        """Limits the response announced."""
+        """Learn the limits the response announced; `started` or `settle` follows and admits who may go."""
         self._lane.observe(announcement, self.reservation)
 
     def settle(self, outcome: Outcome, refusal: Refusal | None = None) -> None:
@@ -145,12 +145,16 @@ class _Waiter:
         max_wait = call.manners.max_wait
         self.deadline = math.inf if max_wait is None else since + max_wait - call.waited
 
+    def __lt__(self, other: _Waiter) -> bool:
+        return False  # neither goes first where place and deadline are equal; heaps must be able to ask
+
 
 class _Lane:
     """One budget, its concurrency limit, and the queue before them."""
 
     def __init__(self, throttle: Throttle, name: str, limits: Limits | None) -> None:
         self.throttle = throttle
+        self._loop = throttle.loop
         self.name = name
         self.budget = Budget(limits)
         self.concurrency = ConcurrencyLimit(throttle.max_concurrency)
@@ -160,7 +164,7 @@ class _Lane:
         self.waiting = 0  # waiters in the queue that have not given up
         self._tokens_per_call = 0.0  # smoothed, to tell what request rate a token limit comes to
         self._queue: list[tuple[tuple[int, int], _Waiter]] = []
-        self._deadlines: list[tuple[float, int, _Waiter]] = []
+        self._deadlines: list[tuple[float, _Waiter]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._learned()
 
@@ -169,15 +173,19 @@ class _Lane:
     async def admit(self, call: Call) -> Permit:
         loop = self.throttle.loop
         now = loop.time()
-        if call.order is None:
-            self._check(call, now)
-            call.order = (-call.manners.priority, next(self.throttle.arrivals))
+        order = call.order
+        new = order is None
+        if order is None:
+            self._check_size(call)
+            order = call.order = (-call.manners.priority, next(self.throttle.arrivals))
         if not self.waiting and self._may_go(call, now):
             return self._grant(call, now)
+        if new:
+            self._check_queue(call, now)
         waiter = _Waiter(call, now, loop.create_future())
-        heapq.heappush(self._queue, (call.order, waiter))
+        heapq.heappush(self._queue, (order, waiter))
         if waiter.deadline < math.inf:
-            heapq.heappush(self._deadlines, (waiter.deadline, call.order[1], waiter))
+            heapq.heappush(self._deadlines, (waiter.deadline, waiter))
         self.waiting += 1
         # Behind others nothing has changed: the timer is set for the head. Looking again would also
         # admit on what refills while a large gather starts, long before the loop sends any of it.
@@ -250,21 +258,25 @@ class _Lane:
         self._tokens_per_call += (call.tokens - self._tokens_per_call) * max(0.02, 1 / self.admitted)
         return Permit(self, call, reservation, binding=self.in_flight >= math.floor(0.9 * self.limit))
 
-    def _check(self, call: Call, now: float) -> None:
-        """Refuse a new call that could never be admitted, or finds the queue full."""
+    def _check_size(self, call: Call) -> None:
         largest = self.budget.largest_announced
         if call.tokens > OVERSIZE * largest:
             raise RequestTooLarge(tokens=call.tokens, limit=largest, model=self.name)
+
+    def _check_queue(self, call: Call, now: float) -> None:
+        # Only a new call is turned away: one that was refused has waited its turn before.
         most = call.manners.max_queued
-        if most is not None and (waiting := self.throttle.waiting) >= most:
+        if most is not None and self.waiting >= most:
             delay = self.budget.delay(call.tokens, now)
-            raise QueueFull(max_queued=most, waiting=waiting, retry_after=delay or self.concurrency.latency or 1.0)
+            if self.rate is not None:
+                delay += self.waiting / self.rate
+            raise QueueFull(max_queued=most, waiting=self.waiting, retry_after=delay or self.concurrency.latency or 1.0)
 
     # Time
 
     def _expire(self, now: float) -> None:
-        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].future.done()):
-            waiter = heapq.heappop(self._deadlines)[2]
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1].future.done()):
+            waiter = heapq.heappop(self._deadlines)[1]
             if waiter.future.done():
                 continue
             self.waiting -= 1
@@ -287,10 +299,15 @@ class _Lane:
         delay = self.budget.delay(call.tokens, now)
         if delay > 0:
             return f"{self.name} has budget for this one alone in {delay:.1f} s"
+        if not self.throttle.has_room():
+            return (
+                f"all models together have {self.throttle.in_flight} calls in flight "
+                f"of max_concurrency={self.throttle.max_concurrency}"
+            )
         return f"{self.name} has {self.in_flight} calls in flight of {self.limit}"
 
     def _next_deadline(self) -> float:
-        while self._deadlines and self._deadlines[0][2].future.done():
+        while self._deadlines and self._deadlines[0][1].future.done():
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else math.inf
 
@@ -321,7 +338,8 @@ class _Lane:
         self.in_flight -= 1
         self.throttle.moved(now)
         self.streams -= permit.streaming
-        took = now - permit.admitted_at
+        self.budget.close(permit.reservation)
+        took = max(0.0, now - permit.admitted_at)  # another loop's clock may be behind
         if outcome is Outcome.SUCCESS:
             self.succeeded += 1
             self.concurrency.succeeded(took, binding=permit.binding)
@@ -405,14 +423,18 @@ class _Lane:
         """The concurrency limit; it changes only with what an attempt's end or its headers tell."""
         return self.concurrency.value(self.rate)
 
-    def moved(self) -> _Lane:
+    def moved(self, *, same_clock: bool) -> _Lane:
         """The same budget on another event loop; who waits or is in flight on this one is left behind."""
         lane = _Lane(self.throttle, self.name, self.budget.limits)
         lane.budget, lane.concurrency = self.budget, self.concurrency
-        lane.budget.rebind()
-        lane.concurrency.rebind()
+        lane.budget.rebind(same_clock=same_clock)
+        lane.concurrency.rebind(same_clock=same_clock)
+        lane.limit = self.limit
         lane.admitted, lane.succeeded, lane.refused = self.admitted, self.succeeded, self.refused
         lane.tokens_used, lane._tokens_per_call = self.tokens_used, self._tokens_per_call
+        if not self._loop.is_closed():
+            for _, waiter in self._queue:
+                waiter.future.cancel()  # should that loop ever run again
         self._queue.clear()
         self._deadlines.clear()
         self.waiting = 0
@@ -529,7 +551,9 @@ class Throttle:
                 "this Throttle is in use on another event loop that is still running; "
                 "give each running loop a client of its own"
             )
-        self._lanes = {key: lane.moved() for key, lane in self._lanes.items()}
+        # Real loops read one monotonic clock, so what refilled in between counts; virtual ones do not.
+        same_clock = abs(old.time() - loop.time()) < 1.0
+        self._lanes = {key: lane.moved(same_clock=same_clock) for key, lane in self._lanes.items()}
 
     def has_room(self) -> bool:
         """Whether the ceiling of all lanes together leaves room for one more; each lane keeps to it by itself."""

@@ -8,11 +8,10 @@ import asyncio
 import io
 import os
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +23,8 @@ from ._core.headers import read_limits
 from .simulator import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 # The simulated account. Seconds of the limit that may arrive at once, as OpenAI documents that 60,000
 # requests a minute may be enforced as 1,000 a second; and the median latency.
@@ -120,10 +120,20 @@ class Result:
 def ideal(calls: int, rate: float, latency: float) -> float:
     """Seconds that `calls` need at `rate` per second, the first `BURST` seconds of it at once.
 
-    `latency` is that of the answer which came last. A run can be a little faster where that call
+    `latency` is the server's, of the answer which came last. A run can be a little faster where that call
     was not the last one sent; and much faster on an account that lets more through at once.
     """
     return max(0.0, calls - BURST * rate) / rate + latency
+
+
+def server_seconds(headers: Mapping[str, str]) -> float:
+    """How long the server took, in its own words; 0 where it does not say.
+
+    Measured from here it would include what the client kept itself waiting: 1,000 calls that start
+    at once hold up their loop for seconds, and the run would excuse itself with its own delay.
+    """
+    told = headers.get("openai-processing-ms", "")
+    return int(told) / 1000 if told.isascii() and told.isdigit() else 0.0
 
 
 def table(results: Sequence[Result]) -> str:
@@ -238,14 +248,11 @@ class Tally:
         self.failures[type(error).__name__] += 1
         self.complaint = self.complaint or str(error)
 
-    async def sent(self, request: Any) -> None:
-        """Hook: an attempt leaves, a call's first or a further one."""
-        request.extensions["demo.sent_at"] = time.perf_counter()
-
     async def answered(self, response: Any) -> None:
         """Hook: any HTTP response is there, also one that the client tries again."""
         self.refused += response.status_code == 429
-        self._latency = time.perf_counter() - response.request.extensions["demo.sent_at"]
+        if response.is_success:
+            self._latency = server_seconds(response.headers)
         if self.rate is None:
             # OpenAI announces the daily limit alone where a model has one; it says nothing about pace.
             rates = [window.rate for window in read_limits(response.headers).requests if window.period <= 60]
@@ -284,7 +291,7 @@ async def _run(plan: Plan, base_url: str | None, tally: Tally, tallies: list[Tal
     if plan.rpm is not None and tally.contender.client is ThrottledAsyncOpenAI:
         options["rpm"] = plan.rpm
     http_client = DefaultAsyncHttpxClient(
-        event_hooks={"request": [tally.sent], "response": [tally.answered]},
+        event_hooks={"response": [tally.answered]},
         trust_env=plan.live,  # a proxy of the environment does not lead to our own simulator
     )
     at_once = tally.contender.at_once
@@ -340,32 +347,11 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-@contextmanager
-def _server(plan: Plan) -> Iterator[str | None]:
-    """Base URL of a simulator of its own, with a full bucket; None: the one the environment names."""
-    with ExitStack() as stack:
-        base_url = None
-        if not plan.live:
-            with _interrupts_held():
-                base_url = stack.enter_context(spawn(rpm=plan.rpm, burst=BURST, latency=LATENCY))
-        yield base_url
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C until the block ends, and for ever in processes started in it.
-
-    A terminal sends Ctrl-C to the simulator too. If it ended by that, calls would fail that were
-    only interrupted; if it was just starting, it would print a traceback.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _server(plan: Plan) -> AbstractContextManager[str | None]:
+    """Give the base URL of a simulator of its own, with a full bucket; None: the one the environment names."""
+    if plan.live:
+        return nullcontext()
+    return spawn(rpm=plan.rpm, burst=BURST, latency=LATENCY)
 
 
 # The command

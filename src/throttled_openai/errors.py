@@ -36,15 +36,15 @@ class AdmissionTimeout(AdmissionError, openai.APITimeoutError):
 class QueueFull(AdmissionError):
     """As many calls were waiting as `max_queued` allows.
 
-    `waiting`: calls in the queue. `retry_after`: seconds until the budget admits the next call
-    (for a `Retry-After` header of your own service).
+    `waiting`: calls of the same budget in the queue. `retry_after`: seconds until those have been
+    admitted, as far as the rate is known (for a `Retry-After` header of your own service).
     """
 
     def __init__(self, *, max_queued: int, waiting: int, retry_after: float) -> None:
         self.max_queued, self.waiting, self.retry_after = max_queued, waiting, retry_after
         super().__init__(
-            f"{waiting} calls are waiting and max_queued={max_queued}; the next one is admitted in "
-            f"{retry_after:.1f} s; try again later, raise max_queued or send less"
+            f"{waiting} calls are waiting and max_queued={max_queued}; "
+            f"try again in {retry_after:.1f} s, raise max_queued or send less"
         )
 
 
@@ -54,6 +54,6 @@ class RequestTooLarge(AdmissionError):
     def __init__(self, *, tokens: int, limit: float, model: str) -> None:
         self.tokens, self.limit = tokens, limit
         super().__init__(
-            f"request is estimated at {tokens} tokens but {model} is limited to {limit:g} tokens per minute; "
+            f"request is estimated at {tokens} tokens but {model} admits at most {limit:g}; "
             "shorten the input or split it into several calls"
         )

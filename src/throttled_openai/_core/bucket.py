@@ -71,9 +71,11 @@ class TokenBucket:
         self._limiter.has_capacity()  # starts its clock now
         self.set_level(capacity - used)
 
-    def rebind(self) -> None:
-        """Continue on the running loop, whose clock may be another one."""
-        used = self._limiter._level  # noqa: SLF001
-        self._limiter = AsyncLimiter(self._limiter.max_rate, self._limiter.time_period)
+    def rebind(self, *, same_clock: bool) -> None:
+        """Continue on the running loop; `same_clock`: what refilled since the last look counts."""
+        old = self._limiter
+        self._limiter = AsyncLimiter(old.max_rate, old.time_period)
         self._limiter.has_capacity()
-        self._limiter._level = used  # noqa: SLF001
+        self._limiter._level = old._level  # noqa: SLF001
+        if same_clock:
+            self._limiter._last_check = old._last_check  # noqa: SLF001

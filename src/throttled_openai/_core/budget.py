@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,18 +23,21 @@ PAUSE_JITTER: Final = 0.1
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 LONGEST_OVERLOAD_PAUSE: Final = 8.0
-# Refunds remembered, to tell what was spent since a snapshot; more than are in flight at once.
-REFUNDS: Final = 1_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Reservation:
-    """What one attempt took from a budget, and what the budget had spent by then."""
+    """What one attempt took from a budget, and what the budget had spent by then.
+
+    Later attempts that were given back are taken off what was spent since.
+    """
 
     tokens: float
     at: float
     requests_spent: float
     tokens_spent: float
+    requests_refunded: float = 0.0
+    tokens_refunded: float = 0.0
 
 
 class Budget:
@@ -53,7 +55,7 @@ class Budget:
         self._streak = 0  # congestion events since the last success
         self._requests_spent = 0.0
         self._tokens_spent = 0.0
-        self._refunds: deque[tuple[Reservation, float]] = deque(maxlen=REFUNDS)
+        self._open: set[Reservation] = set()
         self._configured: dict[tuple[Dimension, float], float] = {}
         self._announced: dict[tuple[Dimension, float], float] = {}
         self._announced_at: dict[tuple[Dimension, float], float] = {}
@@ -118,13 +120,24 @@ class Budget:
         self._spend(1.0, tokens)
         self._requests_spent += 1.0
         self._tokens_spent += tokens
-        return Reservation(tokens, now, self._requests_spent, self._tokens_spent)
+        reservation = Reservation(tokens, now, self._requests_spent, self._tokens_spent)
+        self._open.add(reservation)
+        return reservation
+
+    def close(self, reservation: Reservation) -> None:
+        """The attempt has ended and will not be observed any more."""
+        self._open.discard(reservation)
 
     def refund(self, reservation: Reservation, *, request: bool) -> None:
         """Give back the tokens of an attempt the server did not take, and its request if never sent."""
         requests = 1.0 if request else 0.0
         self._spend(-requests, -reservation.tokens)
-        self._refunds.append((reservation, requests))
+        # For attempts admitted before this one, it was never sent.
+        number = reservation.requests_spent
+        for other in self._open:
+            if other.requests_spent < number:
+                other.requests_refunded += requests
+                other.tokens_refunded += reservation.tokens
 
     def _spend(self, requests: float, tokens: float) -> None:
         for (dimension, _), bucket in self.buckets.items():
@@ -170,14 +183,9 @@ class Budget:
 
     def _spent_since(self, reservation: Reservation, dimension: Dimension) -> float:
         """Units reserved after `reservation`, less those of them that were given back."""
-        later = [
-            (other.tokens, requests)
-            for other, requests in self._refunds
-            if other.requests_spent > reservation.requests_spent
-        ]
         if dimension == "requests":
-            return self._requests_spent - reservation.requests_spent - sum(requests for _, requests in later)
-        return self._tokens_spent - reservation.tokens_spent - sum(tokens for tokens, _ in later)
+            return self._requests_spent - reservation.requests_spent - reservation.requests_refunded
+        return self._tokens_spent - reservation.tokens_spent - reservation.tokens_refunded
 
     def refused(self, refusal: Refusal, reservation: Reservation, now: float, *, event: bool, jitter: float) -> None:
         """The server refused an attempt whose tokens have been given back.
@@ -214,12 +222,14 @@ class Budget:
     def _pause(self, until: float) -> None:
         self.paused_until = max(self.paused_until, until)
 
-    def rebind(self) -> None:
-        """Continue on the running loop; pauses belonged to the clock of another one."""
-        self.paused_until = -math.inf
-        self._announced_at.clear()
+    def rebind(self, *, same_clock: bool) -> None:
+        """Continue on the running loop, forgetting instants of another clock."""
+        if not same_clock:
+            self.paused_until = -math.inf
+            self._announced_at.clear()
+        self._open.clear()
         for bucket in self.buckets.values():
-            bucket.rebind()
+            bucket.rebind(same_clock=same_clock)
 
     def stats(self) -> tuple[WindowStats, ...]:
         return tuple(

@@ -96,12 +96,15 @@ class ConcurrencyLimit:
             return False
         self._overloaded = overload
         self.shrunk_at = now
-        used = min(self._limit, in_flight)
+        # What was in use when it went wrong; but one refusal of a nearly idle client is no reason to
+        # start all over.
+        used = min(self._limit, max(in_flight, START / 2))
         self._failed_at = max(2.0, used)
         cut = max(LEAST_CUT, self._failing / 2)
         self._limit = 1.0 if restart else max(1.0, used * (1 - cut))
         return True
 
-    def rebind(self) -> None:
-        """Continue on another clock."""
-        self.shrunk_at = -math.inf
+    def rebind(self, *, same_clock: bool) -> None:
+        """Continue on another event loop."""
+        if not same_clock:
+            self.shrunk_at = -math.inf

@@ -107,8 +107,6 @@ class LimitsBook:
             if limits is not None:
                 names = [name for name, other in self._limits.items() if other is limits]
                 return id(limits), ", ".join(names), limits
-            if model in self._limits or family in self._limits:
-                return model, model, None
         return family, family, self._each_model
 
 
