@@ -16,8 +16,8 @@ import time
 import tracemalloc
 from typing import Any
 
-from throttled_openai import Throttle, _throttle
-from throttled_openai._throttle import Call, Manners, Outcome
+from throttled_openai import Throttle, _lane
+from throttled_openai._permit import Call, Manners, Outcome
 
 MANNERS = Manners()
 
@@ -106,7 +106,7 @@ async def memory(waiting: int) -> float:
 
 
 def main() -> int:
-    watches = [Stopwatch(_throttle._Lane, name) for name in ("admit_waiting", "settle")]  # noqa: SLF001
+    watches = [Stopwatch(_lane.Lane, name) for name in ("admit_waiting", "settle")]
     print(f"{'waiting':>8} {'join':>10} {'admit + settle':>15} {'give up':>10} {'longest hold':>13} {'memory':>10}")
     worst = 0.0
     for waiting in (1_000, 10_000, 100_000):

@@ -42,9 +42,7 @@ def without_jitter(client):
 
 async def say(client, text="hi", model="gpt-4o", **more):
     """One chat call."""
-    return await client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": text}], **more
-    )
+    return await client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}], **more)
 
 
 def text_of(tokens):

@@ -5,7 +5,7 @@ import functools
 
 from throttled_openai import Limits, Throttle
 from throttled_openai._core.headers import Announcement, Refusal, Window
-from throttled_openai._throttle import Call, Manners, Outcome
+from throttled_openai._permit import Call, Manners, Outcome
 from throttled_openai.simulator._clock import virtual_run
 
 ORDINARY = Manners()

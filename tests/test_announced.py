@@ -4,8 +4,8 @@ import asyncio
 import importlib
 
 import pytest
-from clients import FAMILIES, Says, Script, now, say, text_of, throttled, without_jitter
 
+from clients import FAMILIES, Says, Script, now, say, text_of, throttled, without_jitter
 from throttled_openai import Limits, ThrottledAsyncOpenAI
 from throttled_openai.simulator import Simulator, serve, virtual_run
 
@@ -33,9 +33,7 @@ async def gather(client, calls, text="hi", **more):
 
 
 def window(client, dimension="requests"):
-    return next(
-        window for window in client.throttle.stats().budgets[0].windows if window.dimension == dimension
-    )
+    return next(window for window in client.throttle.stats().budgets[0].windows if window.dimension == dimension)
 
 
 def admitted(simulator, start, end=float("inf")):
@@ -78,7 +76,9 @@ def test_of_two_limits_the_slower_one_decides():
     virtual_run(main())
 
 
-@pytest.mark.parametrize(("limits", "text", "rate"), [({"rpm": 3000}, "hi", 50.0), ({"tpm": 300_000}, text_of(550), 5000 / 550)])
+@pytest.mark.parametrize(
+    ("limits", "text", "rate"), [({"rpm": 3000}, "hi", 50.0), ({"tpm": 300_000}, text_of(550), 5000 / 550)]
+)
 def test_an_announced_limit_is_reached_within_a_tenth(limits, text, rate):
     async def main():
         simulator = server(**limits)

@@ -6,7 +6,7 @@ import pytest
 
 from throttled_openai import Limits, Throttle, ThrottledAsyncOpenAI
 from throttled_openai._core.limits import LimitsBook, family_of
-from throttled_openai._throttle import Manners
+from throttled_openai._permit import Manners
 
 
 def client(**options):

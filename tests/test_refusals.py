@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import openai
 import pytest
+
 from clients import (
     CHAT,
     FAMILIES,
@@ -24,7 +25,6 @@ from clients import (
     throttled,
     without_jitter,
 )
-
 from throttled_openai import ThrottledAsyncOpenAI
 from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
 

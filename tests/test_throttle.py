@@ -34,7 +34,7 @@ from support import (
     virtual_run,
 )
 from throttled_openai import AdmissionError, AdmissionTimeout, QueueFull, RequestTooLarge, ThrottledAsyncOpenAI
-from throttled_openai import _throttle as module
+from throttled_openai import _lane as module
 from throttled_openai._core.budget import Budget
 from throttled_openai._core.headers import Refusal
 from throttled_openai.simulator import Simulator, VirtualTimeLoop
@@ -441,8 +441,8 @@ async def test_a_call_that_finds_the_queue_full_fails_at_once_and_says_when_to_c
     with pytest.raises(QueueFull) as failed:
         await admit(t, max_queued=2)
     assert now() == 0.25
-    assert (failed.value.max_queued, failed.value.waiting, failed.value.retry_after) == (2, 2, 2.75)
-    assert str(failed.value).startswith("2 calls are waiting and max_queued=2; try again in 2.8 s")
+    assert (failed.value.max_queued, failed.value.waiting, failed.value.retry_after) == (2, 2, 1.75)
+    assert str(failed.value).startswith("2 calls are waiting and max_queued=2; try again in 1.8 s")
     assert await call(t, max_queued=3) == 3
     await gather(*waiting)
 
@@ -979,7 +979,7 @@ def timers_of_lanes(t):
 @given(st.integers(0, 2**32 - 1))
 def test_over_any_mix_of_endings_every_call_ends_once_and_what_is_reserved_is_used_or_refunded(seed):
     walk = Walk(seed)
-    grant, reserve, refund = module._Lane._grant, Budget.reserve, Budget.refund
+    grant, reserve, refund = module.Lane._grant, Budget.reserve, Budget.refund
 
     def granted(self, asked, at):
         assert self.in_flight < self.limit
@@ -997,7 +997,7 @@ def test_over_any_mix_of_endings_every_call_ends_once_and_what_is_reserved_is_us
         refund(self, reservation, request=request)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module._Lane, "_grant", granted)
+        patch.setattr(module.Lane, "_grant", granted)
         patch.setattr(Budget, "reserve", reserved)
         patch.setattr(Budget, "refund", refunded)
         virtual_run(walk.run(40))

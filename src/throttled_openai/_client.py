@@ -13,7 +13,8 @@ from openai._base_client import get_platform
 from ._core.estimate import estimate_tokens, is_metered, model_of, used_tokens
 from ._core.headers import read_limits
 from ._http import PERMIT, send_admitted
-from ._throttle import Call, Manners, Outcome, Permit, Throttle
+from ._permit import Call, Manners, Outcome, Permit
+from ._throttle import Throttle
 from .errors import AdmissionError
 
 if TYPE_CHECKING:
@@ -113,13 +114,17 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
             super().__init__(**options)
 
         def copy(self, *, _extra_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-            """A client with the same options but those given; budgets are shared unless given anew."""
-            ours = {name: options.pop(name) for name in _OPTIONS if name in options}
-            manners = {name: getattr(self._manners, name) for name in _MANNERS_OPTIONS}
-            extra = {**manners, **ours, **(_extra_kwargs or {})}
-            if not any(name in extra for name in _THROTTLE_OPTIONS):
-                extra.setdefault("throttle", self.throttle)
-            return super().copy(_extra_kwargs=extra, **options)
+            """A client with the same options but those given; the budgets are shared unless limits are among them."""
+            given = {**options, **(_extra_kwargs or {})}
+            ours = {name: given.pop(name) for name in _OPTIONS if name in given}
+            ours = {name: value for name, value in ours.items() if value is not None}
+            kept = {name: getattr(self._manners, name) for name in _MANNERS_OPTIONS}
+            if "throttle" not in ours:
+                limits = {name: ours.pop(name) for name in _THROTTLE_OPTIONS if name in ours}
+                kept["throttle"] = self.throttle.changed(**limits) if limits else self.throttle
+            theirs = {name: value for name, value in options.items() if name not in _OPTIONS}
+            extra = {name: value for name, value in given.items() if name not in theirs}
+            return super().copy(_extra_kwargs={**extra, **kept, **ours}, **theirs)
 
         # The SDK binds the alias to its own copy(), which would fork the budgets.
         with_options = copy

@@ -17,11 +17,13 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 from ._core.headers import Refusal, read_limits, read_refusal
-from ._throttle import Call, Outcome, Permit, Throttle
+from ._permit import Call, Outcome, Permit
 from .errors import AdmissionError
 
 if TYPE_CHECKING:
     import httpx
+
+    from ._throttle import Throttle
 
 # Where a response carries its permit, for the usage that is known once the body is parsed.
 PERMIT: Final = "throttled_openai.permit"

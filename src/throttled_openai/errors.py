@@ -23,7 +23,7 @@ class AdmissionError(openai.APIConnectionError):
 class AdmissionTimeout(AdmissionError, openai.APITimeoutError):
     """The call waited its whole `max_wait` without being admitted.
 
-    `waited`: seconds. `ahead`: calls of the same budget that were to go before it.
+    `waited`: seconds. `ahead`: at most so many calls of the same budget were to go before it.
     """
 
     def __init__(self, *, max_wait: float, waited: float, ahead: int, reason: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
@@ -117,7 +118,8 @@ def _raise_file_limit() -> None:
     except ImportError:
         return
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with suppress(OSError, ValueError):  # macOS says "no limit" and takes no more than 10,240
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _flag(name: str) -> str:

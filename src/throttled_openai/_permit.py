@@ -1,0 +1,109 @@
+"""The permit: the right to one attempt in flight, who asks for it, and how it ends."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ._core.limits import check_number
+
+if TYPE_CHECKING:
+    from ._core.budget import Reservation
+    from ._core.headers import Announcement, Refusal
+    from ._lane import Lane
+
+
+class Outcome(enum.Enum):
+    """How an attempt ended, as far as admission is concerned."""
+
+    SUCCESS = "success"
+    REFUSED = "refused"
+    """The server said not now (429, slow-down): its tokens were not taken."""
+    OVERLOADED = "overloaded"
+    """503, timeout: the server may still be working on it, so nothing is given back."""
+    IGNORED = "ignored"
+    """Other errors, cancellation: says nothing about limits."""
+    UNSENT = "unsent"
+    """Admitted but never sent: everything is given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How calls behave in the queue. `priority`: higher goes first. `max_wait`: seconds."""
+
+    priority: int = 0
+    max_wait: float | None = None
+    max_queued: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.priority, bool) or not isinstance(self.priority, int):
+            raise TypeError(f"priority must be a whole number, higher goes first; got {self.priority!r}")
+        if self.max_wait is not None:
+            check_number("max_wait", self.max_wait, "seconds such as 30.0, or None to wait as long as it takes")
+        if self.max_queued is not None:
+            check_count("max_queued", self.max_queued, "a number of calls such as 1000, or None for no bound")
+
+
+def check_count(name: str, value: object, instead: str, *, least: int = 1) -> None:
+    """Raise unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {instead}; got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}: write {instead}; got {value!r}")
+
+
+class Call:
+    """One use of an SDK method: what it costs, how it behaves, and its age, kept over its attempts."""
+
+    __slots__ = ("manners", "model", "order", "refusals", "tokens", "waited")
+
+    def __init__(self, model: str, tokens: int, manners: Manners) -> None:
+        self.model = model
+        self.tokens = tokens
+        self.manners = manners
+        self.order: tuple[int, int] | None = None  # place in line, from its first wait on
+        self.waited = 0.0
+        self.refusals = 0
+
+
+class Permit:
+    """The right to one attempt in flight; settled exactly once."""
+
+    __slots__ = ("_lane", "_used", "admitted_at", "binding", "call", "open", "reservation", "streaming")
+
+    def __init__(self, lane: Lane, call: Call, reservation: Reservation, *, binding: bool) -> None:
+        self._lane = lane
+        self.call = call
+        self.reservation = reservation
+        self.admitted_at = reservation.at
+        self.binding = binding
+        self.open = True
+        self.streaming = False
+        self._used = 0
+
+    def started(self) -> None:
+        """The response began; the attempt stays in flight while its stream is open."""
+        self.streaming = True
+        self._lane.streams += 1
+        self._lane.admit_waiting()  # its headers may have told of higher limits
+
+    def observe(self, announcement: Announcement) -> None:
+        """Learn the limits the response announced; `started` or `settle` follows and admits who may go."""
+        self._lane.observe(announcement, self.reservation)
+
+    def settle(self, outcome: Outcome, refusal: Refusal | None = None) -> None:
+        """End the attempt; `refusal` says why the server turned it away."""
+        assert self.open, "permit settled twice"
+        self.open = False
+        self._lane.settle(self, outcome, refusal)
+
+    def release(self, outcome: Outcome = Outcome.IGNORED) -> None:
+        """Settle, unless that has been done: for the ways out that may come after another one."""
+        if self.open:
+            self.settle(outcome)
+
+    def used(self, tokens: int) -> None:
+        """What the server reports to have used so far, input and output together."""
+        self._lane.tokens_used += tokens - self._used
+        self._used = tokens
