@@ -1,4 +1,4 @@
-"""`ThrottledAsyncOpenAI` is `AsyncOpenAI`: same arguments, results, errors and counters, and a throttle before attempts."""
+"""`ThrottledAsyncOpenAI` is `AsyncOpenAI`: its arguments, results, errors and counters, behind a throttle."""
 
 import asyncio
 import importlib
@@ -406,7 +406,11 @@ def test_responses_embeddings_completions_and_moderations_are_admitted():
         assert len(embedded.data[0].embedding) == 1536
         assert (await client.completions.create(model="c", prompt="hi")).choices
         assert (await client.moderations.create(input="hi")).results
-        assert client.throttle.stats().admitted == 4
+        stats = client.throttle.stats()
+        assert stats.admitted == 4
+        used = {budget.name: budget.tokens_used for budget in stats.budgets}
+        assert used["gpt-4o"] == response.usage.total_tokens
+        assert used["e"] == embedded.usage.total_tokens > 0
 
     virtual_run(main())
 
@@ -701,13 +705,14 @@ def test_a_call_larger_than_the_announced_limit_fails_before_it_is_sent():
 @families
 def test_an_error_of_admission_names_the_request_without_body_or_key(family):
     async def main():
-        client = throttled(blocked(), family, api_key=KEY, max_concurrency=1, max_wait=3.0)
+        mine = http_client(blocked(), family, headers={"authorization": KEY, "api-key": KEY}, cookies={"session": KEY})
+        client = throttled(Script(), api_key=KEY, http_client=mine, max_concurrency=1, max_wait=3.0)
         async with cancelled_at_the_end(say(client)):
             with pytest.raises(AdmissionTimeout) as caught:
                 await say(client, PROMPT)
         request = caught.value.request
         assert (request.method, str(request.url)) == ("POST", f"{URL}/chat/completions")
-        assert "authorization" not in request.headers
+        assert KEY not in repr(list(request.headers.items()))
         assert request.content == b""
         assert caught.value.body is None
 

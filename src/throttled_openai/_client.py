@@ -165,10 +165,15 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
             try:
                 current.permit = await self.throttle.admit(current.call)
             except AdmissionError as error:
-                url = options.url if "://" in options.url else f"{self.base_url}{options.url.lstrip('/')}"
-                error.request = self._client.build_request(options.method, url)
+                error.request = self._bare_request(options)
                 raise
         return await super()._prepare_options(options)
+
+    def _bare_request(self, options: Any) -> Any:
+        """Method and address, for an error; headers and query may hold keys, and the body the prompt."""
+        url = options.url if "://" in options.url else f"{self.base_url}{options.url.lstrip('/')}"
+        built = self._client.build_request(options.method, url)
+        return type(built)(built.method, built.url.copy_with(query=None))
 
     async def _send_request(self, request: Any, *, stream: bool, **kwargs: Any) -> Any:
         """The exchange: the permit is bound to it, or the headers are read in passing."""
