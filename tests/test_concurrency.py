@@ -148,13 +148,6 @@ def test_an_overload_takes_it_below_until_the_limit_has_recovered():
     assert limit.value(10) == 27
 
 
-def test_on_another_clock_the_first_failure_is_an_event_again():
-    limit = ConcurrencyLimit(1000)
-    congest(limit, at=1_000_000)
-    limit.rebind(same_clock=False)
-    assert congest(limit, at=0.5, admitted_at=0)
-
-
 # --- promises -------------------------------------------------------------------------------------
 
 failures = st.lists(st.tuples(st.floats(0, 5), st.integers(1, 200), st.booleans(), st.booleans()), max_size=60)

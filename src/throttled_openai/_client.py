@@ -114,7 +114,10 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
             super().__init__(**options)
 
         def copy(self, *, _extra_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-            """A client with the same options but those given; the budgets are shared unless limits are among them."""
+            """A client with the same options but those given; the budgets are shared unless limits are among them.
+
+            `None` keeps what this client has, as with the SDK's own arguments.
+            """
             given = {**options, **(_extra_kwargs or {})}
             ours = {name: given.pop(name) for name in _OPTIONS if name in given}
             ours = {name: value for name, value in ours.items() if value is not None}
@@ -158,9 +161,11 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
     async def _prepare_options(self, options: Any) -> Any:
         """Admission: once per attempt, before the key is refreshed and the body serialised."""
         current = _current.get()
-        if current is not None and is_metered(options.method, options.url, options.json_data):
+        body = options.json_data
+        if options.extra_json and (body is None or isinstance(body, dict)):
+            body = {**(body or {}), **options.extra_json}  # extra_body=, which the SDK merges later
+        if current is not None and is_metered(options.method, options.url, body):
             if current.call is None:
-                body = options.json_data
                 current.call = Call(model_of(options.url, body), estimate_tokens(options.url, body), self._manners)
             try:
                 current.permit = await self.throttle.admit(current.call)

@@ -151,7 +151,7 @@ class Lane:
         self.in_flight += 1
         self.admitted += 1
         self._tokens_per_call += (call.tokens - self._tokens_per_call) * max(0.02, 1 / self.admitted)
-        return Permit(self, call, reservation, binding=self.in_flight >= math.floor(0.9 * self.limit))
+        return Permit(self, call, reservation, self.admitted, binding=self.in_flight >= math.floor(0.9 * self.limit))
 
     def _check_size(self, call: Call) -> None:
         largest = self.budget.largest_announced
@@ -239,7 +239,7 @@ class Lane:
         if outcome is Outcome.SUCCESS:
             self.succeeded += 1
             self.concurrency.succeeded(took, binding=permit.binding)
-            if permit.admitted_at > self.concurrency.shrunk_at:
+            if permit.number > self.concurrency.shrunk_after:
                 self.budget.succeeded()
         elif outcome is Outcome.UNSENT:
             self.budget.refund(permit.reservation, request=True)
@@ -275,7 +275,7 @@ class Lane:
         paced = self.rate is not None
         pausing = refusal is not None and (refusal.retry_after is not None or refusal.dimension is not None)
         event = self.concurrency.congested(
-            permit.admitted_at, now, self.in_flight + 1, overload=overload, restart=pausing and not paced
+            permit.number, self.admitted, self.in_flight + 1, overload=overload, restart=pausing and not paced
         )
         if refusal is not None:
             paused_until = self.budget.paused_until
@@ -324,7 +324,6 @@ class Lane:
         lane = Lane(self.throttle, self.name, self.budget.limits)
         lane.budget, lane.concurrency = self.budget, self.concurrency
         lane.budget.rebind(same_clock=same_clock)
-        lane.concurrency.rebind(same_clock=same_clock)
         lane.limit = self.limit
         lane.admitted, lane.succeeded, lane.refused = self.admitted, self.succeeded, self.refused
         lane.tokens_used, lane._tokens_per_call = self.tokens_used, self._tokens_per_call

@@ -70,13 +70,14 @@ class Call:
 class Permit:
     """The right to one attempt in flight; settled exactly once."""
 
-    __slots__ = ("_lane", "_used", "admitted_at", "binding", "call", "open", "reservation", "streaming")
+    __slots__ = ("_lane", "_used", "admitted_at", "binding", "call", "number", "open", "reservation", "streaming")
 
-    def __init__(self, lane: Lane, call: Call, reservation: Reservation, *, binding: bool) -> None:
+    def __init__(self, lane: Lane, call: Call, reservation: Reservation, number: int, *, binding: bool) -> None:
         self._lane = lane
         self.call = call
         self.reservation = reservation
         self.admitted_at = reservation.at
+        self.number = number
         self.binding = binding
         self.open = True
         self.streaming = False

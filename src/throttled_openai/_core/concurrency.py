@@ -26,7 +26,7 @@ class ConcurrencyLimit:
 
     It grows on success while it is what holds calls back, slowly near the point where it last
     failed, and shrinks once per congestion event: attempts admitted before the last decrease are
-    echoes of the same overload. Instants are seconds on one monotonic clock.
+    echoes of the same overload.
     """
 
     __slots__ = (
@@ -36,14 +36,14 @@ class ConcurrencyLimit:
         "_limit",
         "_overloaded",
         "latency",
-        "shrunk_at",
+        "shrunk_after",
     )
 
     def __init__(self, ceiling: int) -> None:
         self._ceiling = ceiling
         self._limit = min(START, ceiling)
         self._failed_at = math.inf  # the limit at the last decrease
-        self.shrunk_at = -math.inf
+        self.shrunk_after = -math.inf  # the newest attempt when it last shrank
         self._failing = 0.0  # smoothed share of attempts that met congestion
         self._overloaded = False
         self.latency: float | None = None  # smoothed seconds of successful attempts
@@ -85,17 +85,19 @@ class ConcurrencyLimit:
         # `step` more per success is `step` x limit more per round trip.
         self._limit = min(self._limit + step, self._ceiling)
 
-    def congested(self, admitted_at: float, now: float, in_flight: int, *, overload: bool, restart: bool) -> bool:
-        """An attempt admitted at `admitted_at` met congestion. Whether it is a new event.
+    def congested(self, number: float, newest: float, in_flight: int, *, overload: bool, restart: bool) -> bool:
+        """Attempt `number` met congestion. Whether it is a new event.
 
+        Attempts are numbered as they are admitted, `newest` was the last one: instants would be
+        equal where a clock is coarse.
         `overload`: the server lacks capacity (503, timeout), rather than counting a rate.
         `restart`: nothing paces the reopening, so begin again from one call and feel the way up.
         """
         self._failing += SHARE_GAIN * (1 - self._failing)
-        if admitted_at <= self.shrunk_at:
+        if number <= self.shrunk_after:
             return False
         self._overloaded = overload
-        self.shrunk_at = now
+        self.shrunk_after = newest
         # What was in use when it went wrong; but one refusal of a nearly idle client is no reason to
         # start all over.
         used = min(self._limit, max(in_flight, START / 2))
@@ -103,8 +105,3 @@ class ConcurrencyLimit:
         cut = max(LEAST_CUT, self._failing / 2)
         self._limit = 1.0 if restart else max(1.0, used * (1 - cut))
         return True
-
-    def rebind(self, *, same_clock: bool) -> None:
-        """Continue on another event loop."""
-        if not same_clock:
-            self.shrunk_at = -math.inf
