@@ -26,7 +26,7 @@ FAULTS = [
     Fault(status=429, code="insufficient_quota", share=0.01),
     Fault(status=503, share=0.03),
     Fault(status=500, share=0.04),
-    Fault(status=400, share=0.01),
+    Fault(status=400, share=0.04),
     Fault("disconnect", share=0.04),
     Fault("hang", share=0.03),
     Fault("stream_cut", share=0.08),
