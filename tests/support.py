@@ -4,7 +4,8 @@ import asyncio
 import functools
 
 from throttled_openai import Limits, Throttle
-from throttled_openai._core.headers import Announcement, Refusal, Window
+from throttled_openai._core.headers import Announcement, Window
+from throttled_openai._core.refusals import Refusal
 from throttled_openai._permit import Call, Manners, Outcome
 from throttled_openai.simulator._clock import virtual_run
 

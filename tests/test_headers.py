@@ -14,18 +14,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from throttled_openai._core.headers import (
-    DAY,
-    MINUTE,
-    MONTH,
-    Announcement,
-    Refusal,
-    Window,
-    parse_duration,
-    read_limits,
-    read_refusal,
-    read_stream_error,
-)
+from throttled_openai._core.durations import DAY, MINUTE, MONTH, parse_duration
+from throttled_openai._core.headers import Announcement, Window, read_limits
+from throttled_openai._core.refusals import Refusal, read_refusal, read_stream_error
 
 NOTHING = Announcement((), ())
 NOW = 1_780_000_000.0  # 2026-05-28T20:26:40Z

@@ -36,7 +36,7 @@ from support import (
 from throttled_openai import AdmissionError, AdmissionTimeout, QueueFull, RequestTooLarge, ThrottledAsyncOpenAI
 from throttled_openai import _lane as module
 from throttled_openai._core.budget import Budget
-from throttled_openai._core.headers import Refusal
+from throttled_openai._core.refusals import Refusal
 from throttled_openai.simulator import Simulator, VirtualTimeLoop
 
 

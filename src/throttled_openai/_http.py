@@ -16,7 +16,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
-from ._core.headers import Refusal, read_limits, read_refusal
+from ._core.headers import read_limits
+from ._core.refusals import Refusal, read_refusal
 from ._permit import Call, Outcome, Permit
 from .errors import AdmissionError
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import asyncio
 
     from ._core.budget import Reservation
-    from ._core.headers import Announcement, Refusal
+    from ._core.headers import Announcement
     from ._core.limits import Limits
+    from ._core.refusals import Refusal
     from ._throttle import Throttle
 
 logger = logging.getLogger("throttled_openai")

@@ -10,7 +10,8 @@ from ._core.limits import check_number
 
 if TYPE_CHECKING:
     from ._core.budget import Reservation
-    from ._core.headers import Announcement, Refusal
+    from ._core.headers import Announcement
+    from ._core.refusals import Refusal
     from ._lane import Lane
 
 

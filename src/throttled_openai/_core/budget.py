@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from .bucket import TokenBucket
-from .limits import BURST, DAY, MINUTE, Limits
+from .durations import DAY, MINUTE
+from .limits import BURST, Limits
 from .stats import WindowStats
 
 if TYPE_CHECKING:
-    from .headers import Announcement, Dimension, Refusal, Window
+    from .headers import Announcement, Dimension, Window
+    from .refusals import Refusal
 
 # Seconds of the limits that may leave before the server has accepted anything: what it may cost
 # when somebody else has emptied the server's bucket.

@@ -14,8 +14,6 @@ from typing import Final
 # calls that reach the server closer together than they were admitted.
 BURST: Final = 0.85
 
-MINUTE: Final = 60.0
-DAY: Final = 86_400.0
 
 # gpt-4o-2024-08-06, gpt-4-0613, claude-sonnet-4-5-20250929, gpt-4o-latest
 _SNAPSHOT: Final = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$")
