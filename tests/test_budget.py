@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from support import Limits, announcement, now, refusal, virtual, virtual_run
 from throttled_openai._core.budget import FIRST_PAUSE, LONGEST_OVERLOAD_PAUSE, LONGEST_PAUSE, PAUSE_JITTER, Budget
-from throttled_openai._core.limits import DAY, MINUTE
+from throttled_openai._core.durations import DAY, MINUTE
 
 
 def accepted(**limits):
