@@ -118,16 +118,14 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
 
             `None` keeps what this client has, as with the SDK's own arguments.
             """
-            given = {**options, **(_extra_kwargs or {})}
-            ours = {name: given.pop(name) for name in _OPTIONS if name in given}
-            ours = {name: value for name, value in ours.items() if value is not None}
-            kept = {name: getattr(self._manners, name) for name in _MANNERS_OPTIONS}
+            extra = dict(_extra_kwargs or {})
+            given = {name: source.pop(name) for source in (options, extra) for name in _OPTIONS if name in source}
+            ours = {name: getattr(self._manners, name) for name in _MANNERS_OPTIONS}
+            ours |= {name: value for name, value in given.items() if value is not None}
             if "throttle" not in ours:
                 limits = {name: ours.pop(name) for name in _THROTTLE_OPTIONS if name in ours}
-                kept["throttle"] = self.throttle.changed(**limits) if limits else self.throttle
-            theirs = {name: value for name, value in options.items() if name not in _OPTIONS}
-            extra = {name: value for name, value in given.items() if name not in theirs}
-            return super().copy(_extra_kwargs={**extra, **kept, **ours}, **theirs)
+                ours["throttle"] = self.throttle.changed(**limits) if limits else self.throttle
+            return super().copy(_extra_kwargs={**extra, **ours}, **options)
 
         # The SDK binds the alias to its own copy(), which would fork the budgets.
         with_options = copy
