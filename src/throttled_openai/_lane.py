@@ -279,7 +279,6 @@ class Lane:
             permit.number, self.admitted, self.in_flight + 1, overload=overload, restart=pausing and not paced
         )
         if refusal is not None:
-            paused_until = self.budget.paused_until
             self.budget.refused(refusal, permit.reservation, now, event=event, jitter=self.throttle.random())
             if event:
                 logger.info(
@@ -287,8 +286,8 @@ class Lane:
                     self.name,
                     refusal.dimension or refusal.kind,
                     refusal.retry_after,
-                    self.limit,
-                    max(0.0, max(paused_until, self.budget.paused_until) - now),
+                    self._find_limit(),
+                    max(0.0, self.budget.paused_until - now),
                 )
 
     def observe(self, announcement: Announcement, reservation: Reservation | None) -> None:

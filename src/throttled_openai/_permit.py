@@ -71,18 +71,22 @@ class Call:
 class Permit:
     """The right to one attempt in flight; settled exactly once."""
 
-    __slots__ = ("_lane", "_used", "admitted_at", "binding", "call", "number", "open", "reservation", "streaming")
+    __slots__ = ("_lane", "_used", "binding", "call", "number", "open", "reservation", "streaming")
 
     def __init__(self, lane: Lane, call: Call, reservation: Reservation, number: int, *, binding: bool) -> None:
         self._lane = lane
         self.call = call
         self.reservation = reservation
-        self.admitted_at = reservation.at
         self.number = number
         self.binding = binding
         self.open = True
         self.streaming = False
         self._used = 0
+
+    @property
+    def admitted_at(self) -> float:
+        """Instant of the admission, on the event loop's clock."""
+        return self.reservation.at
 
     def started(self) -> None:
         """The response began; the attempt stays in flight while its stream is open."""

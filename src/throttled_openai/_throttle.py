@@ -27,7 +27,7 @@ MAX_REFUSALS: Final = 20
 # Seconds without any movement after which streams that nobody holds any more are looked for.
 STUCK: Final = 5.0
 
-
+# The shortcuts for `Limits` that each model has for itself; they exclude `limits`.
 _EACH_MODEL: Final = frozenset({"rpm", "tpm", "rpd", "tpd"})
 
 
