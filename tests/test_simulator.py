@@ -34,7 +34,7 @@ from throttled_openai.simulator._bucket import Bucket
 from throttled_openai.simulator._cli import add_arguments, arguments_of
 from throttled_openai.simulator._headers import go_duration
 from throttled_openai.simulator._http1 import MalformedRequestError, RequestReader
-from throttled_openai.simulator._limiter import Quota
+from throttled_openai.simulator._quota import Quota
 from throttled_openai.simulator._request import parse
 from throttled_openai.simulator._settings import Options
 
@@ -891,15 +891,30 @@ def test_the_command_line_can_say_every_setting():
     settings = Settings(
         rpm=500,
         tpm=30_000,
+        rpd=10_000,
+        tpd=1_000_000,
+        shared_limit="gpt-4.1",
         burst=1.0,
+        fixed_window=10.0,
         latency=0.25,
         latency_sigma=0.0,
+        network=0.02,
+        network_sigma=0.1,
+        slots=4,
+        slowdown=0.5,
         seed=7,
         announce=False,
         retry_after=False,
+        explain_refusals=False,
+        dialect="azure",
         max_in_flight=9,
         overload_status=503,
+        slow_down_above=10.0,
+        charge="reserve",
+        refund=True,
         charge_refused_requests=True,
+        neighbour_rpm=100.0,
+        neighbour_tpm=5000.0,
         completion_tokens=3,
         initial_level=0.5,
     )

@@ -8,8 +8,10 @@ import asyncio
 import sys
 from contextlib import suppress
 from dataclasses import fields
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
+from ._charge import ChargeKind
+from ._dialects import DialectName
 from ._fault import Fault
 from ._server import Simulator
 from ._settings import Settings
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 # Switches turn off what is on by default; their names say so.
-_SWITCHES: Final = {"announce": "--no-headers", "retry_after": "--no-retry-after"}
+_SWITCHES: Final = {
+    "announce": "--no-headers",
+    "retry_after": "--no-retry-after",
+    "explain_refusals": "--no-explanations",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,17 +34,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--rpm", type=float, metavar="N", help="requests per minute and model (default: unlimited)")
     add("--tpm", type=float, metavar="N", help="tokens per minute and model (default: unlimited)")
+    add("--rpd", type=float, metavar="N", help="requests per day and model; the headers show these")
+    add("--tpd", type=float, metavar="N", help="tokens per day and model")
+    add("--shared-limit", metavar="START", help="models whose names start so share their limits")
     add("--burst", type=float, default=usual.burst, metavar="SECONDS", help="of the limit at once (default: 60)")
+    add("--fixed-window", type=float, metavar="SECONDS", help="count in windows of the clock (default: refill)")
     add("--latency", type=float, default=usual.latency, metavar="SECONDS", help="median (default: 0.5)")
     add("--latency-sigma", type=float, default=usual.latency_sigma, metavar="SIGMA", help="lognormal (default: 0.2)")
+    add("--network", type=float, default=usual.network, metavar="SECONDS", help="one way; only in memory (default: 0)")
+    add("--network-sigma", type=float, default=usual.network_sigma, metavar="SIGMA", help="lognormal (default: 0.5)")
+    add("--slots", type=int, metavar="N", help="run this many at once, the others wait in line (default: all)")
+    add("--slowdown", type=float, default=usual.slowdown, metavar="SHARE", help="with all slots taken (default: 0)")
     add("--seed", type=int, default=usual.seed, metavar="N", help="of latencies and faults (default: 0)")
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=int, default=8000, help="0: any free one (default: 8000)")
     add("--no-headers", dest="announce", action="store_false", help="send no x-ratelimit-* headers")
     add("--no-retry-after", dest="retry_after", action="store_false", help="do not say when to come back")
+    add("--no-explanations", dest="explain_refusals", action="store_false", help="refuse without limits and numbers")
+    add("--dialect", choices=get_args(DialectName), default=usual.dialect, help="whose headers (default: openai)")
     add("--max-in-flight", type=int, metavar="N", help="refuse more than this at once, without numbers")
     add("--overload-status", type=int, default=usual.overload_status, metavar="STATUS", help="429 (default) or 503")
+    add("--slow-down-above", type=float, metavar="N", help="requests per second that may come all of a sudden")
+    add("--charge", choices=get_args(ChargeKind), default=usual.charge, help="tokens of what (default: estimate)")
+    add("--refund", action="store_true", help="give unused reserves back")
     add("--charge-refused-requests", action="store_true", help="a 429 takes a request too")
+    add("--neighbour-rpm", type=float, default=0.0, metavar="N", help="what others take (default: 0)")
+    add("--neighbour-tpm", type=float, default=0.0, metavar="N", help="what others take (default: 0)")
     add("--completion-tokens", type=int, default=usual.completion_tokens, metavar="N", help="per answer (default: 16)")
     add("--initial-level", type=float, default=usual.initial_level, metavar="SHARE", help="full at start (default: 1)")
     add("--quiet", action="store_true", help="print the URL and nothing else")

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from ._headers import go_duration, wait_milliseconds
+from ._quota import DAY, MINUTE
 
 if TYPE_CHECKING:
     from ._limiter import Refusal
@@ -13,7 +14,13 @@ if TYPE_CHECKING:
 ORGANIZATION: Final = "org-simulator"
 
 _VISIT: Final = "Visit https://platform.openai.com/account/rate-limits to learn more."
-_DIMENSIONS: Final = {"requests": "requests per min (RPM)", "tokens": "tokens per min (TPM)"}
+_NOTHING: Final = "Rate limit reached, please slow down."
+_DIMENSIONS: Final = {
+    ("requests", MINUTE): "requests per min (RPM)",
+    ("requests", DAY): "requests per day (RPD)",
+    ("tokens", MINUTE): "tokens per min (TPM)",
+    ("tokens", DAY): "tokens per day (TPD)",
+}
 
 
 class BadRequestError(Exception):
@@ -36,9 +43,11 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return error_body(message, "invalid_request_error", code, param)
 
 
-def refusal_body(refusal: Refusal, model: str, *, retry_after: bool) -> bytes:
-    """Write the text of a 429; `type` names the limit that was hit."""
-    where = f"{model} in organization {ORGANIZATION} on {_DIMENSIONS[refusal.dimension]}"
+def refusal_body(refusal: Refusal, model: str, limiter: str, *, retry_after: bool) -> bytes:
+    """Write the text of a 429; `type` names the limit that was hit, `limiter` whose it is."""
+    shared = "" if limiter == model else f" (for limit {limiter})"
+    what = _DIMENSIONS[refusal.dimension, refusal.period]
+    where = f"{model}{shared} in organization {ORGANIZATION} on {what}"
     limit = f"Limit {refusal.limit:.0f}"
     if refusal.wait is None:
         message = (
@@ -55,8 +64,25 @@ def refusal_body(refusal: Refusal, model: str, *, retry_after: bool) -> bytes:
     return error_body(message, refusal.dimension, "rate_limit_exceeded")
 
 
-def overload_body(status: int) -> bytes:
+def unexplained_body() -> bytes:
+    """Refuse without a number and without the name of a limit."""
+    return error_body(_NOTHING, "rate_limit_error", "rate_limit_exceeded")
+
+
+def overload_body(status: int, *, explain: bool) -> bytes:
     """Refuse without numbers: what a server says that has capacity rather than rates."""
+    if status == 429 and not explain:
+        return unexplained_body()
     if status == 429:
         return error_body("Too many concurrent requests", "requests", "concurrency_limit_exceeded")
     return error_body("The engine is currently overloaded, please try again later", "server_error")
+
+
+def slow_down_body() -> bytes:
+    """Refuse a sudden increase of requests."""
+    message = (
+        "Slow Down: a sudden increase in your request rate is impacting service reliability. Please reduce your "
+        "request rate to its original level, maintain a consistent rate for at least 15 minutes, and then "
+        "gradually increase it."
+    )
+    return error_body(message, "server_error", "slow_down")

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ._answers import Answer, Json, message, part, plain, response, to_bytes
+from ._errors import error
+from ._headers import go_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ._fault import Fault, StreamErrorShape
 
 _DONE: Final = b"data: [DONE]\n\n"
 
@@ -22,11 +26,28 @@ def events(answer: Answer) -> tuple[bytes, ...]:
     return (*(_data(chunk) for chunk in _with_usage(answer, chunks)), _DONE)
 
 
-def error_event(answer: Answer, error: Json) -> bytes:
-    """The event a stream breaks off with; `error` is an error body."""
-    if answer.call.endpoint == "responses":
-        return _named({"type": "error", **error, "sequence_number": 0})
-    return _data(error)
+def broken_off(answer: Answer, pieces: tuple[bytes, ...], fault: Fault) -> tuple[bytes, ...]:
+    """Let a stream break off with the error that `fault` describes."""
+    # Behind the last event nobody would look for one.
+    before = pieces[: min(fault.after, len(pieces) - 1)]
+    hint = "" if fault.retry_after is None else f" Please try again in {go_duration(fault.retry_after)}."
+    code = fault.code or "rate_limit_exceeded"
+    return (*before, _error_event(answer, fault.words + hint, code, fault.shape, len(before)))
+
+
+def _error_event(answer: Answer, message: str, code: str, shape: StreamErrorShape, number: int) -> bytes:
+    body = error(message, "requests", code)
+    if answer.call.endpoint != "responses":
+        return _data(body)
+    match shape:
+        case "wrapped":
+            event: Json = {"type": "error", **body}
+        case "flat":
+            event = {"type": "error", "code": code, "message": message, "param": None}
+        case "failed":
+            failed = {"status": "failed", "error": {"code": code, "message": message}}
+            event = {"type": "response.failed", "response": {**response(answer, started=True), **failed}}
+    return _named({**event, "sequence_number": number})
 
 
 def _with_usage(answer: Answer, chunks: Iterator[Json]) -> Iterator[Json]:

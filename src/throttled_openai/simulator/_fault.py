@@ -5,27 +5,55 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FaultKind = Literal["status", "disconnect", "hang", "stream_error", "stream_cut"]
+StreamErrorShape = Literal["wrapped", "flat", "failed"]
 
 _WORDS = {
     400: "The request was rejected.",
     401: "Incorrect API key provided.",
+    402: "Insufficient balance.",
+    403: "You are not allowed to use this model.",
+    413: "The request is too large.",
     429: "Rate limit reached, please try again later.",
     503: "The engine is currently overloaded, please try again later",
+    529: "Overloaded",
 }
+_QUOTA = (
+    "You exceeded your current quota, please check your plan and billing details. For more information on this "
+    "error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors."
+)
 _SORRY = "The server had an error while processing your request. Sorry about that!"
+
+# A 429 with one of these is about money, and its type says so.
+_BILLING = frozenset(
+    {
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with some of the admitted attempts. They have been charged and take their latency.
+    """What goes wrong with some of the attempts. Admitted ones have been charged and take their latency.
 
-    - `status`: an error response with this `status`, `code`, `message`, and `retry_after` seconds
+    - `status`: an error response with this `status`, `code`, `message`, and `retry_after` seconds.
+      Not `late`, it is said at the door, before the limits are looked at: at once and without charge.
+      That is usual for codes about money, such as `insufficient_quota`; all else is usually `late`
     - `disconnect`: the connection is closed without a response
     - `hang`: no response, ever
-    - `stream_error`: status 200, then an error event (only streams)
+    - `stream_error`: status 200, then an error event (only streams), which comes `after` so many
+      others. `retry_after` stands in its text. In streams of `responses` it has one of these shapes:
+      `wrapped`, `{"type": "error", "error": {"code": ...}}`; `flat`, `{"type": "error", "code": ...}`;
+      `failed`, a `response.failed` with `response.error.code`. Elsewhere it is `wrapped`
     - `stream_cut`: the connection drops in mid-stream (only streams)
 
     A fault strikes with probability `share`, only attempts numbered `first` to `last` (metered
@@ -41,6 +69,9 @@ class Fault:
     first: int = 0
     last: int | None = None
     model: str | None = None
+    late: bool | None = None
+    shape: StreamErrorShape = "wrapped"
+    after: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(FaultKind):
@@ -51,6 +82,13 @@ class Fault:
             raise ValueError(f"a fault's share must be from 0 to 1, got {self.share}")
         if self.first < 0 or (self.last is not None and self.last < self.first):
             raise ValueError(f"a fault needs 0 <= first <= last, got first={self.first}, last={self.last}")
+        if self.shape not in get_args(StreamErrorShape):
+            shapes = ", ".join(get_args(StreamErrorShape))
+            raise ValueError(f"a fault's shape must be one of {shapes}, got {self.shape!r}")
+        if self.after < 0:
+            raise ValueError(f"a fault's error comes after 0 or more events, got {self.after}")
+        if self.late is False and self.kind != "status":
+            raise ValueError(f"only a status can come early: a {self.kind} is always late")
         if self.retry_after is not None and not 0 <= self.retry_after < math.inf:
             raise ValueError(f"a fault's retry_after must be 0 or more seconds, got {self.retry_after}")
 
@@ -84,20 +122,35 @@ class Fault:
         return self.first <= number and (self.last is None or number <= self.last)
 
     @property
+    def at_door(self) -> bool:
+        late = self.code not in _BILLING if self.late is None else self.late
+        return self.kind == "status" and not late
+
+    @property
     def words(self) -> str:
+        if self.message is None and self.code == "insufficient_quota":
+            return _QUOTA
         status = 429 if self.kind == "stream_error" else self.status
         return self.message or _WORDS.get(status, _SORRY)
 
     @property
     def error_type(self) -> str:
-        if self.code == "insufficient_quota":
+        if self.code in _BILLING:
             return "insufficient_quota"
+        if self.status == 529:
+            return "overloaded_error"
         if self.status == 429:
             return "requests"
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
 
-_READ = {
+def _read_switch(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise ValueError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+_READ: dict[str, Callable[[str], object]] = {
     "status": int,
     "code": str,
     "message": str,
@@ -106,4 +159,7 @@ _READ = {
     "first": int,
     "last": int,
     "model": str,
+    "late": _read_switch,
+    "shape": str,
+    "after": int,
 }

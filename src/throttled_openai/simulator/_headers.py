@@ -28,14 +28,14 @@ def go_duration(seconds: float) -> str:
 
 
 def rate_headers(limiter: Limiter, now: float) -> Headers:
-    """A snapshot of both minute buckets; `reset` is the time until full, not until the next request fits."""
+    """A snapshot of both limits; `reset` is the time until full, not until the next request fits."""
     headers: Headers = []
     for name, quota in (("requests", limiter.requests), ("tokens", limiter.tokens)):
         if quota is not None:
             headers += (
                 (f"x-ratelimit-limit-{name}", f"{quota.limit:.0f}"),
                 (f"x-ratelimit-remaining-{name}", str(quota.remaining(now))),
-                (f"x-ratelimit-reset-{name}", go_duration(quota.minute.reset(now))),
+                (f"x-ratelimit-reset-{name}", go_duration(quota.shown.reset(now))),
             )
     return headers
 

@@ -6,123 +6,125 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ._bucket import ROUNDING, Bucket
+from ._neighbours import Neighbours
+from ._quota import DAY, MINUTE, Quota
 
 if TYPE_CHECKING:
+    from ._charge import Charge
     from ._settings import Settings
 
-Dimension = Literal["requests", "tokens", "concurrency"]
+Unit = Literal["requests", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A limit was in the way. `wait` is seconds; None: the attempt can never be admitted."""
 
-    dimension: Literal["requests", "tokens"]
+    dimension: Unit
+    period: int
     limit: float
     used: int
     requested: int
     wait: float | None
 
 
-class Quota:
-    """One dimension: the minute bucket the headers show and, below 60 s of burst, a hidden shorter one."""
+class Limiter:
+    """All quotas of one model, or of several that share them, and the neighbours who draw on them too."""
 
-    __slots__ = ("_short", "limit", "minute")
+    __slots__ = ("_quotas", "_settings", "name", "neighbours")
 
-    def __init__(self, limit: float, settings: Settings, now: float) -> None:
-        self.limit = limit
-        level = limit * settings.initial_level
-        self.minute = Bucket(rate=limit / 60, capacity=limit, level=level, now=now)
-        self._short = self._shorter(settings.burst, now)
-
-    def wait(self, amount: float, now: float) -> float:
-        return max(bucket.wait(amount, now) for bucket in self._buckets)
-
-    def take(self, amount: float, now: float) -> None:
-        for bucket in self._buckets:
-            bucket.take(amount, now)
-
-    def drain(self, amount: float, now: float) -> None:
-        for bucket in self._buckets:
-            bucket.drain(amount, now)
-
-    def remaining(self, now: float) -> int:
-        """Whole units in the minute bucket, as the headers show them."""
-        return max(0, math.floor(self.minute.level(now) + ROUNDING))
-
-    def resize(self, limit: float, burst: float, now: float) -> None:
-        """Change the limit; levels stay as far as they fit."""
-        self.limit = limit
-        self.minute.resize(rate=limit / 60, capacity=limit, now=now)
-        if self._short is None or burst >= 60:
-            self._short = self._shorter(burst, now)
-        else:
-            self._short.resize(rate=limit / 60, capacity=limit * burst / 60, now=now)
+    def __init__(self, name: str, settings: Settings, now: float) -> None:
+        self.name = name
+        self.neighbours = Neighbours(settings, now)
+        self._settings = settings
+        # In the order they are looked at: requests first, as OpenAI does.
+        self._quotas: dict[tuple[Unit, int], Quota] = {}
+        self._resize(now)
 
     @property
-    def _buckets(self) -> tuple[Bucket, ...]:
-        return (self.minute,) if self._short is None else (self.minute, self._short)
+    def requests(self) -> Quota | None:
+        """The limit that headers speak of: where requests a day are limited, the minute is not shown."""
+        return self._quotas.get(("requests", DAY), self._quotas.get(("requests", MINUTE)))
 
-    def _shorter(self, burst: float, now: float) -> Bucket | None:
-        if burst >= 60:
-            return None
-        capacity = self.limit * burst / 60
-        level = min(capacity, self.minute.level(now))
-        return Bucket(rate=self.limit / 60, capacity=capacity, level=level, now=now)
+    @property
+    def tokens(self) -> Quota | None:
+        """The limit that headers speak of: tokens a day are never shown."""
+        return self._quotas.get(("tokens", MINUTE))
 
+    def catch_up(self, now: float) -> None:
+        """Let the neighbours take what they came for until now. This comes before all else."""
+        neighbours = self.neighbours
+        for at, seconds in neighbours.slices(now):
+            neighbours.taken_requests += self._share("requests", neighbours.requests, seconds, at)
+            neighbours.taken_tokens += self._share("tokens", neighbours.tokens, seconds, at)
 
-class Limiter:
-    """The request quota and the token quota of one model; None where there is no limit."""
+    def admit(self, charge: Charge, now: float) -> Refusal | None:
+        """Take one request and the tokens of `charge`, or say what refuses them.
 
-    __slots__ = ("requests", "tokens")
-
-    def __init__(self, settings: Settings, now: float) -> None:
-        self.requests = _resized(None, settings.rpm, settings, now)
-        self.tokens = _resized(None, settings.tpm, settings, now)
-
-    def admit(self, tokens: int, now: float, *, charge_refused: bool) -> Refusal | None:
-        """Take one request and `tokens`, or say what refuses them.
-
-        Requests are looked at first, as OpenAI does. A refused attempt takes no tokens, and a
-        request only if `charge_refused`.
+        A refused attempt takes no tokens, and a request only if the settings say so.
         """
-        if self.requests is not None and self.requests.wait(1, now):
-            if charge_refused:
-                self.requests.drain(1, now)
-            return _refusal("requests", self.requests, 1, now)
+        self.catch_up(now)
+        wanted = {"requests": 1, "tokens": charge.needed}
+        hit = next((key for key, quota in self._quotas.items() if _refuses(quota, wanted[key[0]], now)), None)
+        if hit is None:
+            self._take(1, charge.taken, now)
+            return None
+        if self._settings.charge_refused_requests:
+            self.drain(1, 0, now)
+        quota, amount = self._quotas[hit], wanted[hit[0]]
+        used = math.ceil(quota.limit) - quota.remaining(now)
+        wait = None if amount > quota.limit else quota.wait(amount, now)
+        return Refusal(*hit, quota.limit, used, amount, wait)
 
-        refused = None
-        if self.tokens is not None and (tokens > self.tokens.limit or self.tokens.wait(tokens, now)):
-            refused = _refusal("tokens", self.tokens, tokens, now)
-
-        if self.requests is not None and (refused is None or charge_refused):
-            self.requests.take(1, now)
-        if self.tokens is not None and refused is None:
-            self.tokens.take(tokens, now)
-        return refused
+    def settle(self, tokens: int, now: float) -> None:
+        """Take tokens that were used, or give back those that were not, as an attempt ends."""
+        if tokens:
+            self.catch_up(now)
+            self._take(0, tokens, now)
 
     def drain(self, requests: float, tokens: float, now: float) -> None:
-        if self.requests is not None:
-            self.requests.drain(requests, now)
-        if self.tokens is not None:
-            self.tokens.drain(tokens, now)
+        """Take what is there of both; leaves no debt."""
+        self.catch_up(now)
+        for (unit, _), quota in self._quotas.items():
+            quota.drain(requests if unit == "requests" else tokens, now)
 
     def change(self, settings: Settings, now: float) -> None:
-        self.requests = _resized(self.requests, settings.rpm, settings, now)
-        self.tokens = _resized(self.tokens, settings.tpm, settings, now)
+        self.catch_up(now)
+        self.neighbours.change(settings)
+        self._settings = settings
+        self._resize(now)
+
+    def _take(self, requests: float, tokens: float, now: float) -> None:
+        for (unit, _), quota in self._quotas.items():
+            quota.take(requests if unit == "requests" else tokens, now)
+
+    def _share(self, unit: Unit, wanted: float, seconds: float, now: float) -> float:
+        """Give neighbours who want `wanted` units a second what is theirs of `seconds`."""
+        quotas = [quota for (of, _), quota in self._quotas.items() if of == unit]
+        amount = min((quota.spare(wanted, seconds, now) for quota in quotas), default=0.0)
+        for quota in quotas:
+            quota.take(amount, now)
+        return amount
+
+    def _resize(self, now: float) -> None:
+        """Have the quotas that the settings want; those that stay keep their levels."""
+        settings, old, self._quotas = self._settings, self._quotas, {}
+        wanted: tuple[tuple[Unit, int, float | None], ...] = (
+            ("requests", MINUTE, settings.rpm),
+            ("requests", DAY, settings.rpd),
+            ("tokens", MINUTE, settings.tpm),
+            ("tokens", DAY, settings.tpd),
+        )
+        for unit, period, limit in wanted:
+            if limit is None:
+                continue
+            quota = old.get((unit, period))
+            if quota is None:
+                quota = Quota(limit, settings, now, period)
+            else:
+                quota.resize(limit, settings, now)
+            self._quotas[unit, period] = quota
 
 
-def _refusal(dimension: Literal["requests", "tokens"], quota: Quota, amount: int, now: float) -> Refusal:
-    used = math.ceil(quota.limit) - quota.remaining(now)
-    wait = None if amount > quota.limit else quota.wait(amount, now)
-    return Refusal(dimension, quota.limit, used, amount, wait)
-
-
-def _resized(quota: Quota | None, limit: float | None, settings: Settings, now: float) -> Quota | None:
-    if limit is None:
-        return None
-    if quota is None:
-        return Quota(limit, settings, now)
-    quota.resize(limit, settings.burst, now)
-    return quota
+def _refuses(quota: Quota, amount: float, now: float) -> bool:
+    return amount > quota.limit or quota.wait(amount, now) > 0

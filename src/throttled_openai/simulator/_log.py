@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from ._fault import FaultKind
-    from ._limiter import Dimension
+
+Dimension = Literal["requests", "tokens", "concurrency", "growth"]
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One metered request, as it was decided on arrival.
 
-    `at` is seconds on the loop's clock; `status` is 0 where no response is sent; `tokens` is the
-    cost, charged or refused; `dimension` is the limit that refused it.
+    `at` is seconds on the loop's clock; `status` is 0 where no response is sent; `tokens` is what
+    it costs, now or at its end, charged or refused; `dimension` is the limit that refused it.
     """
 
     at: float
@@ -32,7 +33,8 @@ class Attempt:
 class Counters:
     """attempts = succeeded + refused + failed + abandoned + in flight, at any instant.
 
-    Failed: struck by a fault. Abandoned: the client left before its answer was complete.
+    Failed: struck by a fault. Abandoned: the client left before its answer was complete. Those in
+    the backend's line are in flight too.
     """
 
     attempts: int = 0
@@ -42,6 +44,8 @@ class Counters:
     abandoned: int = 0
     in_flight: int = 0
     peak_in_flight: int = 0
+    queued: int = 0
+    peak_queued: int = 0
     open_streams: int = 0
     connections: int = 0
     connections_made: int = 0

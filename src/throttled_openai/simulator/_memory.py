@@ -37,25 +37,71 @@ class _Transport:
 
     async def handle_async_request(self, request: Any) -> Any:
         body = await request.aread()
+        simulator, patience = self._simulator, _Patience(request, self._family)
+        # A client that leaves now was never heard of.
+        await patience.travel(simulator.network.there(simulator.settings))
         now = asyncio.get_running_loop().time()
-        reply = self._simulator.receive(request.method, request.url.path, request.headers, body, now)
-        stream = self._stream(self._simulator, reply, request, self._family)
+        reply = simulator.receive(request.method, request.url.path, request.headers, body, now)
         try:
-            await stream.wait(reply.delay)
+            await patience.queue(reply)
+            await patience.sleep(reply.delay)
+            if not reply.stream:
+                simulator.finish(reply, delivered=True)  # it leaves the server; on its way it costs nobody anything
+            await patience.travel(simulator.network.back(simulator.settings))
         except BaseException:
-            self._simulator.finish(reply, delivered=False)
+            simulator.finish(reply, delivered=False)
             raise
         if reply.stream:
+            stream = self._stream(simulator, reply, request, self._family)
             return self._family.Response(reply.status, headers=reply.headers, stream=stream)
-        self._simulator.finish(reply, delivered=True)
         if reply.fault == "disconnect":
             message = "Server disconnected without sending a response."
             raise self._family.RemoteProtocolError(message, request=request)
         return self._family.Response(reply.status, headers=reply.headers, content=reply.pieces[0])
 
 
+class _Patience:
+    """How long the client still waits for bytes: no socket is there to time out."""
+
+    def __init__(self, request: Any, family: Any) -> None:
+        self._request = request
+        self._family = family
+        self._left: float | None = request.extensions.get("timeout", {}).get("read")
+
+    async def travel(self, delay: float) -> None:
+        if delay > 0:
+            await self.sleep(delay)
+
+    async def sleep(self, delay: float) -> None:
+        if self._left is not None and delay > self._left:
+            await asyncio.sleep(self._left)
+            raise self._family.ReadTimeout("", request=self._request)
+        if math.isinf(delay):
+            await asyncio.get_running_loop().create_future()
+        await asyncio.sleep(delay)
+        if self._left is not None:
+            self._left -= delay
+
+    async def queue(self, reply: Reply) -> None:
+        """Wait in the server's line."""
+        if not reply.queued:
+            return
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        try:
+            async with asyncio.timeout(self._left):
+                await reply.turn()
+        except TimeoutError:
+            raise self._family.ReadTimeout("", request=self._request) from None
+        if self._left is not None:
+            self._left -= loop.time() - since
+
+
 class _Stream:
-    """The body of a streamed reply. The client is gone when it closes, cancels, or drops the iteration."""
+    """The body of a streamed reply. The client is gone when it closes, cancels, or drops the iteration.
+
+    Its pieces are as far apart as they were sent: all of them have been on their way as long as the head.
+    """
 
     def __init__(self, simulator: Simulator, reply: Reply, request: Any, family: Any) -> None:
         self._simulator = simulator
@@ -64,16 +110,6 @@ class _Stream:
         self._family = family
         self._sent = 0
         self._closed = False
-
-    async def wait(self, delay: float) -> None:
-        """Sleep, but no longer than the client waits for bytes: no socket is there to time out."""
-        patience = self._request.extensions.get("timeout", {}).get("read")
-        if patience is not None and delay > patience:
-            await asyncio.sleep(patience)
-            raise self._family.ReadTimeout("", request=self._request)
-        if math.isinf(delay):
-            await asyncio.get_running_loop().create_future()
-        await asyncio.sleep(delay)
 
     def __aiter__(self) -> _Stream:
         """Go on where it stopped, like a socket: the SDK looks for what is left after the last event."""
@@ -88,7 +124,7 @@ class _Stream:
                 )
             raise StopAsyncIteration
         try:
-            await self.wait(self._reply.pause)
+            await _Patience(self._request, self._family).sleep(self._reply.pause)
         except BaseException:
             self._simulator.finish(self._reply, delivered=False)
             raise

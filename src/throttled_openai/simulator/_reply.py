@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from ._answers import to_bytes
+from ._answers import plain, to_bytes
 from ._errors import error_body
+from ._events import broken_off, events
 from ._headers import retry_headers
 
 if TYPE_CHECKING:
+    from ._answers import Answer
+    from ._charge import Charge
     from ._fault import Fault, FaultKind
     from ._headers import Headers
+    from ._limiter import Limiter
+
+# Share of an answer's latency until a stream's head; the rest passes between its events.
+_TO_FIRST_EVENT: Final = 0.3
 
 
 @dataclass(slots=True, eq=False)
@@ -20,8 +28,8 @@ class Reply:
     """One response in the making. Its carrier ends it with `Simulator.finish`, whatever happens.
 
     `delay` is the time until the head, `pause` the time before each piece of a stream's body;
-    both are seconds. `fault` tells the carrier how to misbehave; for a stream that is cut, the
-    connection drops after the last piece.
+    both are seconds and count from its `turn`. `fault` tells the carrier how to misbehave; for a
+    stream that is cut, the connection drops after the last piece.
     """
 
     status: int
@@ -32,6 +40,24 @@ class Reply:
     stream: bool = False
     fault: FaultKind | None = None
     in_flight: bool = field(default=False, kw_only=True)
+    queued: bool = field(default=False, kw_only=True)
+    # Whose tokens it is charged to as it ends.
+    bill: tuple[Limiter, Charge] | None = field(default=None, kw_only=True)
+    _called: asyncio.Future[None] | None = field(default=None, init=False)
+
+    async def turn(self) -> None:
+        """Wait in the server's line until there is a place."""
+        if self.queued:
+            self._called = asyncio.get_running_loop().create_future()
+            await self._called
+
+    def start(self, slower: float) -> None:
+        """Begin, `slower` times as slow as planned."""
+        self.queued = False
+        self.delay *= slower
+        self.pause *= slower
+        if self._called is not None and not self._called.done():
+            self._called.set_result(None)
 
 
 def reply_of(status: int, body: bytes, headers: Headers | None = None) -> Reply:
@@ -41,6 +67,22 @@ def reply_of(status: int, body: bytes, headers: Headers | None = None) -> Reply:
 
 def found_reply(body: dict[str, Any]) -> Reply:
     return reply_of(200, to_bytes(body))
+
+
+def answer_reply(answer: Answer, fault: Fault | None, headers: Headers, latency: float) -> Reply:
+    """Reply with an answer, or with what `fault` makes of it."""
+    if fault is not None and not fault.kind.startswith("stream"):
+        return struck_reply(fault, headers, latency)
+    if not answer.call.stream:
+        return Reply(200, headers, (to_bytes(plain(answer)),), delay=latency)
+    pieces = events(answer)
+    pause = (1 - _TO_FIRST_EVENT) * latency / len(pieces)
+    if fault is not None and fault.kind == "stream_error":
+        pieces = broken_off(answer, pieces, fault)
+    elif fault is not None:
+        pieces = pieces[: len(pieces) // 2]
+    kind = None if fault is None else fault.kind
+    return Reply(200, headers, pieces, _TO_FIRST_EVENT * latency, pause, stream=True, fault=kind)
 
 
 def struck_reply(fault: Fault, headers: Headers, latency: float) -> Reply:

@@ -21,6 +21,12 @@ METERED: Final = {
     "moderations": "input",
 }
 
+# What a client may call the most tokens it wants.
+_LIMITS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+
+# Tokens. Reserved for an answer without a limit.
+_RESERVED: Final = 16
+
 # Tokens. Charged for an image of any size, measured in 2025 and 2026.
 _IMAGE: Final = 765
 
@@ -41,16 +47,29 @@ class Call:
     prompt_tokens: int
 
     def completion_tokens(self, usual: int) -> int:
-        for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-            limit = self.body.get(name)
-            if isinstance(limit, int):
-                return max(1, min(usual, limit))
-        return usual
+        limit = self._most_tokens
+        return usual if limit is None else max(1, min(usual, limit))
+
+    @property
+    def reserved_tokens(self) -> int:
+        """The most that the answer may become."""
+        if not self.generates:
+            return 0
+        limit = self._most_tokens
+        return (_RESERVED if limit is None else max(1, limit)) * self.choices
+
+    @property
+    def generates(self) -> bool:
+        return self.endpoint not in {"embeddings", "moderations"}
 
     @property
     def choices(self) -> int:
         n = self.body.get("n")
         return n if isinstance(n, int) and n >= 1 else 1
+
+    @property
+    def _most_tokens(self) -> int | None:
+        return next((limit for name in _LIMITS if isinstance(limit := self.body.get(name), int)), None)
 
 
 def parse(endpoint: str, raw: bytes) -> Call:

@@ -8,16 +8,17 @@ import math
 from collections import deque
 from dataclasses import asdict, replace
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from ._answers import EPOCH, Answer, plain, response, to_bytes
-from ._errors import BadRequestError, error, invalid, overload_body, refusal_body
-from ._events import error_event, events
-from ._headers import Headers, rate_headers, retry_headers
-from ._limiter import Dimension, Limiter
-from ._log import Attempt, Counters
+from ._answers import EPOCH, Answer, response
+from ._backend import Backend
+from ._charge import charge_of
+from ._door import Door, announced
+from ._errors import BadRequestError, invalid
+from ._log import Attempt, Counters, Dimension
 from ._memory import transport_of
-from ._reply import Reply, found_reply, reply_of, struck_reply
+from ._network import Network
+from ._reply import Reply, answer_reply, found_reply, reply_of, struck_reply
 from ._request import METERED, Call, parse
 from ._settings import Options, Settings
 from ._shelf import Shelf
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
     import httpx
     import httpx2
 
+    from ._charge import Charge
     from ._fault import Fault
-
-# Share of an answer's latency until a stream's head; the rest passes between its events.
-_TO_FIRST_EVENT: Final = 0.3
+    from ._headers import Headers
+    from ._quota import Quota
 
 
 class Simulator:
@@ -54,8 +55,10 @@ class Simulator:
         self.faults = list(faults)
         self.counters = Counters()
         self._log: deque[Attempt] = deque(maxlen=keep_log)
-        self._limiters: dict[str, Limiter] = {}
+        self._door = Door()
         self._shelf = Shelf()
+        self._backend = Backend()
+        self.network = Network(self.settings.seed)
         self._latencies = Random(self.settings.seed)
         self._dice = Random(self.settings.seed)
         self._requests = 0
@@ -88,15 +91,17 @@ class Simulator:
         """Change settings while running. Levels stay; `seed` and `initial_level` concern what is still to come."""
         self.settings = replace(self.settings, **options)
         now = self._now(now)
-        for limiter in self._limiters.values():
-            limiter.change(self.settings, now)
+        self._door.change(self.settings, now)
+        self._backend.fill(self.settings)
+        self.counters.queued = self._backend.queued
         if "seed" in options:
+            self.network = Network(self.settings.seed)
             self._latencies, self._dice = Random(self.settings.seed), Random(self.settings.seed)
 
     def drain(self, model: str, *, requests: float = 0, tokens: float = 0, now: float | None = None) -> None:
         """Let a neighbour on the same account take units of `model`, as far as there are any."""
         now = self._now(now)
-        self._limiter(model, now).drain(requests, tokens, now)
+        self._door.limiter(model, self.settings, now).drain(requests, tokens, now)
 
     @property
     def log(self) -> list[Attempt]:
@@ -133,16 +138,17 @@ class Simulator:
         return self.counters.connections
 
     def stats(self, now: float | None = None) -> dict[str, Any]:
-        """Return the counters, and what is left of each model's limits; plain values only."""
+        """Return the counters, what is left of each limit, and what neighbours took of it; plain values only."""
         now = self._now(now)
-        models = {
-            model: {
-                "requests": None if limiter.requests is None else limiter.requests.remaining(now),
-                "tokens": None if limiter.tokens is None else limiter.tokens.remaining(now),
-            }
-            for model, limiter in self._limiters.items()
+        limiters = self._door.limiters.items()
+        for _, limiter in limiters:
+            limiter.catch_up(now)
+        left = {name: {"requests": _left(it.requests, now), "tokens": _left(it.tokens, now)} for name, it in limiters}
+        taken = {
+            name: {"requests": it.neighbours.taken_requests, "tokens": it.neighbours.taken_tokens}
+            for name, it in limiters
         }
-        return {**asdict(self.counters), "models": models}
+        return {**asdict(self.counters), "models": left, "neighbours": taken}
 
     # What carriers ask of it.
 
@@ -161,9 +167,11 @@ class Simulator:
         reply.headers += (
             ("content-type", "text/event-stream; charset=utf-8" if reply.stream else "application/json"),
             ("x-request-id", f"req_{self._requests:032x}"),
-            ("openai-processing-ms", "0" if math.isinf(reply.delay) else str(round(reply.delay * 1000))),
             ("openai-version", "2020-10-01"),
         )
+        if not reply.queued:  # how long that takes, nobody knows yet
+            processing = 0 if math.isinf(reply.delay) else round(reply.delay * 1000)
+            reply.headers.append(("openai-processing-ms", str(processing)))
         return reply
 
     def finish(self, reply: Reply, *, delivered: bool) -> None:
@@ -173,27 +181,25 @@ class Simulator:
         reply.in_flight = False
         self.counters.in_flight -= 1
         self.counters.open_streams -= reply.stream
-        if not delivered:
-            self.counters.abandoned += 1
-        elif reply.fault is not None:
+        self._backend.leave(reply, self.settings)
+        self.counters.queued = self._backend.queued
+        answered = delivered and reply.fault is None
+        if reply.bill is not None:
+            limiter, charge = reply.bill
+            limiter.settle(charge.settled if answered else charge.settled_unanswered, self._now(None))
+        if answered:
+            self.counters.succeeded += 1
+        elif delivered:
             self.counters.failed += 1
         else:
-            self.counters.succeeded += 1
+            self.counters.abandoned += 1
 
     def _meter(self, call: Call, headers: Mapping[str, str], now: float) -> Reply:
         """Admit or refuse, charge, count, and put it on record."""
         number = self.counters.attempts
         self.counters.attempts += 1
-        reply, dimension = self._refuse(call, now)
-        if reply is None:
-            fault = self._draw_fault(number, call)
-            reply = self._answer(call, fault, now)
-            reply.in_flight = True
-            self.counters.in_flight += 1
-            self.counters.peak_in_flight = max(self.counters.peak_in_flight, self.counters.in_flight)
-            self.counters.open_streams += reply.stream
-        else:
-            self.counters.refused += 1
+        charge = charge_of(call, self.settings)
+        reply, dimension = self._decide(number, call, charge, now)
         retry_count = headers.get("x-stainless-retry-count", "0")
         self._log.append(
             Attempt(
@@ -201,7 +207,7 @@ class Simulator:
                 model=call.model,
                 endpoint=call.endpoint,
                 status=0 if reply.fault in {"disconnect", "hang"} else reply.status,
-                tokens=call.cost,
+                tokens=charge.total,
                 retry_count=int(retry_count) if retry_count.isdecimal() else 0,
                 dimension=dimension,
                 fault=reply.fault,
@@ -209,52 +215,47 @@ class Simulator:
         )
         return reply
 
-    def _refuse(self, call: Call, now: float) -> tuple[Reply | None, Dimension | None]:
-        settings = self.settings
-        if settings.max_in_flight is not None and self.counters.in_flight >= settings.max_in_flight:
-            return reply_of(settings.overload_status, overload_body(settings.overload_status)), "concurrency"
-        limiter = self._limiter(call.model, now)
-        refusal = limiter.admit(call.cost, now, charge_refused=settings.charge_refused_requests)
-        if refusal is None:
-            return None, None
-        headers = self._announced(call, now)
-        if settings.retry_after and refusal.wait is not None:
-            headers += retry_headers(refusal.wait)
-        body = refusal_body(refusal, call.model, retry_after=settings.retry_after)
-        return reply_of(429, body, headers), refusal.dimension
+    def _decide(self, number: int, call: Call, charge: Charge, now: float) -> tuple[Reply, Dimension | None]:
+        settings, counters = self.settings, self.counters
+        if (fault := self._draw_fault(number, call, at_door=True)) is not None:
+            counters.failed += 1
+            return struck_reply(fault, [], 0.0), None
+        if (refused := self._door.refuse(call, charge, settings, counters.in_flight, now)) is not None:
+            counters.refused += 1
+            return refused
+        fault = self._draw_fault(number, call, at_door=False)
+        limiter = self._door.limiter(call.model, settings, now)
+        reply = self._answer(call, fault, announced(limiter, settings, now), now)
+        reply.bill = limiter, charge
+        reply.in_flight = True
+        counters.in_flight += 1
+        counters.peak_in_flight = max(counters.peak_in_flight, counters.in_flight)
+        counters.open_streams += reply.stream
+        self._backend.enter(reply, settings)
+        counters.queued = self._backend.queued
+        counters.peak_queued = max(counters.peak_queued, counters.queued)
+        return reply, None
 
-    def _draw_fault(self, number: int, call: Call) -> Fault | None:
+    def _draw_fault(self, number: int, call: Call, *, at_door: bool) -> Fault | None:
         for fault in self.faults:
-            if fault.concerns(number, call.model, stream=call.stream) and (
-                fault.share >= 1 or self._dice.random() < fault.share
+            if (
+                fault.at_door == at_door
+                and fault.concerns(number, call.model, stream=call.stream)
+                and (fault.share >= 1 or self._dice.random() < fault.share)
             ):
                 return fault
         return None
 
-    def _answer(self, call: Call, fault: Fault | None, now: float) -> Reply:
+    def _answer(self, call: Call, fault: Fault | None, headers: Headers, now: float) -> Reply:
         settings = self.settings
         usual = settings.completion_tokens
         tokens = call.completion_tokens(usual)
         answer = Answer(call, self._requests, EPOCH + int(now), tokens, tokens < usual)
         latency = settings.latency * math.exp(self._latencies.gauss(0, settings.latency_sigma))
-        headers = self._announced(call, now)
-
-        if fault is not None and not fault.kind.startswith("stream"):
-            return struck_reply(fault, headers, latency)
-        if call.endpoint == "responses" and call.body.get("store") is not False:
+        reply = answer_reply(answer, fault, headers, latency)
+        if reply.status == 200 and call.endpoint == "responses" and call.body.get("store") is not False:
             self._shelf.keep_response(response(answer))
-        if not call.stream:
-            return Reply(200, headers, (to_bytes(plain(answer)),), delay=latency)
-
-        pieces = events(answer)
-        pause = (1 - _TO_FIRST_EVENT) * latency / len(pieces)
-        if fault is not None and fault.kind == "stream_error":
-            code = fault.code or "rate_limit_exceeded"
-            pieces = (error_event(answer, error(fault.words, "requests", code)),)
-        elif fault is not None:
-            pieces = pieces[: len(pieces) // 2]
-        kind = None if fault is None else fault.kind
-        return Reply(200, headers, pieces, _TO_FIRST_EVENT * latency, pause, stream=True, fault=kind)
+        return reply
 
     def _serve(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Reply:
         """Answer what is not metered."""
@@ -267,7 +268,7 @@ class Simulator:
                 return found_reply(self._shelf.keep_file(headers.get("content-type", ""), body, now))
         found = None
         if path.startswith("/v1/") and method == "GET":
-            found = self._shelf.find(path.removeprefix("/v1/"), self._limiters)
+            found = self._shelf.find(path.removeprefix("/v1/"), self._door.limiters)
         elif path.startswith("/v1/") and method == "DELETE":
             found = self._shelf.delete(path.removeprefix("/v1/"))
         return found_reply(found) if found is not None else reply_of(404, invalid(f"Invalid URL ({method} {path})"))
@@ -281,14 +282,6 @@ class Simulator:
             raise BadRequestError(f"These settings cannot be: {problem}") from problem
         return asdict(self.settings)
 
-    def _limiter(self, model: str, now: float) -> Limiter:
-        if model not in self._limiters:
-            self._limiters[model] = Limiter(self.settings, now)
-        return self._limiters[model]
-
-    def _announced(self, call: Call, now: float) -> Headers:
-        return rate_headers(self._limiters[call.model], now) if self.settings.announce else []
-
     def _now(self, now: float | None) -> float:
         """The instant given, or the running loop's, or where there is none the latest one seen."""
         if now is not None:
@@ -301,3 +294,7 @@ class Simulator:
 
 def _limit(limit: float | None) -> str:
     return "no" if limit is None else f"{limit:g}"
+
+
+def _left(quota: Quota | None, now: float) -> int | None:
+    return None if quota is None else quota.remaining(now)

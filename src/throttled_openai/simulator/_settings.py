@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Final, TypedDict, get_args
+
+from ._charge import ChargeKind
+from ._dialects import DialectName
 
 
 class Options(TypedDict, total=False):
@@ -12,15 +15,30 @@ class Options(TypedDict, total=False):
 
     rpm: float | None
     tpm: float | None
+    rpd: float | None
+    tpd: float | None
+    shared_limit: str | None
     burst: float
+    fixed_window: float | None
     latency: float
     latency_sigma: float
+    network: float
+    network_sigma: float
+    slots: int | None
+    slowdown: float
     seed: int
     announce: bool
     retry_after: bool
+    explain_refusals: bool
+    dialect: DialectName
     max_in_flight: int | None
     overload_status: int
+    slow_down_above: float | None
+    charge: ChargeKind
+    refund: bool
     charge_refused_requests: bool
+    neighbour_rpm: float
+    neighbour_tpm: float
     completion_tokens: int
     initial_level: float
 
@@ -33,15 +51,37 @@ class Settings:
     rpm: float | None = None
     tpm: float | None = None
 
+    # Requests and tokens per day. Where there are requests per day, the headers show them instead of
+    # those per minute; tokens per day show only in refusals.
+    rpd: float | None = None
+    tpd: float | None = None
+
+    # All models whose names start with this share one set of limits, which has this name.
+    shared_limit: str | None = None
+
     # Seconds of the limit that may arrive at once. Below 60 a second, hidden bucket of this size
     # stands beside the minute bucket whose numbers the headers show.
     burst: float = 60.0
+
+    # Seconds of a window that the limits are counted in instead of refilling; what it leaves is lost.
+    # 60: the headers show this window. Shorter: a hidden one stands beside the minute bucket.
+    fixed_window: float | None = None
 
     # Median of the lognormal time from arrival to the last byte, and its sigma. Refusals take no time.
     latency: float = 0.5
     latency_sigma: float = 0.2
 
-    # Of latencies and faults.
+    # Median of the lognormal time each message is under way, and its sigma: requests, whole answers
+    # and heads of streams. Attempts may overtake each other. Only in memory: TCP has a network.
+    network: float = 0.0
+    network_sigma: float = 0.5
+
+    # Attempts that run at once; the others wait in line, as long as it takes. One that starts takes
+    # 1 + `slowdown` x (others that run) / `slots` times its latency.
+    slots: int | None = None
+    slowdown: float = 0.0
+
+    # Of latencies, network and faults.
     seed: int = 0
 
     # Whether responses carry x-ratelimit-* headers.
@@ -50,12 +90,36 @@ class Settings:
     # Whether a 429 says when to come back, in headers and text.
     retry_after: bool = True
 
+    # Whether a 429 names the limit and its numbers.
+    explain_refusals: bool = True
+
+    # Whose headers and words these are.
+    dialect: DialectName = "openai"
+
     # Above this many attempts in flight: a bare refusal with `overload_status`.
     max_in_flight: int | None = None
     overload_status: int = 429
 
+    # Above so many requests per second (of a model, over ten seconds) a rate of more than 1.5 times the
+    # mean of the last 15 minutes is refused with "503 Slow Down". Refused ones count as requests too.
+    slow_down_above: float | None = None
+
+    # What is taken from the tokens: the estimate of the prompt on arrival; or with it a reserve for
+    # the answer, as many as the request allows it, or 16; or, when the answer is complete, its usage:
+    # then one token has to be left on arrival, and there may be debt.
+    charge: ChargeKind = "estimate"
+
+    # Whether what is left of a reserve is given back as the attempt ends.
+    refund: bool = False
+
     # Whether a 429 takes from the request bucket too, down to nothing.
     charge_refused_requests: bool = False
+
+    # What other clients of the account take steadily out of each model's limits per minute, as far as
+    # it is there, from the model's first use on. Greedy ones leave half of what fits into a limit,
+    # and once we draw on that, half of what refills.
+    neighbour_rpm: float = 0.0
+    neighbour_tpm: float = 0.0
 
     # Tokens of each answer, unless the request asks for fewer.
     completion_tokens: int = 16
@@ -64,22 +128,53 @@ class Settings:
     initial_level: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.rpm is not None:
-            _check_number("rpm", self.rpm, at_least=1.0)
-        if self.tpm is not None:
-            _check_number("tpm", self.tpm, at_least=1.0)
-        _check_number("burst", self.burst, at_least=0.001, at_most=60.0)
-        _check_number("latency", self.latency, at_least=0.0)
-        _check_number("latency_sigma", self.latency_sigma, at_least=0.0)
-        _check_number("initial_level", self.initial_level, at_least=0.0, at_most=1.0)
-        _check_whole("seed", self.seed)
-        _check_whole("completion_tokens", self.completion_tokens, at_least=1)
-        _check_whole("overload_status", self.overload_status, at_least=400, at_most=599)
-        if self.max_in_flight is not None:
-            _check_whole("max_in_flight", self.max_in_flight, at_least=1)
-        for name in ("announce", "retry_after", "charge_refused_requests"):
+        for name, at_least, at_most in _NUMBERS:
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                _check_number(name, value, at_least=at_least, at_most=at_most)
+        for name, at_least, at_most in _WHOLE:
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                _check_whole(name, value, at_least=at_least, at_most=at_most)
+        for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")  # noqa: TRY004
+        for name, known in (("charge", get_args(ChargeKind)), ("dialect", get_args(DialectName))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.shared_limit is not None and not (self.shared_limit and isinstance(self.shared_limit, str)):
+            raise ValueError(f"shared_limit must be the start of a model's name, got {self.shared_limit!r}")
+
+
+# What each may be at least and at most.
+_NUMBERS: Final = (
+    ("rpm", 1.0, math.inf),
+    ("tpm", 1.0, math.inf),
+    ("rpd", 1.0, math.inf),
+    ("tpd", 1.0, math.inf),
+    ("burst", 0.001, 60.0),
+    ("fixed_window", 0.001, 60.0),
+    ("latency", 0.0, math.inf),
+    ("latency_sigma", 0.0, math.inf),
+    ("network", 0.0, math.inf),
+    ("network_sigma", 0.0, math.inf),
+    ("slowdown", 0.0, math.inf),
+    ("slow_down_above", 0.0, math.inf),
+    ("neighbour_rpm", 0.0, math.inf),
+    ("neighbour_tpm", 0.0, math.inf),
+    ("initial_level", 0.0, 1.0),
+)
+_WHOLE: Final = (
+    ("seed", -math.inf, math.inf),
+    ("completion_tokens", 1, math.inf),
+    ("overload_status", 400, 599),
+    ("max_in_flight", 1, math.inf),
+    ("slots", 1, math.inf),
+)
+_SWITCHES: Final = ("announce", "retry_after", "explain_refusals", "refund", "charge_refused_requests")
+
+# None: there is no such limit.
+_OPTIONAL: Final = {"rpm", "tpm", "rpd", "tpd", "fixed_window", "slow_down_above", "max_in_flight", "slots"}
 
 
 def _check_number(name: str, value: object, *, at_least: float, at_most: float = math.inf) -> None:

@@ -1,4 +1,7 @@
-"""The carrier on a TCP port: HTTP/1.1 over asyncio, fast enough not to be what a benchmark measures."""
+"""The carrier on a TCP port: HTTP/1.1 over asyncio, fast enough not to be what a benchmark measures.
+
+The network between it and its clients is the real one; the setting `network` does nothing here.
+"""
 
 from __future__ import annotations
 
@@ -93,6 +96,7 @@ class _Connection(asyncio.Protocol):
         reply = self._simulator.receive(request.method, request.path, request.headers, request.body, self._loop.time())
         acted_out = False
         try:
+            await reply.turn()
             await _wait(reply.delay)
             if reply.stream:
                 await self._send_stream(reply)

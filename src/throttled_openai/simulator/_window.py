@@ -1,0 +1,68 @@
+"""The server's fixed window: units counted anew in each slice of the clock."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from ._bucket import ROUNDING
+
+# Windows. An instant this short of a boundary is at the boundary, but for float rounding.
+_EDGE: Final = 1e-9
+
+
+class FixedWindow:
+    """`capacity` units in each window of `capacity / rate` seconds; windows start at multiples of their length.
+
+    It is used as a `Bucket` is, and is one that refills in steps: what a window leaves is lost, and
+    debt is carried over, so that an amount larger than a window blocks as many windows as it is worth.
+    """
+
+    __slots__ = ("_level", "_number", "_seconds", "capacity", "rate")
+
+    def __init__(self, *, rate: float, capacity: float, level: float, now: float) -> None:
+        self._measure(rate, capacity)
+        self._level = level
+        self._number = self._window(now)
+
+    def level(self, now: float) -> float:
+        """Units left in this window; negative: debt."""
+        number = self._window(now)
+        passed = max(0, number - self._number)  # a clock that starts again opens no windows
+        self._level = min(self.capacity, self._level + passed * self.capacity)
+        self._number = number
+        return self._level
+
+    def wait(self, amount: float, now: float) -> float:
+        """Seconds until `amount` may be taken: until the window's end, or with debt a later one's; 0 if now."""
+        missing = min(amount, self.capacity) - self.level(now)
+        if missing <= ROUNDING:
+            return 0.0
+        windows = math.ceil((missing - ROUNDING) / self.capacity)
+        return self.reset(now) + (windows - 1) * self._seconds
+
+    def reset(self, now: float) -> float:
+        """Seconds until the window's end."""
+        return (self._window(now) + 1) * self._seconds - now
+
+    def take(self, amount: float, now: float) -> None:
+        self._level = self.level(now) - amount
+
+    def drain(self, amount: float, now: float) -> None:
+        """Take what is there of `amount`; leaves no debt."""
+        level = self.level(now)
+        self._level = min(level, max(0.0, level - amount))
+
+    def resize(self, *, rate: float, capacity: float, now: float) -> None:
+        """Change the limit or the length; the level stays, as far as it fits."""
+        self._level = min(self.level(now), capacity)
+        self._measure(rate, capacity)
+        self._number = self._window(now)
+
+    def _measure(self, rate: float, capacity: float) -> None:
+        self.rate = rate
+        self.capacity = capacity
+        self._seconds = round(capacity / rate, 9)
+
+    def _window(self, now: float) -> int:
+        return math.floor(now / self._seconds + _EDGE)
