@@ -43,58 +43,81 @@ def admitted(simulator, start, end=float("inf")):
 # Makespans.
 
 
+@pytest.mark.parametrize(
+    ("limits", "calls", "text", "seconds"),
+    [
+        ({"rpm": 600}, 100, "hi", 100 / 10 - BURST),
+        ({"tpm": 300_000}, 300, text_of(550), 300 * 550 / 5000 - BURST),
+        ({"rpm": 600, "tpm": 30_000}, 60, text_of(100), 60 * 100 / 500 - BURST),  # the slower one decides
+        ({"rpm": 3}, 8, "hi", 7 / 0.05),
+    ],
+)
 @families
-def test_calls_end_exactly_when_the_request_limit_allows(family):
+def test_calls_end_exactly_when_the_configured_limits_allow(family, limits, calls, text, seconds):
     async def main():
-        simulator = server(rpm=600)
-        await gather(throttled(simulator, family, rpm=600), 100)
+        simulator = server(**limits, announce=False)
+        await gather(throttled(simulator, family, **limits), calls, text)
         # The first answer proves the limit; from then on everything but the burst has had to refill.
-        assert now() == pytest.approx((100 - BURST * 10) / 10 + 0.5)
-        assert simulator.refused == 0
-
-    virtual_run(main())
-
-
-def test_calls_end_exactly_when_the_token_limit_allows():
-    async def main():
-        simulator = server(tpm=300_000)
-        await gather(throttled(simulator, tpm=300_000), 300, text_of(550))
-        assert now() == pytest.approx((300 * 550 - BURST * 5000) / 5000 + 0.5)
-        assert simulator.refused == 0
-
-    virtual_run(main())
-
-
-def test_of_two_limits_the_slower_one_decides():
-    async def main():
-        simulator = server(rpm=600, tpm=30_000)
-        await gather(throttled(simulator, rpm=600, tpm=30_000), 60, text_of(100))
-        # 10 requests a second, but 5 x 100 tokens.
-        assert now() == pytest.approx((60 * 100 - BURST * 500) / 500 + 0.5)
+        assert now() == pytest.approx(seconds + 0.5)
         assert simulator.refused == 0
 
     virtual_run(main())
 
 
 @pytest.mark.parametrize(
-    ("limits", "text", "rate"), [({"rpm": 3000}, "hi", 50.0), ({"tpm": 300_000}, text_of(550), 5000 / 550)]
+    ("limits", "calls", "text", "rate"),
+    [
+        ({"rpm": 600}, 100, "hi", 10),
+        ({"rpm": 3000}, 1000, "hi", 50),
+        ({"tpm": 300_000}, 300, text_of(550), 5000 / 550),
+        ({"rpm": 600, "tpm": 30_000}, 60, text_of(100), 5),
+    ],
 )
-def test_an_announced_limit_is_reached_within_a_tenth(limits, text, rate):
+@pytest.mark.parametrize("configured", [True, False])
+def test_announced_limits_are_reached_and_the_burst_grows_to_the_minute_that_is_shown(
+    limits, calls, text, rate, configured
+):
     async def main():
-        simulator = server(**limits)
-        await gather(throttled(simulator), 1000, text)
-        ideal = (1000 - rate) / rate + 0.5
-        assert ideal * 0.99 < now() < 1.1 * ideal
-        # At most what was in flight before the first answer.
-        assert simulator.refused <= 16
-        assert simulator.succeeded == 1000
+        simulator = server(**limits, burst=60.0)
+        await gather(throttled(simulator, **(limits if configured else {})), calls, text)
+        ideal = max(0.5, (calls - 60 * rate) / rate + 0.5)
+        assert simulator.succeeded == calls
+        assert ideal * 0.999 <= now() <= 1.05 * ideal + 20.0  # the burst takes so long to grow
+        assert simulator.refused <= 3
+
+    virtual_run(main())
+
+
+@pytest.mark.parametrize(
+    ("limits", "calls", "text", "rate"),
+    [
+        ({"rpm": 600}, 100, "hi", 10),
+        ({"rpm": 3000}, 1000, "hi", 50),
+        ({"tpm": 300_000}, 300, text_of(55), 5000 / 55),
+        pytest.param(
+            {"tpm": 300_000},
+            300,
+            text_of(550),
+            5000 / 550,
+            marks=pytest.mark.xfail(reason="Pace.spend charges a call at most its burst", strict=True),
+        ),
+    ],
+)
+def test_a_burst_of_a_second_is_found_although_the_headers_show_a_minute(limits, calls, text, rate):
+    async def main():
+        simulator = server(**limits, burst=1.0)
+        await gather(throttled(simulator), calls, text)
+        ideal = (calls - rate) / rate + 0.5
+        assert simulator.succeeded == calls
+        assert ideal * 0.999 <= now() <= 1.05 * ideal + 3.0
+        assert simulator.refused <= 5
 
     virtual_run(main())
 
 
 def test_ten_thousand_calls_in_one_gather_all_succeed_without_a_refusal():
     async def main():
-        simulator = server(rpm=30_000)
+        simulator = server(rpm=30_000, announce=False)
         client, body = throttled(simulator, rpm=30_000), {"model": "gpt-4o", "messages": HI}
         # Below `chat.completions`, whose building of model objects is half the time.
         calls = (client.post("/chat/completions", body=body, cast_to=object) for _ in range(10_000))
@@ -102,7 +125,8 @@ def test_ten_thousand_calls_in_one_gather_all_succeed_without_a_refusal():
         assert len({answer["id"] for answer in answers}) == 10_000
         assert simulator.refused == 0
         assert simulator.attempts == 10_000
-        assert now() == pytest.approx((10_000 - BURST * 500) / 500 + 0.5, rel=0.001)
+        # All at once doubling from the first one on costs a tenth of a second.
+        assert (10_000 - BURST * 500) / 500 + 0.5 <= now() <= (10_000 - BURST * 500) / 500 + 0.6
 
     virtual_run(main())
 
@@ -124,7 +148,7 @@ def test_a_server_with_places_rather_than_rates_is_kept_full(status):
 
 def test_no_second_has_more_than_a_second_allows():
     async def main():
-        simulator = server(rpm=600)
+        simulator = server(rpm=600, announce=False)
         await gather(throttled(simulator, rpm=600), 100)
         at = [attempt.at for attempt in simulator.log]
         assert all(sum(start <= instant < start + 1.0 for instant in at) <= 10 * (1.0 + BURST) for start in at)
@@ -132,11 +156,30 @@ def test_no_second_has_more_than_a_second_allows():
     virtual_run(main())
 
 
-def test_before_anything_is_accepted_only_a_tenth_of_a_second_leaves_at_once():
+@pytest.mark.parametrize("limits", [{}, {"rpm": 6000}])
+def test_before_anything_is_answered_attempts_double_every_50_ms_and_a_tenth_of_a_second_leaves_at_most(limits):
     async def main():
         simulator = server(rpm=6000)
-        await gather(throttled(simulator, rpm=6000), 100)
-        assert sum(attempt.at == 0.0 for attempt in simulator.log) == UNPROVEN_BURST * 100
+        await gather(throttled(simulator, **limits), 100)
+        early = [attempt.at for attempt in simulator.log if attempt.at < 0.5]
+        assert [sum(at <= 0.05 * doublings + 1e-6 for at in early) for doublings in range(5)] == [1, 2, 4, 8, 16]
+        assert not limits or len(early) <= 100 * (UNPROVEN_BURST + 0.5) + 1
+
+    virtual_run(main())
+
+
+@pytest.mark.parametrize("limits", [{"rpm": 3000}, {}])
+@pytest.mark.parametrize("announce", [True, False])
+def test_an_account_that_somebody_has_used_up_costs_a_few_refusals(limits, announce):
+    """Whatever else tells it: headers, or only the refusals and their times."""
+
+    async def main():
+        simulator = server(rpm=3000, burst=60.0, initial_level=0.0, announce=announce, explain_refusals=announce)
+        simulator.drain("gpt-4o", requests=3000)
+        await gather(throttled(simulator, **limits), 500)
+        assert simulator.succeeded == 500
+        assert simulator.refused <= (25 if limits or announce else 60)
+        assert now() <= (1.15 if limits or announce else 3.0) * 500 / 50 + 1.5
 
     virtual_run(main())
 
@@ -191,8 +234,8 @@ def test_a_configured_limit_is_a_ceiling(configured, announced, kept):
         assert window(client).limit == kept
         began = now()
         await gather(client, 100)
-        assert now() - began >= (100 - BURST * kept / 60) / (kept / 60)
-        assert simulator.refused == 0
+        assert now() - began >= (100 - kept / 60) / (kept / 60)
+        assert simulator.refused <= 1
 
     virtual_run(main())
 
@@ -233,46 +276,50 @@ def test_an_older_answer_does_not_bring_back_an_older_limit():
 # Neighbours.
 
 
-def test_remaining_lowers_the_level_for_what_a_neighbour_took():
+def test_remaining_tells_what_a_neighbour_took():
     async def main():
         simulator = server(rpm=600, burst=60.0, latency=0.0)
         client = throttled(simulator, limits=Limits(rpm=600, burst=60.0))
         await say(client)
-        assert window(client).spendable == 599
+        reserve = 2
+        assert window(client).spendable == 599 - reserve
         simulator.drain("gpt-4o", requests=500)
-        await say(client)
-        assert window(client).spendable == 98
+        for _ in range(4):
+            await asyncio.sleep(1.0)
+            await say(client)
+        # It need not have been a neighbour who stays, so a few answers must say so.
+        left = 600 - 500 - 5 + 30 - reserve
+        assert left - 5 <= window(client).spendable <= left + 0.15 * 500
 
     virtual_run(main())
 
 
-def test_remaining_never_raises_the_level():
+def test_remaining_raises_a_level_that_was_too_low():
+    """Where the server had forgiven what it refused, or gave back what was not used."""
+
     async def main():
-        script = Script(Says(headers=told(600, 600, reset="0s")))
+        script = Script(Says(headers=told(600, 0)), *[Says(headers=told(600, 400 + 9 * n)) for n in range(9)])
         client = throttled(script, limits=Limits(rpm=600, burst=60.0))
-        client.throttle.stats()
-        await gather(client, 100)
-        before = window(client).spendable
-        assert before == 500
+        await say(client)
+        began = now()
+        for _ in range(6):
+            await say(client)
+            await asyncio.sleep(1.0)
+        assert window(client).spendable > 300 + 10 * (now() - began)
 
     virtual_run(main())
 
 
 def test_what_was_sent_since_the_server_looked_is_taken_off():
     async def main():
-        script = Script(
-            Says(headers=told(600, 600), delay=0.0),
-            Says(headers=told(600, 300), delay=5.0),
-        )
+        script = Script(Says(headers=told(600, 300), delay=5.0))
         client = throttled(script, limits=Limits(rpm=600, burst=60.0))
-        await say(client)
-        # The second answer is 5 s old when it comes: 40 were sent since, 50 refilled since.
+        # Its answer is 5 s old when it comes: 40 were sent since, 50 refilled since.
         old = asyncio.create_task(say(client))
         await asyncio.sleep(1.0)
         await gather(client, 40)
         await old
-        await say(client)
-        assert window(client).spendable == 300 + 5 * 10 - 40 - 1
+        assert window(client).spendable == pytest.approx(300 - 2 + 5 * 10 - 40)
 
     virtual_run(main())
 
@@ -293,8 +340,8 @@ def test_next_to_a_neighbour_calls_take_what_is_left(share):
         busy.cancel()
         # A minute's worth was there at first; from then on the neighbour's share is missing.
         ideal = (1000 - 600) / (10 * (1 - share))
-        assert now() == pytest.approx(max(ideal, 100.0), rel=0.1)
-        assert simulator.refused < 1000
+        assert ideal * 0.99 <= now() <= 1.05 * ideal + 3.0
+        assert simulator.refused <= 5
 
     virtual_run(main())
 
@@ -334,7 +381,7 @@ def test_models_given_one_limits_object_share_one_budget():
 
 def test_a_request_larger_than_the_bucket_waits_for_a_full_one_and_leaves_debt():
     async def main():
-        simulator = server(tpm=60_000, burst=60.0)
+        simulator = server(tpm=60_000, burst=60.0, announce=False)
         client = throttled(simulator, tpm=60_000)
         await say(client)
         began = now()
@@ -350,15 +397,45 @@ def test_a_request_larger_than_the_bucket_waits_for_a_full_one_and_leaves_debt()
     virtual_run(main())
 
 
-def test_small_calls_do_not_overtake_a_large_one():
+def test_where_the_server_shows_a_minute_large_requests_do_not_wait_for_each_others_debt():
     async def main():
         simulator = server(tpm=60_000, burst=60.0)
-        client = throttled(simulator, tpm=60_000)
-        await gather(client, 5, text_of(800))
-        large = asyncio.create_task(say(client, text_of(5000)))
+        client = throttled(simulator)
+        await say(client)
+        began = now()
+        await gather(client, 10, text_of(5000))
+        assert now() - began <= 15  # and not 50
+        assert simulator.refused == 0
+
+    virtual_run(main())
+
+
+def test_small_calls_do_not_keep_a_large_one_waiting():
+    async def main():
+        simulator = server(tpm=60_000, burst=60.0)
+        client = throttled(simulator)
+        await say(client)
+        simulator.drain("gpt-4o", tokens=60_000)
+        large = asyncio.create_task(say(client, text_of(20_000)))
         await asyncio.sleep(0)
-        small = [asyncio.create_task(say(client, text_of(10))) for _ in range(50)]
-        await asyncio.gather(large, *small)
-        assert [attempt.tokens for attempt in simulator.log[5:]] == [5000] + [10] * 50
+        small = [asyncio.create_task(say(client, text_of(200))) for _ in range(300)]
+        began = now()
+        await large
+        assert now() - began <= 2 * 20.0 + 3.0
+        assert sum(task.done() for task in small) >= 20  # and they have not waited for it
+        await asyncio.gather(*small)
+        assert simulator.refused <= 10
+
+    virtual_run(main())
+
+
+@pytest.mark.parametrize("limits", [{}, {"rpm": 3}])
+@pytest.mark.parametrize("burst", [20.0, 60.0])
+def test_three_requests_a_minute_are_reached_without_a_refusal(limits, burst):
+    async def main():
+        simulator = server(rpm=3, burst=burst, latency=2.0)
+        await gather(throttled(simulator, **limits), 10)
+        assert now() <= (10 - burst / 20) * 20 + 2.0 + 2.0
+        assert simulator.refused <= 3
 
     virtual_run(main())

@@ -146,6 +146,30 @@ async def test_waiting_for_the_delay_is_enough_whatever_the_rounding(rate):
         assert bucket.delay(1) == 0
 
 
+@virtual
+async def test_what_is_held_for_another_is_left_there_but_a_bucket_cannot_be_more_than_full():
+    bucket = TokenBucket(rate=2, capacity=10)
+    assert bucket.delay(4, held=6) == 0
+    assert bucket.delay(4, held=600) == 0
+    bucket.spend(3)
+    assert (bucket.delay(4, held=2), bucket.delay(4, held=5), bucket.delay(4, held=600)) == (0, 1, 1.5)
+
+
+@virtual
+async def test_a_level_that_is_set_is_the_level_from_now_on():
+    """What refilled since the last look was before, and does not come on top."""
+    bucket = TokenBucket(rate=2, capacity=10)
+    bucket.spend(10)
+    await asyncio.sleep(3)
+    bucket.set_level(1)
+    assert bucket.level == 1
+    bucket.set_level(11)
+    assert bucket.level == 10
+    bucket.set_level(-4)
+    await asyncio.sleep(1)
+    assert bucket.level == -2
+
+
 # --- resize, rebind -------------------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
 
 OURS = {
     "throttle",
+    "dialect",
     "rpm",
     "tpm",
     "rpd",

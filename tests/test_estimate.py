@@ -2,23 +2,38 @@
 
 import csv
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from openai.types.chat import ChatCompletion, ChatCompletionMessage
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+from openai.types.responses import ResponseFunctionToolCall, ResponseUsage
 
 from throttled_openai._core.estimate import (
     OPAQUE_TOKENS,
+    Estimate,
+    Usage,
+    estimate,
     estimate_tokens,
     is_metered,
     model_of,
+    read_usage,
     used_tokens,
 )
+from throttled_openai._core.providers import PROVIDERS
 
 CHAT = "/chat/completions"
+MISTRAL = PROVIDERS["mistral"]
+WEATHER = {
+    "name": "get_weather",
+    "description": "Weather now",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+# Its names and texts: 11 + 11, then the schema.
+WEATHER_BYTES = 22 + len("typeobjectpropertiescitytypestringrequiredcity")
 
 with (Path(__file__).parent / "data" / "ratelimit-samples.csv").open(encoding="utf-8") as file:
     SAMPLES = list(csv.DictReader(file))
@@ -27,8 +42,8 @@ with (Path(__file__).parent / "data" / "ratelimit-samples.csv").open(encoding="u
 def charged(endpoint, since="2025-03-20"):
     """Recorded attempts of plain text at OpenAI, each with what it was charged.
 
-    An account of fewer than 1M tokens per minute may still show an earlier
-    attempt: it refills less than 16 tokens a millisecond (1.3).
+    Without those on a bucket that takes hours to fill: it still shows what was
+    used before.
     """
     for row in SAMPLES:
         if (
@@ -38,7 +53,8 @@ def charged(endpoint, since="2025-03-20"):
             and row["date_utc"] >= since
             and row["plain_text_only"] == "1"
             and row["utf8_bytes"]
-            and int(row["limit_tokens"] or 0) >= 1_000_000
+            and row["limit_tokens"]
+            and "h" not in row["reset_tokens"]
         ):
             yield row, int(row["limit_tokens"]) - int(row["remaining_tokens"])
 
@@ -61,15 +77,43 @@ def test_every_recorded_chat_attempt_costs_what_is_estimated_within_2_tokens():
         options = {name: int(row[name]) for name in ("n", "max_tokens") if row[name]}
         body = chat(*split(int(row["utf8_bytes"]), int(row["n_items"])), **options)
         assert abs(estimate_tokens(CHAT, body) - cost) <= 2, row
-    assert len(rows) >= 40
+    assert len(rows) >= 98
 
 
 def test_every_recorded_embedding_costs_what_is_estimated_within_1_token():
     rows = list(charged("embeddings", since="2023"))
     for row, cost in rows:
         body = {"model": "text-embedding-3-large", "input": split(int(row["utf8_bytes"]), int(row["n_items"]))}
-        assert abs(estimate_tokens("/embeddings", body) - cost) <= (1 if row["date_utc"] >= "2024" else 2), row
-    assert len(rows) >= 14
+        assert abs(estimate_tokens("/embeddings", body) - cost) <= 1, row
+    assert len(rows) >= 15
+
+
+def test_every_recorded_completion_costs_what_is_estimated_within_1_token():
+    rows = list(charged("completions"))
+    for row, cost in rows:
+        body = {"prompt": split(int(row["utf8_bytes"]), int(row["n_items"])), "max_tokens": 256}
+        assert abs(estimate_tokens("/completions", body) - cost) <= 1, row
+    assert len(rows) >= 11
+
+
+def test_a_completion_until_march_2025_cost_its_most_output_too_within_3_tokens():
+    rows = [(row, cost) for row, cost in charged("completions", since="2023") if row["date_utc"] < "2025-03-20"]
+    for row, cost in rows:
+        body = {"prompt": "x" * int(row["utf8_bytes"]), "max_tokens": int(row["max_tokens"] or 16)}
+        guess = estimate("/completions", {**body, "n": int(row["n"] or 1)})
+        assert abs(guess.input + guess.output - cost) <= 3, row
+    assert len(rows) >= 5
+
+
+@pytest.mark.parametrize(("provider", "within"), [("azure", 2), ("groq", 0)])
+def test_every_recorded_chat_elsewhere_costs_what_is_estimated(provider, within):
+    host = {"azure": "*.openai.azure.com", "groq": "api.groq.com"}[provider]
+    rows = [row for row in SAMPLES if (row["host"], row["endpoint"]) == (host, "chat") and row["limit_tokens"]]
+    for row in rows:
+        body = chat(*split(int(row["utf8_bytes"]), int(row["n_items"])))
+        cost = int(row["limit_tokens"]) - int(row["remaining_tokens"])
+        assert abs(estimate(CHAT, body, PROVIDERS[provider]).input - cost) <= within, row
+    assert len(rows) >= 7
 
 
 def test_the_worked_samples_of_the_document_are_within_2_tokens():
@@ -115,6 +159,30 @@ def test_parts_are_read_and_an_image_costs_765_whatever_its_size():
     assert estimate_tokens(CHAT, chat([image, image])) == 2 * 765 + 3
 
 
+def test_what_is_no_text_is_not_even_looked_at():
+    class Unread(str):
+        __slots__ = ()
+
+        def __len__(self):
+            raise AssertionError
+
+        isascii = encode = __iter__ = __getitem__ = __len__
+
+    data = Unread("data:image/png;base64,AAAA")
+    parts = [
+        {"type": "image_url", "image_url": {"url": data}},
+        {"type": "input_image", "image_url": data},
+        {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
+        {"type": "file", "file": {"file_data": data}},
+        {"type": "input_file", "file_data": data},
+    ]
+    result = {"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": data}}
+    drawn = {"type": "image_generation_call", "result": data}
+    assert estimate(CHAT, chat(parts)).input == 5 * 765 + 3
+    assert estimate("/responses", {"input": [{"content": parts}, result, drawn]}).input == 6 * 765 + 3 + 4 * 3 + 19
+    assert estimate("/moderations", {"input": parts[:1]}).input == 765
+
+
 def test_sound_and_files_are_not_text():
     sound = {"type": "input_audio", "input_audio": {"data": "A" * 100_000, "format": "wav"}}
     assert estimate_tokens(CHAT, chat([sound])) == OPAQUE_TOKENS + 3
@@ -129,6 +197,35 @@ def test_a_call_of_a_tool_costs_nothing_but_its_message():
 def test_messages_may_be_the_sdks_own_models():
     message = ChatCompletionMessage(role="assistant", content="x" * 400)
     assert estimate_tokens(CHAT, {"messages": [message]}) == 103
+
+
+def test_output_of_a_response_is_read_when_it_is_sent_back():
+    call = ResponseFunctionToolCall(arguments="x" * 396, call_id="c", name="look", type="function_call")
+    assert estimate_tokens("/responses", {"input": [call]}) == 100 + 7 + 19
+
+
+def test_any_object_with_content_is_a_message():
+    class Message:
+        __slots__ = ()
+        content = "x" * 400
+
+    class Lookup(Mapping):
+        def __getitem__(self, key):
+            return {"content": "x" * 400}[key]
+
+        def __iter__(self):
+            return iter(["content"])
+
+        def __len__(self):
+            return 1
+
+    assert estimate_tokens(CHAT, {"messages": [Message()]}) == 103
+    assert estimate_tokens(CHAT, {"messages": [Lookup()]}) == 103
+
+
+def test_a_message_without_content_costs_only_itself():
+    assert estimate_tokens(CHAT, {"messages": [{}]}) == 3
+    assert estimate_tokens(CHAT, {"messages": [{"role": "assistant", "content": None}]}) == 3
 
 
 def test_messages_may_be_a_tuple():
@@ -182,6 +279,7 @@ def test_items_of_a_response_are_read():
 
 
 def test_embeddings_are_rounded_over_the_whole_list():
+    assert estimate_tokens("/embeddings", {"input": "x" * 34}) == 8
     assert estimate_tokens("/embeddings", {"input": "x" * 35}) == 9
     assert estimate_tokens("/embeddings", {"input": ["x", "x", "x"]}) == 1
     assert estimate_tokens("/embeddings", {"input": split(94_995, 22)}) == 23_749
@@ -190,12 +288,13 @@ def test_embeddings_are_rounded_over_the_whole_list():
 def test_tokens_cost_themselves():
     assert estimate_tokens("/embeddings", {"input": [1, 2, 3]}) == 3
     assert estimate_tokens("/embeddings", {"input": [[1, 2, 3], [4, 5]]}) == 5
-    assert estimate_tokens("/completions", {"prompt": [[1, 2, 3], [4]]}) == 4
+    assert estimate_tokens("/completions", {"prompt": [1, 2, 3, 4]}) == 4
 
 
-def test_completions_are_rounded_up():
+def test_completions_are_rounded_up_and_each_further_answer_costs_one():
     assert estimate_tokens("/completions", {"prompt": "x" * 41, "max_tokens": 256}) == 11
-    assert estimate_tokens("/completions", {"prompt": ["x" * 20, "x" * 21]}) == 11
+    assert estimate_tokens("/completions", {"prompt": ["x" * 20, "x" * 21]}) == 11 + 1
+    assert estimate_tokens("/completions", {"prompt": [[1, 2, 3], [4]], "n": 2, "best_of": 3}) == 4 + 5
 
 
 def test_what_else_takes_text_costs_its_text():
@@ -205,6 +304,115 @@ def test_what_else_takes_text_costs_its_text():
     assert estimate_tokens("/audio/transcriptions", {"model": "whisper-1", "prompt": "x" * 40}) == 10
     assert estimate_tokens("/audio/transcriptions", {"model": "whisper-1"}) == 0
     assert estimate_tokens("/audio/speech", {"input": "x" * 40, "instructions": "x" * 40}) == 20
+
+
+# --- output ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
+def test_the_most_output_is_what_the_request_allows(name):
+    assert estimate(CHAT, chat("x", **{name: 100})).output == 100
+    assert estimate("/responses", {"input": "x", name: 100}).output == 100
+    assert estimate("/completions", {"prompt": "x", name: 100}).output == 100
+    assert estimate("/threads/thread_1/runs", {"assistant_id": "a", name: 100}).output == 100
+
+
+def test_the_newer_name_of_the_most_output_counts():
+    assert estimate(CHAT, chat("x", max_tokens=7, max_completion_tokens=100)).output == 100
+
+
+def test_every_answer_may_be_that_long():
+    assert estimate(CHAT, chat("x", n=5, max_tokens=100)).output == 500
+    assert estimate("/completions", {"prompt": "x", "n": 2, "best_of": 5, "max_tokens": 100}).output == 500
+    assert estimate("/completions", {"prompt": ["x", "x"], "n": 2, "max_tokens": 100}).output == 400
+    assert estimate("/completions", {"prompt": [[1, 2], [3]], "max_tokens": 100}).output == 200
+    assert estimate("/completions", {"prompt": [1, 2, 3], "max_tokens": 100}).output == 100
+
+
+@pytest.mark.parametrize("value", [None, -1, "100", 1e3, float("nan"), True, [], 10**400])
+def test_a_most_output_that_is_no_number_is_not_told(value):
+    assert estimate(CHAT, chat("x", max_tokens=value)).output == 0
+
+
+def test_how_many_answers_are_written_is_told_apart_from_how_long_they_may_be():
+    assert estimate(CHAT, chat("x")).choices == 1
+    assert estimate(CHAT, chat("x", n=3)).choices == 3
+    assert estimate("/responses", {"input": "x"}).choices == 1
+    assert estimate("/completions", {"prompt": ["x", "x"]}).choices == 2
+
+
+@pytest.mark.parametrize(
+    "path", ["/embeddings", "/moderations", "/images/generations", "/audio/speech", "/audio/transcriptions"]
+)
+def test_nothing_is_written_where_no_text_comes_back(path):
+    guess = estimate(path, {"input": "x" * 40, "prompt": "x" * 40, "n": 3, "max_tokens": 100})
+    assert (guess.output, guess.choices) == (0, 0)
+
+
+# --- by provider -----------------------------------------------------------------
+
+
+def test_a_provider_that_charges_usage_is_given_real_tokens():
+    assert estimate(CHAT, chat("x" * 400), MISTRAL) == Estimate(100 + 7, 0, choices=1, real=True)
+    assert estimate(CHAT, chat("x" * 400, "x" * 400, n=5), MISTRAL).input == 200 + 3 + 4 * 2
+    assert estimate("/embeddings", {"input": "x" * 400}, MISTRAL) == Estimate(100, 0, real=True)
+    assert estimate("/responses", {"input": "x" * 400}, MISTRAL) == Estimate(107, 0, choices=1, real=True)
+
+
+def test_functions_are_real_tokens():
+    tools = [{"type": "function", "function": WEATHER}]
+    old = {"functions": [WEATHER]}
+    expected = (400 + WEATHER_BYTES) // 4 + 7
+    assert estimate(CHAT, chat("x" * 400, tools=tools), MISTRAL).input == expected
+    assert estimate(CHAT, chat("x" * 400, **old), MISTRAL).input == expected
+    assert estimate("/responses", {"input": "x" * 400, "tools": [{"type": "function", **WEATHER}]}) == Estimate(
+        expected + 217, 0, choices=1, surcharge=217, real=True
+    )
+
+
+def test_calls_of_tools_are_real_tokens():
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "x" * 396}}
+    body = {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]}
+    assert estimate(CHAT, body, MISTRAL).input == 100 + 7
+
+
+def test_openais_own_estimate_is_not_one_of_real_tokens():
+    assert estimate(CHAT, chat("x" * 400)) == Estimate(103, 0, choices=1)
+    assert not estimate("/embeddings", {"input": "x"}).real
+
+
+def test_what_the_responses_api_charges_on_top_is_told():
+    assert estimate("/responses", {"input": "x" * 400}) == Estimate(126, 0, choices=1, surcharge=19, real=True)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"prompt": {"id": "pmpt_1"}},
+        {"tools": [{"type": "web_search"}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+        {"input": iter(["x"])},
+    ],
+)
+def test_an_input_that_is_partly_hidden_is_not_whole(more):
+    assert estimate("/responses", {"input": "x"}).whole
+    assert not estimate("/responses", {"input": "x", **more}).whole
+
+
+@pytest.mark.parametrize("path", ["/audio/transcriptions", "/images/edits", "/threads/thread_1/runs"])
+def test_an_input_that_is_not_in_the_body_is_not_whole(path):
+    assert not estimate(path, {"prompt": "x"}).whole
+
+
+def test_estimates_add_up():
+    total = estimate(CHAT, chat("x" * 400, n=2, max_tokens=50)) + estimate("/responses", {"input": "x" * 400})
+    assert total == Estimate(104 + 126, 100, choices=3, surcharge=19, real=True)
+    image = estimate(CHAT, chat([{"type": "image_url"}]))
+    assert not (total + image).whole
+    assert not (image + total).whole
+    assert sum([total, image], Estimate(0, 0)) == total + image
 
 
 # --- which attempts count, and for which model ------------------------------------
@@ -323,20 +531,65 @@ def test_used_tokens_are_what_the_response_reports(body, tokens):
     assert used_tokens(body) == tokens
 
 
-def test_used_tokens_are_read_from_the_sdks_own_models():
+@pytest.mark.parametrize(
+    ("usage", "read"),
+    [
+        ({"prompt_tokens": 11, "completion_tokens": 67, "total_tokens": 78}, Usage(11, 67)),
+        ({"input_tokens": 11, "output_tokens": 67, "total_tokens": 78}, Usage(11, 67)),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "input_tokens": 11, "output_tokens": 67}, Usage(11, 67)),
+        ({"prompt_tokens": 8, "total_tokens": 8}, Usage(8, 0)),
+        ({"completion_tokens": 8}, Usage(0, 8)),
+        ({"total_tokens": 8}, Usage(8, 0)),
+        ({"completion_tokens": 3, "total_tokens": 8}, Usage(5, 3)),
+        ({"prompt_tokens": 11, "completion_tokens": 67, "total_tokens": 5}, Usage(11, 67)),
+        ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(11, 0, 9)),
+        ({"input_tokens": 11, "input_tokens_details": {"cached_tokens": 9}}, Usage(11, 0, 9)),
+        ({"prompt_tokens": 11, "prompt_cache_hit_tokens": 9}, Usage(11, 0, 9)),
+        ({"prompt_tokens": 11, "prompt_tokens_details": None}, Usage(11, 0)),
+        ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 99}}, Usage(11, 0, 11)),
+        ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": -1}}, Usage(11, 0)),
+        ({"prompt_tokens": -1, "completion_tokens": "67"}, None),
+    ],
+)
+def test_usage_is_what_the_response_reports(usage, read):
+    assert read_usage({"usage": usage}) == read
+    assert read_usage({"type": "response.completed", "response": {"usage": usage}}) == read
+
+
+def test_reasoning_that_only_the_total_contains_is_output():
+    """xAI and Gemini leave it out of `completion_tokens`."""
+    usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 118}
+    assert read_usage({"usage": usage}) == Usage(11, 107)
+
+
+def test_usage_is_read_from_the_sdks_own_models():
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     body = {"id": "x", "choices": [], "created": 0, "model": "m", "object": "chat.completion", "usage": usage}
     assert used_tokens(ChatCompletion.model_validate(body)) == 3
+    usage["prompt_cache_hit_tokens"] = 1  # DeepSeek's, which the SDK's model does not know
+    assert read_usage(ChatCompletion.model_validate(body)) == Usage(1, 2, 1)
+    assert read_usage(ChatCompletionChunk.model_construct(**{**body, "usage": None})) is None
+    details = {"input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0}, "output_tokens_details": {}}
+    whole = {"input_tokens": 5, "output_tokens": 6, "total_tokens": 11, **details}
+    event = SimpleNamespace(response=SimpleNamespace(usage=ResponseUsage.construct(**whole)))
+    assert read_usage(event) == Usage(5, 6, 4)
 
 
 @pytest.mark.parametrize("value", [-1, 1e400, float("nan"), 10**400, "78", True, 7.5, [], {}])
 def test_a_broken_usage_is_no_usage(value):
     assert used_tokens({"usage": {"total_tokens": value}}) is None
+    assert read_usage({"usage": {"prompt_tokens": value, "completion_tokens": value}}) is None
+    assert read_usage({"usage": {"prompt_tokens": 5, "total_tokens": value}}) == Usage(5, 0)
 
 
 # --- hostile ------------------------------------------------------------------------
 
-names = st.sampled_from(["messages", "content", "text", "input", "prompt", "type", "n", "tools", "usage", "model"])
+names = st.sampled_from(
+    [
+        *("messages", "content", "text", "input", "prompt", "type", "n", "tools", "usage", "model", "max_tokens"),
+        *("functions", "function", "parameters", "best_of", "prompt_tokens", "total_tokens", "prompt_tokens_details"),
+    ]
+)
 paths = st.one_of(
     st.sampled_from([CHAT, "/responses", "/embeddings", "/completions", "/moderations", "/x", "//", "?", "v1"]),
     st.text(),
@@ -352,15 +605,21 @@ bodies = st.recursive(
 )
 
 
-@given(paths, bodies)
-@example(CHAT, {"messages": "\ud800"})
-@example(CHAT, {"messages": [{"content": [{"type": []}]}]})
-@example(CHAT, {"messages": [[1, "x"]]})
-def test_nothing_makes_an_estimate_fail(path, body):
+@given(paths, bodies, st.sampled_from(list(PROVIDERS.values())))
+@example(CHAT, {"messages": "\ud800"}, MISTRAL)
+@example(CHAT, {"messages": [{"content": [{"type": []}]}]}, MISTRAL)
+@example(CHAT, {"messages": [[1, "x"]]}, MISTRAL)
+@example(CHAT, {"messages": [], "functions": [{1: {}}], "tools": [None, {"function": {"parameters": {1: 2}}}]}, MISTRAL)
+@example("/responses", {"tools": [{"type": []}, {"type": {}}, 5]}, MISTRAL)
+def test_nothing_makes_an_estimate_fail(path, body, provider):
+    guess = estimate(path, body, provider)
+    assert min(guess.input, guess.output, guess.choices, guess.surcharge) >= 0
+    assert guess.surcharge <= guess.input
     assert estimate_tokens(path, body) >= 0
     assert model_of(path, body)
     assert is_metered("post", path, body) in (True, False)
-    assert used_tokens(body) is None or used_tokens(body) >= 0
+    usage = read_usage(body)
+    assert usage is None or (0 <= usage.cached <= usage.input and usage.output >= 0)
 
 
 def test_a_body_nested_too_deep_to_recurse_is_read():
@@ -377,4 +636,5 @@ def test_a_body_that_contains_itself_ends():
     loop["content"] = loop
     start = time.perf_counter()
     assert estimate_tokens(CHAT, {"messages": [loop, parts]}) >= 0
+    assert estimate("/responses", {"input": [loop, parts], "tools": [{"parameters": [loop, parts]}]}).input >= 0
     assert time.perf_counter() - start < 10

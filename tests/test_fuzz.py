@@ -4,7 +4,9 @@ import asyncio
 import functools
 import gc
 import importlib
+import itertools
 import random
+import time
 from collections import Counter
 
 import openai
@@ -128,16 +130,8 @@ class Fuzz:
                 pass
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_whatever_happens_nothing_is_left_behind(seed, monkeypatch):
-    settlements = Counter()
-    settle = _lane.Lane.settle
-
-    def counted(lane, permit, *more):
-        settlements[permit] += 1
-        settle(lane, permit, *more)
-
-    monkeypatch.setattr(_lane.Lane, "settle", counted)
+def play(seed):
+    """One run; a failure tells its seed and where it stood."""
     fuzz = Fuzz(seed, FAMILIES[seed % len(FAMILIES)])
     random.seed(seed)  # the SDK's own jitter
     try:
@@ -145,14 +139,69 @@ def test_whatever_happens_nothing_is_left_behind(seed, monkeypatch):
     except BaseException as error:
         error.add_note(str(fuzz))
         raise
+    return fuzz
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """What must hold at every admission and after every look at the queue; how often each permit was settled."""
+    settlements = Counter()
+    lane = _lane.Lane
+    settle, grant, admit_waiting = lane.settle, lane._grant, lane.admit_waiting
+
+    def settled_once(self, permit, *more):
+        settlements[permit] += 1
+        settle(self, permit, *more)
+
+    def granted(self, call, now):
+        assert self.in_flight < self.limit <= CEILING
+        assert now >= self.budget.paused_until
+        assert now >= self._blocked_until or self._billing is not None  # the one that tries
+        return grant(self, call, now)
+
+    def looked(self):
+        admit_waiting(self)
+        assert self.in_flight >= 0
+        assert self.queue.waiting >= 0
+        # Somebody will look again: a timer, or an attempt that ends.
+        assert not self.queue.waiting or self._timer is not None or self.throttle.in_flight
+        for mirror in self.budget.mirrors.values():
+            assert mirror.level <= mirror.limit - mirror.reserve + 1e-6
+            assert 0 < mirror.reserve <= mirror.limit / 4
+
+    monkeypatch.setattr(lane, "settle", settled_once)
+    monkeypatch.setattr(lane, "_grant", granted)
+    monkeypatch.setattr(lane, "admit_waiting", looked)
+    return settlements
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_whatever_happens_nothing_is_left_behind(seed, watched):
+    fuzz = play(seed)
 
     server, stats = fuzz.server, fuzz.client.throttle.stats()
     assert (stats.in_flight, stats.waiting) == (0, 0), fuzz
     assert (server.in_flight, server.open_streams) == (0, 0), fuzz
     assert fuzz.ended == Counter(range(CALLS)), fuzz
     assert max(fuzz.peak, server.peak_in_flight) <= CEILING, fuzz
-    assert set(settlements.values()) == {1}, fuzz
-    assert len(settlements) == stats.admitted >= server.attempts, fuzz
+    assert set(watched.values()) == {1}, fuzz
+    assert len(watched) == stats.admitted >= server.attempts, fuzz
     # It was a fuzz: all of this happened.
     assert set(fuzz.ends) >= {"done", "cancelled", "AdmissionTimeout", "BadRequestError"}, fuzz
     assert stats.refused > 0, fuzz
+
+
+def test_the_same_seed_is_the_same_run_whatever_the_time_of_day(monkeypatch):
+    gc.disable()  # it collects at its own pace; the runs do so by the clock
+    try:
+        stories = []
+        for began in (0.0, 4e9):
+            wall = itertools.count(began, 1234.5)
+            monkeypatch.setattr(time, "time", lambda wall=wall: next(wall))
+            monkeypatch.setattr(time, "monotonic", lambda wall=wall: next(wall))
+            fuzz = play(4)
+            stories.append((fuzz.ends, [(attempt.at, attempt.model, attempt.status) for attempt in fuzz.server.log]))
+    finally:
+        gc.enable()
+    assert len(stories[0][1]) > CALLS / 2
+    assert stories[0] == stories[1]

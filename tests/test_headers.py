@@ -1,22 +1,23 @@
-"""What servers say about their limits, as recorded and as quoted in provider-semantics.md."""
+"""What servers say of their limits in headers, as recorded and as quoted in provider-semantics.md.
+
+Quotes that are not from there are from the provider's documentation or from a public log of the year given.
+"""
 
 import csv
-import json
 import math
 import time
-from dataclasses import fields
 from email.utils import formatdate
 from pathlib import Path
 
 import httpx
 import httpx2
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from throttled_openai._core.durations import DAY, MINUTE, MONTH, parse_duration
 from throttled_openai._core.headers import Announcement, Window, read_limits
-from throttled_openai._core.refusals import Refusal, read_refusal, read_stream_error
+from throttled_openai._core.refusals import read_refusal
 
 NOTHING = Announcement((), ())
 NOW = 1_780_000_000.0  # 2026-05-28T20:26:40Z
@@ -32,15 +33,10 @@ def announced(**told):
 
 def recorded(row):
     names = [f"{role}_{what}" for what in ("requests", "tokens") for role in ("limit", "remaining", "reset")]
-    return announced(**{name: row[name] for name in names if row[name]})
-
-
-def refused(body, status=429, headers=None, wall_now=NOW):
-    return read_refusal(status, headers or {}, body, wall_now=wall_now)
-
-
-def openai_error(message, kind=None, code="rate_limit_exceeded"):
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    told = {name: row[name] for name in names if row[name]}
+    if "azure" in row["host"]:  # Azure's columns lack what else it sends (2)
+        told |= {"renewalperiod_requests": "60", "renewalperiod_tokens": "60"}
+    return announced(**told)
 
 
 # --- limits -----------------------------------------------------------------
@@ -55,7 +51,8 @@ def test_an_ordinary_response_announces_two_limits_per_minute():
         remaining_tokens="554",
         reset_tokens="58.891s",
     )
-    assert read_limits(headers) == Announcement((Window(500, 60, 499),), (Window(30_000, 60, 554),))
+    # 58.891 s at 500 tokens a second tell half a token more than the remainder.
+    assert read_limits(headers) == Announcement((Window(500, 60, 499),), (Window(30_000, 60, 554.5),))
 
 
 def test_a_window_tells_its_rate():
@@ -74,20 +71,41 @@ def test_every_recorded_response_reads_the_same_from_httpx_and_from_a_dict(mappi
         assert read_limits(mapping(recorded(row))) == read_limits(recorded(row))
 
 
-def test_of_a_header_sent_twice_the_last_counts():
-    headers = httpx.Headers(
-        [("x-ratelimit-limit-tokens", "500"), ("X-Other", "1"), ("x-ratelimit-limit-tokens", "600")]
-    )
-    assert read_limits(headers).tokens == (Window(600, 60, None),)
+TWICE = [("x-ratelimit-limit-tokens", "600"), ("x-ratelimit-remaining-tokens", "599"), ("x-other", "1")]
+TWICE += [("x-ratelimit-reset-tokens", "100ms")]
+
+
+@pytest.mark.parametrize("value", ["500", "0", "nonsense", ""])
+@pytest.mark.parametrize(
+    ("name", "windows"),
+    [
+        ("x-ratelimit-limit-tokens", ()),
+        ("x-ratelimit-remaining-tokens", ()),  # nothing is left to tell the period by
+        ("x-ratelimit-reset-tokens", ()),
+        ("x-other", (Window(600, 60, 599),)),
+    ],
+)
+def test_what_is_sent_twice_and_does_not_agree_is_not_told(name, windows, value):
+    for headers in ([(name, value), *TWICE], [*TWICE, (name, value)]):
+        assert read_limits(httpx.Headers(headers)).tokens == windows
+
+
+def test_what_is_sent_twice_and_agrees_is_told():
+    assert read_limits(httpx.Headers(TWICE * 2)).tokens == (Window(600, 60, 599),)
 
 
 def test_every_recorded_limit_is_read():
+    finer = 0
     for row in SAMPLES:
         told = read_limits(recorded(row))
-        for dimension, windows in (("requests", told.requests), ("tokens", told.tokens)):
+        for dimension in ("requests", "tokens"):
             limit, remaining = row[f"limit_{dimension}"], row[f"remaining_{dimension}"]
-            found = [(window.limit, window.remaining) for window in windows]
-            assert found == ([(float(limit), float(remaining))] if limit else [])
+            windows = told.of(dimension)
+            assert [window.limit for window in windows] == ([float(limit)] if limit else [])
+            for window in windows:
+                assert int(remaining) <= window.remaining <= int(remaining) + 1
+                finer += window.remaining > int(remaining) + 1e-6
+    assert finer == 39
 
 
 def requests_period(row):
@@ -124,7 +142,12 @@ def test_every_recorded_tokens_limit_is_per_minute_but_for_one_free_account():
         pytest.param(3000, 2999, "0s", 60, id="rounded to nothing"),
         pytest.param(3000, 3000, "0s", 60, id="nothing missing"),
         pytest.param(500, 499, "1s", 60, id="near no period"),
+        pytest.param(600, 599, "2s", 60, id="rounded up to seconds (Nebius, 2026)"),
+        pytest.param(3600, 3599, "1s", 60, id="rounded up to seconds, as if per hour"),
+        pytest.param(400_000, 399_889, "1s", 60, id="111 tokens rounded up to seconds, as if per hour"),
         pytest.param(500, 491, "59", 60, id="the end of a fixed window"),
+        pytest.param(500, 480, "59s", 60, id="the end of a fixed window, with its unit"),
+        pytest.param(500, 491, "59.9", 60, id="the end of a fixed window, more exactly"),
         pytest.param(100, 99, "10ms", 1, id="per second"),
         pytest.param(1, 0, "1s", 1, id="one per second"),
         pytest.param(20, 19, "500ms", 10, id="per ten seconds"),
@@ -135,7 +158,18 @@ def test_every_recorded_tokens_limit_is_per_minute_but_for_one_free_account():
 )
 def test_the_period_is_the_one_that_explains_the_reset(limit, remaining, reset, period):
     headers = announced(limit_requests=str(limit), remaining_requests=str(remaining), reset_requests=reset)
-    assert read_limits(headers).requests == (Window(limit, period, remaining),)
+    ((found_limit, found_period, found_remaining),) = read_limits(headers).requests
+    assert (found_limit, found_period) == (limit, period)
+    assert found_remaining == pytest.approx(remaining)
+
+
+def go(seconds):
+    """A duration as Go prints it."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms"
+    minutes, seconds = divmod(round(seconds, 3), 60)
+    parts = f"{int(minutes // 60)}h{int(minutes % 60)}m" if minutes >= 60 else f"{int(minutes)}m" if minutes else ""
+    return f"{parts}{round(seconds, 3):g}s"
 
 
 @given(
@@ -143,34 +177,126 @@ def test_the_period_is_the_one_that_explains_the_reset(limit, remaining, reset, 
     period=st.sampled_from([60.0, 3600.0, DAY, MONTH]),
     taken=st.floats(0, 1),
 )
-def test_the_period_of_a_bucket_is_found_unless_it_refills_in_a_millisecond(limit, period, taken):
+def test_the_period_of_a_bucket_is_found_and_its_level_to_a_millisecond(limit, period, taken):
     used = max(1.0, taken * limit)
     remaining = math.floor(limit - used)
     seconds = round(used * period / limit, 3)
-    headers = announced(limit_requests=str(limit), remaining_requests=str(remaining), reset_requests=f"{seconds:.3f}s")
-    found = read_limits(headers).requests[0].period
-    assert found == (MINUTE if seconds <= 0.001 else period)
+    headers = announced(limit_requests=str(limit), remaining_requests=str(remaining), reset_requests=go(seconds))
+    windows = read_limits(headers).requests
+    if seconds <= 0.001 or (seconds.is_integer() and seconds <= 60):
+        assert all(window.period in (MINUTE, period) for window in windows)
+    else:
+        ((_, found, level),) = windows
+        assert found == period
+        # Rounding is half a millisecond; of the remainder alone it is a whole unit.
+        rate = limit / period
+        assert abs(level - (limit - used)) <= (0.0005 * rate if rate < 1000 else 1.0) + 1e-6
 
 
-def test_azure_says_its_period_and_its_resets_are_ignored():
+def test_at_three_requests_a_minute_the_level_is_known_to_the_millisecond():
+    headers = announced(limit_requests="3", remaining_requests="0", reset_requests="59s")
+    assert read_limits(headers).requests == (Window(3, 60, pytest.approx(0.05)),)
+    headers = announced(limit_requests="3", remaining_requests="1", reset_requests="20.5s")
+    assert read_limits(headers).requests == (Window(3, 60, pytest.approx(1.975)),)
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "reset"),
+    [
+        pytest.param(30_000, 554, "58.884s", id="four units too many"),
+        pytest.param(30_000, 554, "58.897s", id="two units too few"),
+        pytest.param(60_000, 59_900, "100ms", id="at 1,000 a second, a millisecond is a unit"),
+        pytest.param(150_000_000, 149_999_979, "0s", id="rounded to nothing"),
+        pytest.param(30_000, 29_999, "0s", id="nothing is missing, and a unit is"),
+        pytest.param(30_000, 29_000, "2", id="no unit"),
+    ],
+)
+def test_a_remainder_that_the_reset_does_not_make_finer_stays_whole(limit, remaining, reset):
+    headers = announced(limit_tokens=str(limit), remaining_tokens=str(remaining), reset_tokens=reset)
+    assert read_limits(headers).tokens == (Window(limit, 60, remaining),)
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "reset"),
+    [
+        pytest.param(1500, 1497, "4h17m", id="the end of a fixed day, or of something else"),
+        pytest.param(1500, 1497, "15420", id="the same, in seconds or milliseconds"),
+        pytest.param(50, 49, "1728", id="a day's bucket without a unit"),
+        pytest.param(500, 499, "61s", id="longer than a minute"),
+        pytest.param(500, 491, "59s", id="the end of a fixed minute, or 8.2 of 500 an hour"),
+        pytest.param(50, 51, "8.64s", id="more left than there is"),
+    ],
+)
+def test_a_period_that_would_be_a_guess_is_not_told(limit, remaining, reset):
+    headers = announced(limit_requests=str(limit), remaining_requests=str(remaining), reset_requests=reset)
+    assert read_limits(headers) == NOTHING
+
+
+def test_without_a_reset_a_limit_is_per_minute_as_its_name_means():
+    """OpenAI's `limit-requests: 10000` may be of a day; but its daily limits always have a time to full (1.4)."""
+    assert read_limits(announced(limit_requests="10000")).requests == (Window(10_000, 60, None),)
+    headers = announced(limit_requests="10000", remaining_requests="9999")
+    assert read_limits(headers).requests == (Window(10_000, 60, 9999),)
+
+
+@pytest.mark.parametrize(
+    ("reset", "period"),
+    [
+        (str(int(NOW) + 40), 60),
+        (str(int(NOW) + 7200), None),
+        (str(int(NOW + 40) * 1000), 60),
+        (str(int(NOW + 7200) * 1000), None),
+        ("2026-05-28T20:27:10Z", 60),
+        ("2026-05-28T22:26:40Z", None),
+        (formatdate(NOW + 40, usegmt=True), 60),
+        (formatdate(NOW + 7200, usegmt=True), None),
+        (str(int(NOW) - 2), 60),
+    ],
+)
+@pytest.mark.parametrize("name", ["date", "Date"])
+def test_a_reset_that_is_an_instant_is_the_end_of_a_minute_or_of_something_longer(reset, period, name):
+    told = announced(limit_requests="60", remaining_requests="20", reset_requests=reset)
+    windows = () if period is None else (Window(60, period, 20),)
+    for also in ({}, {"x-ratelimit-limit-tokens": "600"}):
+        headers = httpx.Headers({name: formatdate(NOW, usegmt=True), **told, **also})
+        assert read_limits(headers).requests == windows
+    assert read_limits(httpx.Headers(told)) == NOTHING  # without a date it may be any time
+
+
+# --- dialects -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("period", "seconds"), [("10", 10), ("60", 60), ("", 60), ("0", 60), ("-1", 60), ("nan", 60), ("9999999", 60)]
+)
+def test_azure_says_its_period_and_its_resets_are_ignored(period, seconds):
     headers = announced(
         limit_requests="120",
         remaining_requests="119",
         reset_requests="500",
-        renewalperiod_requests="10",
+        renewalperiod_requests=period,
         limit_tokens="120000",
         remaining_tokens="119986",
         reset_tokens="7",
         renewalperiod_tokens="60",
-    )
-    assert read_limits(headers) == Announcement((Window(120, 10, 119),), (Window(120_000, 60, 119_986),))
+    ) | {"x-ms-region": "East US 2"}
+    assert read_limits(headers) == Announcement((Window(120, seconds, 119),), (Window(120_000, 60, 119_986),))
 
 
-def test_azure_says_minus_one_and_zero_when_it_does_not_know():
-    headers = announced(
-        limit_requests="-1", remaining_requests="-1", limit_tokens="0", remaining_tokens="0", reset_tokens="0"
-    )
-    assert read_limits(headers) == NOTHING
+@pytest.mark.parametrize("name", ["apim-request-id", "x-ms-region"])
+def test_azure_without_a_period_is_per_minute(name):
+    """20 for a deployment of 120 per minute is per ten seconds (2): 20 a minute is too slow, but not too fast."""
+    headers = announced(limit_requests="20", remaining_requests="19", reset_requests="500")
+    assert read_limits(headers) == NOTHING  # 500 of anything
+    assert read_limits(headers | {name: "x"}).requests == (Window(20, 60, 19),)
+
+
+@pytest.mark.parametrize("reset", [{}, {"reset_requests": "0", "reset_tokens": "0"}])
+def test_azure_says_minus_one_and_zero_when_it_does_not_know(reset):
+    told = {"limit_requests": "-1", "remaining_requests": "-1", "limit_tokens": "0", "remaining_tokens": "0"}
+    assert read_limits(announced(**told, **reset)) == NOTHING
+    headers = announced(limit_tokens="120000", remaining_tokens="-1", **reset)
+    assert read_limits(headers).tokens == (Window(120_000, 60, None),)
 
 
 def test_a_remainder_without_a_limit_is_nothing():
@@ -179,7 +305,8 @@ def test_a_remainder_without_a_limit_is_nothing():
 
 def test_groq_announces_requests_per_day():
     headers = announced(limit_requests="14400", remaining_requests="14397", reset_requests="17.563999999s")
-    assert read_limits(headers).requests == (Window(14_400, DAY, 14_397),)
+    # With the noise of its floats (3): 17.564 s at one in six seconds are 2.93 requests.
+    assert read_limits(headers).requests == (Window(14_400, DAY, pytest.approx(14_397.073, abs=0.001)),)
 
 
 def test_mistral_names_its_periods():
@@ -248,7 +375,137 @@ def test_the_old_ietf_drafts_had_three_headers():
     assert read_limits(headers).requests == (Window(100, 60, 50), Window(1000, 3600, None))
 
 
-def test_a_project_limit_is_a_second_window():
+def test_digitalocean_says_per_and_when_a_request_will_fit():
+    headers = announced(
+        **{
+            "limit-requests": "120",
+            "remaining-requests": "119",
+            "reset-requests": "0",
+            "limit-tokens-per-minute": "100000",
+            "remaining-tokens-per-minute": "98000",
+            "reset-tokens-per-minute": str(int(NOW) + 1),
+            "limit-tokens-per-day": "2000000",
+            "remaining-tokens-per-day": "1900000",
+            "reset-tokens-per-day": str(int(NOW) + 4000),
+        }
+    )
+    assert read_limits(headers) == Announcement(
+        (Window(120, 60, 119),), (Window(100_000, 60, 98_000), Window(2_000_000, DAY, 1_900_000))
+    )
+
+
+def test_sambanova_names_its_periods_and_its_resets_have_units():
+    headers = announced(
+        **{"limit-requests-day": "1500", "remaining-requests-day": "1497", "reset-requests-day": "4h17m"}
+    )
+    assert read_limits(headers).requests == (Window(1500, DAY, 1497),)
+
+
+def test_fireworks_announces_per_minute_what_it_documents_per_second():
+    """Documented to begin with 3.6 million input tokens a minute; seen in 2026: 7193993 of 7200000."""
+    headers = announced(
+        **{
+            "limit-tokens-prompt": "7200000",
+            "remaining-tokens-prompt": "7193993",
+            "limit-tokens-cache-adjusted-prompt": "1800000",
+            "remaining-tokens-cache-adjusted-prompt": "1793993",
+            "limit-tokens-generated": "72000",
+            "remaining-tokens-generated": "69338",
+            "over-limit": "no",
+        }
+    )
+    assert read_limits(headers) == Announcement((), (Window(1_800_000, 60, 1_793_993),))
+    # All of it was cached: the other limit binds.
+    headers["x-ratelimit-remaining-tokens-prompt"] = "1000"
+    assert read_limits(headers).tokens == (Window(7_200_000, 60, 1000),)
+    headers |= announced(limit_requests="6000", remaining_requests="5999")
+    assert read_limits(headers) == Announcement((Window(6000, 60, 5999),), (Window(7_200_000, 60, 1000),))
+
+
+def test_nebius_resets_in_whole_seconds():
+    headers = announced(
+        **{
+            "limit-requests": "600",
+            "remaining-requests": "599",
+            "reset-requests": "1s",
+            "limit-tokens": "400000",
+            "remaining-tokens": "398834",
+            "reset-tokens": "1s",
+            "dynamic-period-remaining": "900s",
+            "dynamic-scale-tokens": "1.00",
+            "dynamic-period-usage-tokens": "0%",
+        }
+    )
+    assert read_limits(headers) == Announcement((Window(600, 60, 599),), (Window(400_000, 60, 398_834),))
+
+
+def test_xai_has_no_resets():
+    """8300 of 8300, as seen in 2026: what is left does not fall."""
+    headers = announced(
+        limit_requests="8300", remaining_requests="8300", limit_tokens="53000000", remaining_tokens="53000000"
+    )
+    assert read_limits(headers) == Announcement((Window(8300, 60, 8300),), (Window(53_000_000, 60, 53_000_000),))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        # As recorded in 2024, 1.4 s apart: not per second, then, as it is documented.
+        {"x-ratelimit-limit": "200", "x-ratelimit-remaining": "199", "x-ratelimit-reset": "2"},
+        {"x-ratelimit-limit": "200", "x-ratelimit-remaining": "198", "x-ratelimit-reset": "1"},
+        {"x-ratelimit-limit": "2", "x-tokenlimit-limit": "3000", "x-tokenlimit-remaining": "2900"},
+        {"x-ratelimit-limit-dynamic": "2", "x-tokenlimit-limit-dynamic": "3000"},
+    ],
+)
+def test_together_does_not_say_per_what(headers):
+    assert read_limits(headers) == NOTHING
+
+
+LITELLM_TOLD = announced(
+    limit_requests="10000", remaining_requests="9999", limit_tokens="200000", remaining_tokens="199973"
+)
+
+
+def forwarded(**told):
+    return {f"llm_provider-{name}": value for name, value in announced(**told).items()}
+
+
+def test_litellm_repeats_limits_without_their_resets_which_it_has_elsewhere():
+    original = {f"llm_provider-{name}": value for name, value in LITELLM_TOLD.items()}
+    resets = forwarded(reset_requests="8.64s", reset_tokens="8ms")
+    assert read_limits(LITELLM_TOLD).requests == (Window(10_000, 60, 9999),)
+    told = read_limits(LITELLM_TOLD | original | resets)
+    assert told.requests == (Window(10_000, DAY, pytest.approx(9999)),)
+    assert told.tokens == (Window(200_000, 60, 199_973),)  # 3,333 a second: no finer
+
+
+@pytest.mark.parametrize("other", [{"limit_requests": "30000"}, {"remaining_requests": "29998"}])
+def test_the_resets_of_other_limits_are_not_those_of_the_proxys_own(other):
+    same = {"limit_requests": "10000", "remaining_requests": "9999", "reset_requests": "8.64s"}
+    assert read_limits(LITELLM_TOLD | forwarded(**same | other)).requests == (Window(10_000, 60, 9999),)
+
+
+def test_a_reset_without_a_unit_is_not_taken_from_behind_a_proxy():
+    same = {"limit_requests": "10000", "remaining_requests": "9999", "reset_requests": "500"}
+    assert read_limits(LITELLM_TOLD | forwarded(**same)).requests == (Window(10_000, 60, 9999),)
+
+
+def test_limits_of_one_deployment_behind_a_proxy_are_not_ours():
+    headers = forwarded(limit_requests="500", remaining_requests="0", limit_tokens="30000", remaining_tokens="554")
+    assert read_limits(headers | {"llm_provider-anthropic-ratelimit-requests-limit": "50"}) == NOTHING
+
+
+def test_one_dimension_may_be_told_in_one_dialect_and_the_other_in_another():
+    headers = announced(**{"limit-requests": "600", "limit-tokens-minute": "75000", "remaining-tokens-minute": "5"})
+    assert read_limits(headers) == Announcement((Window(600, 60, None),), (Window(75_000, 60, 5),))
+
+
+def test_of_two_limits_of_one_period_the_one_with_less_left_is_told():
+    headers = {"ratelimit-policy": '"a";q=100;w=60,"b";q=50;w=60,"c";q=10;w=1', "ratelimit": '"a";r=5,"b";r=6'}
+    assert read_limits(headers).requests == (Window(100, 60, 5), Window(10, 1, None))
+
+
+def test_a_project_limit_counts_where_it_has_less_left():
     headers = announced(
         **{
             "limit-tokens": "150000",
@@ -258,7 +515,9 @@ def test_a_project_limit_is_a_second_window():
             "reset-project-tokens": "3s",
         }
     )
-    assert read_limits(headers).tokens == (Window(150_000, 60, 149_984), Window(60_000, 60, 57_000))
+    assert read_limits(headers).tokens == (Window(60_000, 60, 57_000),)
+    headers |= announced(remaining_tokens="100", reset_tokens="59.96s", limit_requests="500")
+    assert read_limits(headers).tokens == (Window(150_000, 60, 100),)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +525,8 @@ def test_a_project_limit_is_a_second_window():
     [
         {},
         {"content-type": "application/json"},
-        {"x-ratelimit-limit": "2", "x-ratelimit-remaining": "1", "x-ratelimit-reset": "2"},
-        announced(**{"limit-input-images": "50000", "limit-tokens-generated": "600"}),
+        announced(**{"limit-input-images": "50000", "limit-tokens-generated": "600", "limit-images": "5"}),
+        {"x-ratelimit-abusepenalty-active": "False", "x-ratelimit-key": "gpt-5.2_2025-12-11"},
         announced(**{"limit-tokens-99999-month": "5", "limit-req-0-second": "5"}),
         {"ratelimit-limit": "100", "ratelimit-policy": ";;;==,,", "ratelimit": ""},
         {"ratelimit-policy": '"a";q=1;w=0, "b";q=0;w=1, "c";q=1, "d";w=1'},
@@ -290,12 +549,25 @@ def test_a_broken_limit_is_not_told(value):
 
 @pytest.mark.parametrize("value", [value for value in BROKEN if value not in ("0", "0.5")] + ["501"])
 def test_a_broken_remainder_is_not_told(value):
-    headers = announced(limit_requests="500", remaining_requests=value, reset_requests="8.64s")
+    headers = announced(limit_requests="500", remaining_requests=value)
     assert read_limits(headers).requests == (Window(500, 60, None),)
+    # A time to full is there to be compared with it: 500 a minute, or a day?
+    assert read_limits(headers | announced(reset_requests="8.64s")).requests == ()
 
 
-@pytest.mark.parametrize("value", [*BROKEN, "-8.64s", "nans", "1e3s", "800h0m0s"])
-def test_a_broken_reset_leaves_a_minute(value):
+@pytest.mark.parametrize("value", [value for value in BROKEN if value not in ("", "0", "0.5")])
+@pytest.mark.parametrize("suffix", ["", "s", "ms"])
+def test_with_a_broken_reset_a_limit_that_depends_on_it_is_not_told(value, suffix):
+    headers = announced(limit_requests="500", remaining_requests="499", reset_requests=value + suffix)
+    assert read_limits(headers).requests == ()
+    headers["x-ratelimit-renewalperiod-requests"] = "10"
+    assert read_limits(headers).requests == (Window(500, 10, 499),)
+    named = {name.replace("requests", "requests-day"): value for name, value in headers.items()}
+    assert read_limits(named).requests == (Window(500, DAY, 499),)
+
+
+@pytest.mark.parametrize("value", ["", "0", "0s", "0ms", "0.5"])
+def test_a_reset_that_tells_nothing_leaves_a_minute(value):
     headers = announced(limit_requests="500", remaining_requests="499", reset_requests=value)
     assert read_limits(headers).requests == (Window(500, 60, 499),)
 
@@ -342,455 +614,54 @@ def test_every_recorded_reset_is_a_duration():
     assert all(parse_duration(reset) is not None for reset in resets)
 
 
-# --- refusals: every body quoted in the document -----------------------------
-
-TPM = (
-    "Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Used 29446, "
-    "Requested 821. Please try again in 534ms. Visit https://platform.openai.com/account/rate-limits to learn more."
-)
-TOO_LARGE = (
-    "Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested 40000. "
-    "The input or output tokens must be reduced in order to run successfully. Visit …"
-)
-FREE_TPM = (
-    "Rate limit reached for gpt-3.5-turbo in organization org-x on tokens per min (TPM): Limit 100000, Used 96749, "
-    "Requested 19126. Please try again in 114h18m0s."
-)
-GROQ_TPD = (
-    "Rate limit reached for model `llama-3.3-70b-versatile` in organization `org_x` service tier `on_demand` on "
-    "tokens per day (TPD): Limit 100000, Used 97050, Requested 3619. Please try again in 9m38.016s. Need more tokens?"
-)
-GROQ_TOO_LARGE = (
-    "Request too large for model `llama-3.1-8b-instant` in organization `org_x` service tier `on_demand` on tokens "
-    "per minute (TPM): Limit 6000, Requested 12328, please reduce your message size and try again. Need more tokens?"
-)
-AZURE = (
-    "Requests to the ChatCompletions_Create Operation under Azure OpenAI API version 2024-08-01-preview have "
-    "exceeded {what} rate limit of your current OpenAI S0 pricing tier. Please retry after {wait} seconds. Please "
-    "go here: https://aka.ms/oai/quotaincrease if you would like to further increase the default rate limit."
-)
-AZURE_BUSY = (
-    "The system is currently experiencing high demand and cannot process your request. Your request exceeds the "
-    "maximum usage size allowed during peak load. Please retry after 6 seconds"
-)
-GEMINI = [
-    {
-        "error": {
-            "code": 429,
-            "message": "You exceeded your current quota, please check your plan and billing details.",
-            "status": "RESOURCE_EXHAUSTED",
-            "details": [
-                {
-                    "@type": "type.googleapis.com/google.rpc.QuotaFailure",
-                    "violations": [{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}],
-                },
-                {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3.299376739s"},
-            ],
-        }
-    }
-]
-OPENROUTER = {
-    "error": {
-        "message": "Rate limit exceeded: free-models-per-day. Add 10 credits to unlock 1000 free model requests",
-        "code": 429,
-        "metadata": {
-            "headers": {
-                "X-RateLimit-Limit": "50",
-                "X-RateLimit-Remaining": "0",
-                "X-RateLimit-Reset": str(int((NOW + 7200) * 1000)),
-            },
-            "provider_name": None,
-        },
-    }
-}
-ANTHROPIC = {
-    "error": {
-        "code": "rate_limit_error",
-        "message": "This request would exceed the rate limit for your organization of 20,000 input tokens per minute…",
-        "type": "invalid_request_error",
-    }
-}
-LITELLM = (
-    "Rate limit exceeded for api_key: 18c1…. Limit type: tokens. Current limit: 200, Remaining: 200. "
-    "Limit resets at: 2026-05-28 20:27:10 UTC"
-)
-MISTRAL_BUSY = {
-    "object": "error",
-    "message": "Service tier capacity exceeded for this model.",
-    "type": "service_tier_capacity_exceeded",
-    "param": None,
-    "code": "3505",
-}
-MISTRAL = {"message": "Requests rate limit exceeded", "type": "rate_limited", "code": "1300"}
-
-
-def limited(what, limit, used, requested, wait):
-    numbers = f"Limit {limit}, Used {used}, Requested {requested}. Please try again in {wait}. Visit …"
-    return f"Rate limit reached for gpt-4 in organization org-x on {what}: {numbers}"
-
-
-def rate(*told):
-    """A refusal for our rate: dimension, retry_after, period, limit, used, requested, as far as told."""
-    return Refusal("rate", *told)
-
-
-QUOTED = [
-    pytest.param(openai_error(TPM, "tokens"), rate("tokens", 0.534, 60, 30_000, 29_446, 821), id="tokens per minute"),
-    pytest.param(
-        openai_error(limited("requests per min (RPM)", 3, 3, 1, "20s"), "requests"),
-        rate("requests", 20, 60, 3, 3, 1),
-        id="requests per minute",
-    ),
-    pytest.param(
-        openai_error(limited("requests per day (RPD)", 200, 200, 1, "7m12s"), "requests"),
-        rate("requests", 432, DAY, 200, 200, 1),
-        id="requests per day",
-    ),
-    pytest.param(
-        openai_error(limited("input-images per min", 5, 5, 1, "12s")),
-        rate(None, 12, 60, 5, 5, 1),
-        id="images",
-    ),
-    pytest.param(
-        openai_error(limited("tokens_usage_based per min", 10_000, 8782, 8172, "41.724s"), "tokens_usage_based"),
-        rate("tokens", 41.724, 60, 10_000, 8782, 8172),
-        id="2023",
-    ),
-    pytest.param(
-        openai_error(FREE_TPM, "tokens"),
-        rate("tokens", 411_480, MONTH, 100_000, 96_749, 19_126),
-        id="a month called a minute",
-    ),
-    pytest.param(
-        openai_error(TOO_LARGE, "tokens"),
-        Refusal("too_large", "tokens", None, 60, 30_000, None, 40_000),
-        id="too large",
-    ),
-    pytest.param(
-        openai_error(TOO_LARGE.replace("gpt-4o", "gpt-4.1-2025-04-14 (for limit gpt-4.1)"), "tokens"),
-        Refusal("too_large", "tokens", None, 60, 30_000, None, 40_000, "gpt-4.1"),
-        id="a shared limit",
-    ),
-    pytest.param(
-        openai_error("You exceeded your current quota, please check…", "insufficient_quota", "insufficient_quota"),
-        Refusal("billing"),
-        id="quota",
-    ),
-    pytest.param(openai_error("Resource Unavailable", None, "resource_unavailable"), Refusal("overload"), id="flex"),
-    pytest.param(
-        openai_error(GROQ_TPD, "tokens"), rate("tokens", 578.016, DAY, 100_000, 97_050, 3619), id="groq, a day"
-    ),
-    pytest.param(
-        {"error": {"code": "429", "message": AZURE.format(what="token", wait=22)}}, rate("tokens", 22), id="azure"
-    ),
-    pytest.param(
-        {"error": {"code": "429", "message": AZURE.format(what="call", wait=5)}},
-        rate("requests", 5),
-        id="azure, calls",
-    ),
-    pytest.param(
-        {"error": {"code": "429", "message": AZURE.format(what="token", wait=86400)}},
-        Refusal("too_large", "tokens"),
-        id="azure, can never fit",
-    ),
-    pytest.param(
-        {"error": {"type": "too_many_requests", "code": "no_capacity", "message": AZURE_BUSY}},
-        Refusal("overload", None, 6),
-        id="azure, no capacity",
-    ),
-    pytest.param(MISTRAL_BUSY, Refusal("overload"), id="mistral, no capacity"),
-    pytest.param(MISTRAL, rate("requests"), id="mistral"),
-    pytest.param(ANTHROPIC, rate("tokens", None, 60, 20_000), id="anthropic"),
-    pytest.param(GEMINI, rate("requests", 3.299376739, 60), id="gemini"),
-    pytest.param(OPENROUTER, rate("requests", 7200, DAY), id="openrouter"),
-    pytest.param({"error": {"message": LITELLM, "type": "None", "code": "429"}}, rate("tokens", 30), id="litellm"),
-    pytest.param({"error": "Too many concurrent requests"}, Refusal("overload"), id="concurrency"),
-    pytest.param({"error": "Model is overloaded", "error_type": "overloaded"}, Refusal("overload"), id="tgi"),
-]
-
-
-@pytest.mark.parametrize(("body", "refusal"), QUOTED)
-def test_a_quoted_body_is_read(body, refusal):
-    assert refused(body) == refusal
-
-
-@pytest.mark.parametrize(("body", "refusal"), QUOTED)
-def test_a_body_reads_the_same_as_bytes_as_text_and_as_the_sdk_unwraps_it(body, refusal):
-    text = json.dumps(body)
-    assert refused(text) == refused(text.encode()) == refusal
-    if isinstance(body, dict) and isinstance(body.get("error"), dict):
-        assert refused(body["error"]) == refusal
-
-
-@pytest.mark.parametrize(("body", "refusal"), QUOTED)
-def test_only_what_can_never_succeed_is_final(body, refusal):
-    assert refused(body).final == (refusal.kind in ("too_large", "billing"))
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "insufficient_quota",
-        "credit_balance_exhausted",
-        "organization_spend_limit_exceeded",
-        "project_spend_limit_exceeded",
-        "organization_usage_limit_exceeded",
-        "billing_hard_limit_reached",
-    ],
-)
-def test_no_money_is_final_whatever_the_headers_promise(code):
-    refusal = refused(openai_error("…", "insufficient_quota", code), headers={"retry-after": "5"})
-    assert refusal == Refusal("billing")
-
-
-def test_a_limit_of_zero_is_no_limit_to_wait_for():
-    refusal = refused(openai_error(limited("images per minute", 0, 0, 1, "1s")))
-    assert (refusal.kind, refusal.limit) == ("too_large", None)
-
-
-def test_groq_refuses_what_is_too_large_with_413():
-    assert refused(openai_error(GROQ_TOO_LARGE, "tokens"), 413) == Refusal(
-        "too_large", "tokens", None, 60, 6000, None, 12_328
-    )
-
-
-def test_a_413_of_a_proxy_is_not_about_rates():
-    assert refused(b"<html><h1>413 Request Entity Too Large</h1></html>", 413) is None
-
-
-@pytest.mark.parametrize("status", [200, 302, 400, 401, 402, 403, 404, 408, 409, 422, 500, 502, 504, 520])
-def test_other_statuses_are_no_refusals(status):
-    assert refused(openai_error(TPM, "tokens"), status) is None
-
-
-@pytest.mark.parametrize(
-    ("status", "body"),
-    [
-        (503, "The engine is currently overloaded, please try again later"),
-        (503, {"error": {"message": "Slow Down", "type": "server_error", "code": "slow_down"}}),
-        (503, {"error": "server busy, please try again.  maximum pending requests exceeded"}),
-        (503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}),
-        (503, b"The request queue is full."),
-        (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
-        (503, None),
-    ],
-)
-def test_503_and_529_are_overload(status, body):
-    assert refused(body, status) == Refusal("overload")
-
-
-@pytest.mark.parametrize("body", [None, b"", "", {}, [], b"<html>Too Many Requests</html>", 5, {"error": None}])
-def test_a_bare_429_names_nothing(body):
-    assert refused(body) == rate()
-
-
-def test_too_large_cannot_be_told_apart_by_the_type():
-    """OpenAI's type and code are the same for a request to send again and for one never to send again."""
-    assert refused(openai_error(TPM, "tokens")).kind != refused(openai_error(TOO_LARGE, "tokens")).kind
-
-
-def test_the_type_alone_names_the_dimension():
-    assert refused(openai_error("slow", "tokens")).dimension == "tokens"
-    assert refused(openai_error("slow", "requests")).dimension == "requests"
-
-
-# --- how long to wait ---------------------------------------------------------
-
-
-def waits(headers, body=None):
-    return refused(body, headers=headers).retry_after
-
-
-def test_the_wait_comes_from_the_most_exact_source():
-    body = openai_error(TPM, "tokens")
-    assert waits({"retry-after": "1", "retry-after-ms": "530"}, body) == 0.53
-    assert waits({"retry-after": "1"}, body) == 1.0
-    assert waits({}, body) == 0.534
-    assert waits({}, None) is None
-
-
-def test_the_httpx_headers_of_a_refusal_are_read_in_any_case():
-    assert waits(httpx.Headers({"Retry-After": "2.5"})) == 2.5
-
-
-def test_a_date_is_relative_to_the_servers_own_clock():
-    headers = {"retry-after": formatdate(NOW + 30, usegmt=True)}
-    assert waits(headers) == 30.0
-    headers["date"] = formatdate(NOW + 20, usegmt=True)
-    assert waits(headers) == 10.0
-
-
-@pytest.mark.parametrize(
-    "value", ["2026-05-28T20:26:50Z", "2026-05-28T22:26:50+02:00", str(int(NOW + 10)), str(int(NOW + 10) * 1000)]
-)
-def test_an_instant_is_a_date_or_an_epoch_in_seconds_or_milliseconds(value):
-    assert waits({"x-ratelimit-reset": value}) == 10.0
-    assert waits({"retry-after": value}) == 10.0
-
-
-@pytest.mark.parametrize("value", [*BROKEN, "-1", formatdate(NOW - 5, usegmt=True), str(32 * 86_400), "Thu, 99 Foo"])
-def test_a_wait_that_cannot_be_meant_is_not_told(value):
-    if value != "0.5":
-        assert waits({"retry-after": value}) is None
-        assert waits({"retry-after-ms": "-" + value}) is None
-    assert waits({"retry-after": value, "retry-after-ms": "250"}) == 0.25
-
-
-def test_a_broken_wait_gives_way_to_the_next_source():
-    assert waits({"retry-after-ms": "-1", "retry-after": "soon"}, openai_error(TPM, "tokens")) == 0.534
-
-
-def test_the_wait_is_the_refill_of_what_is_missing_not_the_time_to_full():
-    headers = announced(limit_tokens="30000", remaining_tokens="554", reset_tokens="58.891s")
-    body = openai_error("Rate limit reached on tokens per min (TPM): Limit 30000, Requested 821.", "tokens")
-    assert waits(headers, body) == 0.534  # (821 - 554) / 500
-    assert waits({}, body) is None
-
-
-def test_the_wait_is_computed_from_the_body_alone():
-    body = openai_error(TPM.replace("Please try again in 534ms.", ""), "tokens")
-    assert waits({}, body) == 0.534
-
-
-def test_a_request_is_one_whether_it_is_said_or_not():
-    headers = announced(limit_requests="600", remaining_requests="0", reset_requests="1m0s")
-    assert waits(headers, openai_error("slow", "requests")) == 0.1
-    assert waits(headers, None) is None  # it may be another limit that was hit
-
-
-def test_nothing_is_missing_from_a_limit_that_was_not_hit():
-    headers = announced(limit_requests="600", remaining_requests="599", reset_requests="100ms")
-    assert waits(headers, openai_error("slow", "requests")) is None
-
-
-# --- streams ------------------------------------------------------------------
-
-STREAMED = {"code": "rate_limit_exceeded", "message": TPM}
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        STREAMED,
-        {"error": STREAMED},
-        {"type": "error", **STREAMED, "param": None, "sequence_number": 3},
-        {"type": "response.failed", "response": {"id": "resp_x", "status": "failed", "error": STREAMED}},
-        json.dumps({"error": STREAMED}),
-        {"error": {"code": 429, "message": TPM}},
-    ],
-)
-def test_a_rate_limit_may_come_inside_a_stream(error):
-    assert read_stream_error(error) == rate("tokens", 0.534, 60, 30_000, 29_446, 821)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        {"error": {"type": "too_many_requests", "code": "no_capacity", "message": AZURE_BUSY}},
-        {"error": f"Busy. {AZURE_BUSY}", "code": 503},
-        {"error": {"type": "overloaded_error", "message": AZURE_BUSY}},
-    ],
-)
-def test_overload_may_come_inside_a_stream(error):
-    assert read_stream_error(error) == Refusal("overload", None, 6)
-
-
-def test_the_end_of_money_may_come_inside_a_stream():
-    assert read_stream_error({"code": "insufficient_quota", "message": "…"}) == Refusal("billing")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        None,
-        "",
-        [],
-        "boom",
-        {"code": "server_error", "message": "The server had an error"},
-        {"code": "context_length_exceeded", "message": "too many tokens"},
-        {"error": {"code": 500, "message": "…"}},
-        {"type": "response.completed", "response": {"error": None, "status": "completed"}},
-    ],
-)
-def test_another_error_inside_a_stream_is_no_refusal(error):
-    assert read_stream_error(error) is None
-
-
 # --- hostile ------------------------------------------------------------------
 
 numbers = st.one_of(
     st.integers().map(str),
     st.floats().map(str),
+    st.integers(1, 10**6).map(str),
+    st.builds("{}{}".format, st.integers(0, 10**7), st.sampled_from(["ms", "s", "m", "h", ".5s", "m1s"])),
     st.sampled_from(["1e400", "nan", "-0", "9" * 400, "٣", "500, 500", "1.5s", "5ms", "7m12s", "0s", "2026-05-28"]),
+    st.sampled_from([str(int(NOW)), str(int(NOW) * 1000), formatdate(NOW, usegmt=True), '"a";q=5;w=60', '"a";r=0;t=9']),
 )
 values = st.one_of(numbers, st.text(max_size=40), st.binary(max_size=40).map(lambda b: b.decode("latin-1")))
+WHATS = ["requests", "tokens", "project-tokens", "req-10-second", "tokens-month", "tokens-per-day", "tokens-prompt"]
 names = st.sampled_from(
     [
         *announced(
-            **{
-                f"{role}-{what}": ""
-                for role in ("limit", "remaining", "reset", "renewalperiod")
-                for what in ("requests", "tokens", "project-tokens", "req-10-second", "tokens-month")
-            }
+            **{f"{role}-{what}": "" for role in ("limit", "remaining", "reset", "renewalperiod") for what in WHATS}
         ),
-        *(f"anthropic-ratelimit-{x}-limit" for x in ("requests", "tokens", "input-tokens")),
-        *("ratelimit", "ratelimit-policy", "ratelimit-limit", "ratelimit-remaining", "x-ratelimit-reset"),
-        *("retry-after", "retry-after-ms", "date"),
+        *(f"anthropic-ratelimit-{x}-{role}" for x in ("requests", "input-tokens") for role in ("limit", "remaining")),
+        *(f"llm_provider-x-ratelimit-{role}-requests" for role in ("limit", "remaining", "reset")),
+        *("ratelimit", "ratelimit-policy", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"),
+        *("x-ratelimit-limit", "x-ratelimit-reset", "retry-after", "retry-after-ms", "date", "x-ms-region"),
     ]
 )
-all_headers = st.dictionaries(st.one_of(names, st.text(max_size=20)), values, max_size=12)
-keys = st.sampled_from(["error", "code", "type", "status", "message", "details", "metadata", "response", "detail"])
-messages = st.builds(
-    lambda what, numbers, rest: (
-        f"on {what} per min: Limit {numbers[0]}, Used {numbers[1]}, "
-        f"Requested {numbers[2]}. Please try again in {numbers[3]} retry after {numbers[4]} seconds {rest}"
-    ),
-    st.sampled_from(["tokens", "requests", "x"]),
-    st.lists(values, min_size=5, max_size=5),
-    st.text(max_size=20),
-)
-bodies = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), values, messages, st.binary(max_size=60)),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.one_of(keys, st.text(max_size=5)), inner, max_size=5)
-    ),
-)
+all_headers = st.dictionaries(st.one_of(names, st.text(max_size=20)), values, max_size=14)
 
 
-def assert_sound(refusal):
-    for field in fields(refusal):
-        value = getattr(refusal, field.name)
-        if isinstance(value, float):
-            assert math.isfinite(value)
-            assert value >= 0 if field.name in ("used", "requested") else value > 0
+def assert_possible(announcement):
+    for windows in announcement:
+        for window in windows:
+            assert 1 <= window.limit < 1e15
+            assert 0 < window.period <= 31 * DAY
+            assert window.remaining is None or 0 <= window.remaining <= window.limit
+        assert len({window.period for window in windows}) == len(windows)
 
 
 @given(all_headers)
 def test_no_headers_announce_an_impossible_limit(headers):
-    announcement = read_limits(headers)
-    for window in announcement.requests + announcement.tokens:
-        assert 1 <= window.limit < 1e15
-        assert 0 < window.period <= 31 * DAY
-        assert window.remaining is None or 0 <= window.remaining <= window.limit
+    assert_possible(read_limits(headers))
+
+
+@given(st.lists(st.tuples(names.map(str.encode), values.map(lambda v: v.encode("utf-8", "replace"))), max_size=14))
+def test_no_headers_of_a_client_do(raw):
+    assert_possible(read_limits(httpx.Headers(raw)))
 
 
 @given(st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=20)), max_size=6))
 def test_headers_of_random_bytes_announce_nothing(raw):
     assert read_limits(httpx.Headers(raw)) == NOTHING
-
-
-@given(st.sampled_from([429, 413, 503, 529]), all_headers, bodies, st.floats())
-@example(429, {}, b'{"error":' * 20_000, NOW)
-@example(429, {}, "[" * 60_000, NOW)
-@example(429, {}, '{"error": {"code": 1e400, "message": -Infinity}}', NOW)
-@example(429, {}, f'{{"error": {"9" * 5000}}}', NOW)
-def test_no_refusal_says_an_impossible_number(status, headers, body, wall_now):
-    refusal = read_refusal(status, headers, body, wall_now=wall_now)
-    if refusal is not None:
-        assert_sound(refusal)
-    streamed = read_stream_error(body)
-    if streamed is not None:
-        assert_sound(streamed)
 
 
 @given(values)
@@ -799,17 +670,13 @@ def test_no_duration_is_negative_or_endless(text):
     assert seconds is None or 0 <= seconds <= 31 * DAY
 
 
-@pytest.mark.parametrize(
-    "piece", ["(for limit ", "on on ", "on a-", "try again in 1", "1h", "tokensper", "on x per min: Limit 1, ", "5 "]
-)
-def test_a_hostile_message_is_read_in_no_time(piece):
-    body = {"error": {"message": piece * 100_000, "code": "rate_limit_exceeded"}}
+@pytest.mark.parametrize("piece", ["1", "1,", '"a";q=5;w=60,', "1h", ";", "=", ",", "9h9m", "x-ratelimit-limit-"])
+def test_hostile_headers_are_read_in_no_time(piece):
+    text = piece * (65_000 // len(piece))
+    headers = announced(limit_requests="5", remaining_requests="4", reset_requests=text, limit_tokens=text)
+    headers |= {"ratelimit": text, "ratelimit-policy": text, "ratelimit-limit": text, "retry-after": text, text: "1"}
+    headers |= {f"x-ratelimit-limit-tokens-{number}-second": text for number in range(1, 200)}
     start = time.perf_counter()
-    refused(body)
+    read_refusal(429, headers, None, wall_now=NOW)
+    read_limits(headers)
     assert time.perf_counter() - start < 0.5
-
-
-def test_no_word_of_the_message_is_in_the_repr():
-    refusal = refused(openai_error("Incorrect key sk-secret: say hello (for limit sk secret)", "tokens"))
-    assert "secret" not in repr(refusal)
-    assert "hello" not in repr(refusal)

@@ -25,6 +25,7 @@ LAYERS = [
     {"_http", "_pool"},
     {"_throttle"},
     {"_lane"},
+    {"_queue"},
     {"_permit"},
     {"_redis", "redis"},
     {"errors", "events", "stats"},

@@ -2,10 +2,11 @@
 
 import asyncio
 import collections
-import heapq
+import contextlib
+import itertools
 import logging
 import threading
-import types
+import time
 from random import Random
 
 import openai
@@ -14,18 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import (
-    ORDINARY,
     Call,
     Limits,
     Manners,
     Outcome,
     admit,
     announcement,
+    answer,
     call,
     gather,
     now,
     proven,
     refusal,
+    refuse,
     start,
     throttle,
     ticks,
@@ -33,9 +35,17 @@ from support import (
     virtual,
     virtual_run,
 )
-from throttled_openai import AdmissionError, AdmissionTimeout, QueueFull, RequestTooLarge, ThrottledAsyncOpenAI
+from throttled_openai import (
+    AccountBlocked,
+    AdmissionError,
+    AdmissionTimeout,
+    QueueFull,
+    RequestTooLarge,
+    ThrottledAsyncOpenAI,
+)
 from throttled_openai import _lane as module
 from throttled_openai._core.budget import Budget
+from throttled_openai._core.estimate import Usage
 from throttled_openai._core.refusals import Refusal
 from throttled_openai.simulator import Simulator, VirtualTimeLoop
 
@@ -76,8 +86,8 @@ async def test_the_burst_leaves_at_once_and_the_rest_at_the_pace():
 
 @virtual
 async def test_no_call_waits_where_no_limit_is_known_up_to_the_concurrency_limit():
-    t = throttle()
-    assert await gather(*(call(t, 10**6, seconds=1) for _ in range(16))) == 16 * [0]
+    t = await proven()
+    assert await gather(*(call(t, 10**6, seconds=1) for _ in range(17))) == 16 * [100] + [101]
 
 
 @virtual
@@ -86,10 +96,9 @@ async def test_while_a_call_waits_for_tokens_nothing_is_taken_from_the_requests(
     await call(t, 100)
     waiting = start(call(t, 50))
     await asyncio.sleep(4)
-    assert lane(t).budget.buckets["requests", 60.0].level == 10
-    assert lane(t).budget.buckets["tokens", 60.0].level == 40
+    assert [lane(t).budget.paces[dimension].level for dimension in ("requests", "tokens")] == [10, 40]
     assert await waiting == 105
-    assert lane(t).budget.buckets["requests", 60.0].level == 9
+    assert lane(t).budget.paces["requests"].level == 9
 
 
 # --- order ----------------------------------------------------------------------------------------
@@ -106,46 +115,6 @@ async def test_calls_go_in_the_order_of_their_arrival():
     await gather(*(one(number) for number in range(100)))
     admitted = [at for _, at in sorted(order)]
     assert admitted == sorted(admitted)
-
-
-@virtual
-async def test_a_large_call_is_not_overtaken_by_small_ones():
-    t = await proven(Limits(tpm=600, burst=10))  # 10 tokens a second, 100 at once
-    await call(t, 100)
-    large = start(call(t, 90))
-    await ticks()
-    small = [start(call(t, 1)) for _ in range(50)]
-
-    assert await large == 109
-    assert (await gather(*small))[0] == pytest.approx(109.1)
-
-
-@virtual
-async def test_a_call_larger_than_the_bucket_goes_when_it_is_full_and_later_ones_wait_for_its_debt():
-    t = await proven(Limits(tpm=600, burst=10))
-    await call(t, 50)
-    oversize, after = start(call(t, 300)), start(call(t, 10))
-    assert await oversize == 105
-    assert await after == 105 + (200 + 10) / 10
-
-
-@virtual
-async def test_a_stream_of_small_calls_does_not_starve_an_oversize_one():
-    t = await proven(Limits(tpm=600, burst=10))
-    tasks = []
-
-    async def stream():
-        for _ in range(300):
-            tasks.append(start(call(t, 5)))
-            await asyncio.sleep(0.25)  # twice what the limit allows
-
-    streaming = start(stream())
-    await asyncio.sleep(10)
-    ahead = t.waiting
-    asked = now()
-    assert await call(t, 500) <= asked + ahead * 0.5 + 10
-    await streaming
-    await gather(*tasks)
 
 
 @virtual
@@ -234,6 +203,7 @@ async def test_no_more_calls_are_in_flight_than_the_ceiling_over_all_models():
 @virtual
 async def test_under_the_ceiling_no_model_starves_another():
     t = throttle(max_concurrency=2)
+    await gather(*(call(t, model=model) for model in ("busy", "late")))
     busy = [start(call(t, seconds=1, model="busy")) for _ in range(20)]
     await ticks()
     assert await call(t, seconds=1, model="late") == 10  # after the 20 that came before it
@@ -276,9 +246,11 @@ async def test_a_final_refusal_says_nothing_about_the_pace(kind):
     permits = [await admit(t, 10) for _ in range(10)]
     limit = t.stats().budgets[0].concurrency_limit
     for permit in permits:
-        permit.settle(Outcome.REFUSED, refusal(kind=kind, retry_after=1000.0))
+        refuse(permit, refusal(kind=kind, retry_after=1000.0))
     assert t.stats().budgets[0].concurrency_limit == limit
-    assert await call(t) == 0
+    assert lane(t).budget.token_rate == 10_000
+    await asyncio.sleep(10)
+    assert await call(t) == now()
 
 
 # --- refusals and announcements -------------------------------------------------------------------
@@ -314,7 +286,8 @@ async def test_announced_limits_set_the_pace():
     permit = await admit(t)
     permit.observe(announcement(rpm=60, rpm_left=0))
     permit.settle(Outcome.SUCCESS)
-    assert await gather(*(call(t) for _ in range(5))) == [1, 2, 3, 4, 5]
+    reserve = 1.2  # 2 % of the limit
+    assert await gather(*(call(t) for _ in range(5))) == pytest.approx([reserve + n for n in range(1, 6)])
 
 
 @virtual
@@ -326,7 +299,7 @@ async def test_a_higher_announced_limit_lets_go_at_once_who_waits_for_the_lower_
     await asyncio.sleep(1)
     permit.observe(announcement(rpm=60_000))
     permit.started()
-    assert await waiting == 1
+    assert await waiting == pytest.approx(1, abs=0.01)
     permit.settle(Outcome.SUCCESS)
 
 
@@ -377,7 +350,11 @@ async def test_a_call_that_gives_up_at_the_head_makes_room_for_the_next():
     large, small = start(call(t, 90, max_wait=3)), start(call(t, 10))
     with pytest.raises(AdmissionTimeout, match="0 calls ahead"):
         await large
-    assert await small == 103
+    assert await small == 102  # on the half that is not saved for the large one
+    large, as_large = start(call(t, 90, max_wait=3)), start(call(t, 80))
+    with pytest.raises(AdmissionTimeout):
+        await large
+    assert await as_large == 109
 
 
 @virtual
@@ -626,87 +603,6 @@ async def test_no_task_runs_beside_the_calls():
     await waiting
 
 
-# --- many -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """How often the queue and the budget were worked on."""
-    counts = collections.Counter()
-
-    def counting(name, function):
-        def run(*args):
-            counts[name] += 1
-            return function(*args)
-
-        return run
-
-    fake = types.SimpleNamespace(
-        heappush=counting("push", heapq.heappush),
-        heappop=counting("pop", heapq.heappop),
-    )
-    monkeypatch.setattr(module, "heapq", fake)
-    monkeypatch.setattr(Budget, "delay", counting("delay", Budget.delay))
-    return counts
-
-
-MANY = 100_000
-
-
-def go_on(coroutine):
-    """Run until it waits: None; or to its end: what it returns. A task would do it 20 times slower."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return end.value
-    return None
-
-
-@virtual
-async def test_a_hundred_thousand_waiting_calls_cost_one_push_one_pop_and_few_looks_each(counted):
-    t = throttle(rpm=600_000)
-    waiting, open_ones, done = collections.deque(), [], 0
-    for _ in range(MANY):
-        one = t.admit(Call("m", 1, ORDINARY))
-        permit = go_on(one)
-        if permit is None:
-            waiting.append(one)
-        else:
-            open_ones.append(permit)
-    assert t.waiting == len(waiting) > 0.98 * MANY
-    while open_ones:
-        done += len(open_ones)
-        for permit in open_ones:
-            permit.settle(Outcome.SUCCESS)
-        await asyncio.sleep(0.1)
-        open_ones = [go_on(waiting.popleft()) for _ in range(lane(t).admitted - done)]
-    assert (done, t.waiting) == (MANY, 0)
-    assert timers() == []
-    assert counted["push"] == counted["pop"] <= MANY
-    assert counted["delay"] <= 3 * MANY
-
-
-@virtual
-async def test_a_hundred_thousand_cancelled_calls_leave_nothing(counted):
-    t = throttle(rpm=60)
-    await call(t)
-    patient = Manners(max_wait=1000.0)
-    waiting = [t.admit(Call("m", 1, patient)) for _ in range(MANY)]
-    for one in waiting:
-        one.send(None)
-    assert t.waiting == MANY
-    for one in waiting:
-        with pytest.raises(asyncio.CancelledError):
-            one.throw(asyncio.CancelledError)
-    assert t.waiting == 0
-    assert lane(t)._queue == lane(t)._deadlines == []
-    assert timers() == []
-    assert counted["push"] == 2 * MANY
-    assert counted["pop"] <= 2 * MANY
-    assert counted["delay"] <= 2 * MANY + 10
-    assert await call(t) == 1
-
-
 # --- event loops ----------------------------------------------------------------------------------
 
 
@@ -758,13 +654,35 @@ def test_calls_that_died_with_their_loop_do_not_hold_up_the_next_one():
         for permit in permits:
             permit.release(Outcome.UNSENT)
         assert (t.waiting, t.in_flight) == (0, 0)
-        for waiting in futures:
-            waiting.close()
-        assert (t.waiting, t.in_flight) == (0, 0)
         await call(t)
 
     virtual_run(next_run())
+    for waiting in futures:
+        waiting.close()
     assert timers_of(loop) == []
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_calls_of_a_dead_loop_that_are_closed_later_do_not_keep_the_next_loop_busy():
+    t, loop, left = throttle(rpm=60), VirtualTimeLoop(), []
+
+    async def leave():
+        await asyncio.sleep(1000)
+        await call(t)
+        left.append(t._lane("m").admit(Call("m", 1, Manners())))
+        left[0].send(None)
+
+    loop.run_until_complete(leave())
+    loop.close()
+    (dead,) = t._lanes.values()
+
+    async def next_run():
+        await call(t)
+        left[0].close()
+        await ticks()
+        assert (t.waiting, t.in_flight, dead._timer) == (0, 0, None)
+
+    virtual_run(next_run())
 
 
 def timers_of(loop):
@@ -817,8 +735,8 @@ async def test_stats_count_calls_and_attempts():
     await call(t, 10)
     await call(t, 10, outcome=Outcome.REFUSED, refusal=refusal("requests", 1.0))
     permit = await admit(t, 10)
-    permit.used(700)
-    permit.used(800)  # the newest report counts
+    permit.used(Usage(600, 100))
+    permit.used(Usage(600, 200))  # the newest report counts
     waiting = start(call(t, 10))
     await ticks()
     stats = t.stats()
@@ -899,7 +817,7 @@ class Walk:
         assert 0 <= t.in_flight <= t.max_concurrency
         for one in t._lanes.values():
             assert one.in_flight >= 0
-            assert one.waiting >= 0
+            assert one.queue.waiting >= 0
             assert one.limit >= 1
         assert len(timers_of_lanes(t)) <= len(t._lanes)
 
@@ -916,6 +834,8 @@ class Walk:
                     break
         except AdmissionTimeout as error:
             self.endings["timed out"] += error.waited == pytest.approx(max_wait, abs=1e-3)
+        except AccountBlocked:
+            self.endings["blocked"] += 1
         except asyncio.CancelledError:
             self.endings["cancelled"] += 1
         else:
@@ -942,7 +862,7 @@ class Walk:
                 dimension = random.choice([None, "requests", "tokens"]) if kind == "rate" else None
                 told = refusal(dimension, random.choice([None, 0.01, 3.0]), kind=kind)
         finally:
-            permit.settle(outcome, told)
+            permit.settle(outcome, told, told and answer())
             self.check()
             self.kept[key] += 0 if outcome in (Outcome.REFUSED, Outcome.UNSENT) else asked.tokens
             self.kept_requests[key] += outcome is not Outcome.UNSENT
@@ -1005,13 +925,11 @@ def test_over_any_mix_of_endings_every_call_ends_once_and_what_is_reserved_is_us
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 200)), min_size=1, max_size=40), st.sampled_from([1, 10, 60]))
-def test_calls_of_one_priority_are_admitted_in_the_order_they_came_and_no_minute_has_more_than_its_limit(
-    arrivals, burst
-):
+def test_only_smaller_calls_pass_and_no_minute_has_more_than_its_limit(arrivals, burst):
     """What leaves in a minute: its refill, the burst, and what one call larger than the bucket adds."""
 
     async def walk():
-        t, admitted = throttle(Limits(tpm=600, burst=burst)), []
+        t, admitted = await proven(Limits(tpm=600, burst=burst)), []
 
         async def one(number, tokens):
             admitted.append((await call(t, tokens, seconds=0.5), number, tokens))
@@ -1025,9 +943,41 @@ def test_calls_of_one_priority_are_admitted_in_the_order_they_came_and_no_minute
         return admitted
 
     admitted = sorted(virtual_run(walk()))
-    instants = {number: at for at, number, _ in admitted}
-    assert [instants[number] for number in range(len(arrivals))] == sorted(instants.values())
+    for (_, first, tokens), (_, second, later) in itertools.combinations(admitted, 2):
+        assert first < second or tokens < later
     capacity = 10 * burst
     for at, _, _ in admitted:
         minute = [tokens for other, _, tokens in admitted if at <= other < at + 60]
         assert sum(minute) <= 600 + capacity + max(0, max(minute) - capacity) + 1e-3
+
+
+def test_the_same_seed_is_the_same_run():
+    def story():
+        walk, lines = Walk(7), []
+        grant = module.Lane._grant
+
+        def granted(self, asked, at):
+            lines.append((at, self.name, asked.tokens))
+            return grant(self, asked, at)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module.Lane, "_grant", granted)
+            with contextlib.suppress(AssertionError):  # the ledger is not kept here
+                virtual_run(walk.run(60))
+        return lines
+
+    first = story()
+    assert len(first) > 40
+    assert story() == first
+
+
+def test_nothing_depends_on_the_time_of_day(monkeypatch):
+    wall = itertools.count(5e9, -977.0)  # runs backwards
+    for name in ("time", "monotonic", "perf_counter"):
+        monkeypatch.setattr(time, name, lambda: next(wall))
+    assert virtual_run(gather_of_a_minute()) == [0, 1, 2, 3, 4]
+
+
+async def gather_of_a_minute():
+    t = throttle(rpm=60)
+    return await gather(*(call(t, seconds=0.3) for _ in range(5)))

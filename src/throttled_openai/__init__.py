@@ -4,9 +4,10 @@ from ._client import ThrottledAsyncOpenAI
 from ._core.limits import Limits
 from ._core.stats import BudgetStats, Stats, WindowStats
 from ._throttle import Throttle
-from .errors import AdmissionError, AdmissionTimeout, QueueFull, RequestTooLarge
+from .errors import AccountBlocked, AdmissionError, AdmissionTimeout, QueueFull, RequestTooLarge
 
 __all__ = [
+    "AccountBlocked",
     "AdmissionError",
     "AdmissionTimeout",
     "BudgetStats",

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 from openai import AsyncOpenAI
 from openai._base_client import get_platform
 
-from ._core.estimate import estimate_tokens, is_metered, model_of, used_tokens
+from ._core.estimate import estimate, is_metered, model_of, read_usage
 from ._core.headers import read_limits
+from ._core.providers import Provider, provider_named, provider_of
+from ._core.refusals import read_stream_error
 from ._http import PERMIT, send_admitted
 from ._permit import Call, Manners, Outcome, Permit
 from ._throttle import Throttle
@@ -42,7 +44,7 @@ _current: ContextVar[_Current | None] = ContextVar("throttled_openai_call", defa
 
 _THROTTLE_OPTIONS = ("rpm", "tpm", "rpd", "tpd", "limits", "max_concurrency", "max_refusals")
 _MANNERS_OPTIONS = ("priority", "max_wait", "max_queued")
-_OPTIONS = ("throttle", *_THROTTLE_OPTIONS, *_MANNERS_OPTIONS)
+_OPTIONS = ("throttle", *_THROTTLE_OPTIONS, *_MANNERS_OPTIONS, "dialect")
 
 
 class ThrottledAsyncOpenAI(AsyncOpenAI):
@@ -60,6 +62,8 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
     `priority`: calls of higher priority go first.
     `max_refusals`: how often the server may refuse one call before its refusal is raised; 0 leaves
     refusals to the SDK's own retries.
+    `dialect`: how the server counts tokens, such as `"openai"`, `"mistral"` or `"self-hosted"`; by
+    default it is told from `base_url`.
 
     Raises `ValueError` or `TypeError` for limits that cannot be meant. Calls raise what the SDK's
     raise, and `AdmissionTimeout`, `QueueFull` or `RequestTooLarge`, all `openai.OpenAIError`.
@@ -69,6 +73,7 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
     """Budgets and queues; `client.throttle.stats()` tells what it knows and what waits."""
 
     _manners: Manners
+    _dialect: str | None
 
     if TYPE_CHECKING:
 
@@ -103,12 +108,16 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
             priority: int = 0,
             max_wait: float | None = None,
             max_queued: int | None = None,
+            dialect: str | None = None,
         ) -> None: ...
 
     else:
 
         def __init__(self, **options: Any) -> None:
             ours = {name: options.pop(name) for name in _OPTIONS if name in options}
+            self._dialect = ours.pop("dialect", None)
+            if self._dialect is not None:
+                provider_named(self._dialect)
             self._manners = Manners(**{name: ours.pop(name) for name in _MANNERS_OPTIONS if name in ours})
             self.throttle = _throttle_from(**{name: value for name, value in ours.items() if value is not None})
             super().__init__(**options)
@@ -121,6 +130,7 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
             extra = dict(_extra_kwargs or {})
             given = {name: source.pop(name) for source in (options, extra) for name in _OPTIONS if name in source}
             ours = {name: getattr(self._manners, name) for name in _MANNERS_OPTIONS}
+            ours["dialect"] = self._dialect
             ours |= {name: value for name, value in given.items() if value is not None}
             if "throttle" not in ours:
                 limits = {name: ours.pop(name) for name in _THROTTLE_OPTIONS if name in ours}
@@ -164,7 +174,9 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
             body = {**(body or {}), **options.extra_json}  # extra_body=, which the SDK merges later
         if current is not None and is_metered(options.method, options.url, body):
             if current.call is None:
-                current.call = Call(model_of(options.url, body), estimate_tokens(options.url, body), self._manners)
+                provider = provider_named(self._dialect) if self._dialect else _provider_of(str(self.base_url))
+                cost = estimate(options.url, body, provider)
+                current.call = Call(model_of(options.url, body), cost.input, self._manners, cost, provider)
             try:
                 current.permit = await self.throttle.admit(current.call)
             except AdmissionError as error:
@@ -193,10 +205,17 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
         """Usage: from the body, or the stream event, that the SDK has parsed anyway."""
         permit = response.extensions.get(PERMIT)
         if permit is not None:
-            tokens = used_tokens(data)
-            if tokens is not None:
-                permit.used(tokens)
+            usage = read_usage(data)
+            if usage is not None:
+                permit.used(usage)
+            if isinstance(data, dict) and data.get("type") in ("error", "response.failed"):
+                permit.refusal = read_stream_error(data)
         return super()._process_response_data(data=data, cast_to=cast_to, response=response)
+
+
+@functools.lru_cache(maxsize=64)
+def _provider_of(base_url: str) -> Provider:
+    return provider_of(base_url)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ import functools
 import json
 import sys
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,7 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 from ._core.headers import read_limits
-from ._core.refusals import Refusal, read_refusal
+from ._core.refusals import Refusal, read_refusal, read_stream_error
 from ._permit import Call, Outcome, Permit
 from .errors import AdmissionError
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 # Where a response carries its permit, for the usage that is known once the body is parsed.
 PERMIT: Final = "throttled_openai.permit"
 
-# What may say "not now": rate limits, Groq's too-large, overload, Anthropic's overload.
-_MAY_REFUSE: Final = frozenset({413, 429, 503, 529})
+# What may say "not now": billing, Groq's too-large, rate limits, overload, Anthropic's overload.
+_MAY_REFUSE: Final = frozenset({402, 413, 429, 503, 529})
 # The server, or something on the way to it, did not keep up.
 _OVERLOADED: Final = frozenset({408, 503, 504, 520, 521, 522, 523, 524, 529})
 
@@ -139,24 +140,25 @@ async def _exchange(permit: Permit, send: Send) -> _Exchange:
     """One attempt. Every way out settles the permit, or hands it to the open stream."""
     try:
         response = await send()
-        permit.observe(read_limits(response.headers))
         status = response.status_code
         refusal = await _refusal(response) if status in _MAY_REFUSE else None
+        if refusal is None:
+            permit.observe(read_limits(response.headers))
+        if status < 300 and not response.is_closed:
+            permit.started()
+            response.stream = _settling_stream(_family(response).AsyncByteStream)(response, permit)
     except BaseException as error:
         permit.release(outcome_of_error(error))
         raise
     response.extensions[PERMIT] = permit
     if refusal is not None:
-        permit.settle(Outcome.REFUSED, refusal)
+        permit.settle(Outcome.REFUSED, refusal, response)
     elif status in _OVERLOADED:
         permit.settle(Outcome.OVERLOADED)
     elif status >= 300:
         permit.settle(Outcome.IGNORED)
-    elif response.is_closed:
+    elif not permit.streaming:
         permit.settle(Outcome.SUCCESS)
-    else:
-        permit.started()
-        response.stream = _settling_stream(_family(response).AsyncByteStream)(response.stream, permit)
     return _Exchange(response, refusal)
 
 
@@ -173,6 +175,18 @@ async def _refusal(response: httpx.Response) -> Refusal | None:
         except ValueError:
             return None
     return refusal
+
+
+def _refusal_read(response: httpx.Response | None) -> Refusal | None:
+    """The refusal that came as an event of a stream, if one did: status 200 had been sent by then.
+
+    The SDK raises what an error event says, and closes the stream on its way out. The exception is
+    what we can see of it: the bytes are compressed, and the SDK's parser is not ours.
+    """
+    error = sys.exc_info()[1]
+    if response is None or getattr(error, "request", None) is not response.request:
+        return None
+    return read_stream_error(getattr(error, "body", None))
 
 
 def outcome_of_error(error: BaseException) -> Outcome:
@@ -218,10 +232,11 @@ def _settling_stream(base: type[Any]) -> type[Any]:
     """A response stream that settles its permit at its end; httpx wants its own family's base class."""
 
     class SettlingStream(base):  # type: ignore[misc]
-        def __init__(self, inner: Any, permit: Permit) -> None:
-            self._inner = inner
+        def __init__(self, response: Any, permit: Permit) -> None:
+            self.permit = permit
+            self._response = weakref.ref(response)
+            self._inner = response.stream
             self._iterator: AsyncIterator[bytes] | None = None
-            self._permit = permit
             self._loop = asyncio.get_running_loop()
 
         def __aiter__(self) -> AsyncIterator[bytes]:
@@ -237,21 +252,23 @@ def _settling_stream(base: type[Any]) -> type[Any]:
             except StopAsyncIteration:
                 raise
             except BaseException as error:
-                self._permit.release(outcome_of_error(error))
+                self.permit.release(outcome_of_error(error))
                 raise
 
         async def aclose(self) -> None:
+            response = self._response()
+            self.permit.refusal = self.permit.refusal or _refusal_read(response)
             # After the connection is back in the pool, or the next attempt would open a new one.
             try:
                 await self._inner.aclose()
             finally:
-                self._permit.release(Outcome.SUCCESS)
+                self.permit.release(Outcome.SUCCESS, response)
 
         def __del__(self) -> None:
             # Dropped without being closed. This may run in any thread, and after the loop.
-            if self._permit.open:
+            if self.permit.open:
                 with contextlib.suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(_close, self._inner, self._permit)
+                    self._loop.call_soon_threadsafe(_close, self._inner, self.permit)
 
     return SettlingStream
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
-import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ._core.budget import Budget
 from ._core.concurrency import ConcurrencyLimit
-from ._core.stats import BudgetStats
+from ._core.headers import NOTHING, read_limits
+from ._core.ledger import Ledger
+from ._core.stats import BudgetStats, spell
 from ._permit import Call, Outcome, Permit
-from .errors import AdmissionTimeout, QueueFull, RequestTooLarge
+from ._queue import Queue, Waiter
+from .errors import AccountBlocked, AdmissionTimeout, QueueFull, RequestTooLarge
 
 if TYPE_CHECKING:
     import asyncio
 
-    from ._core.budget import Reservation
+    from ._core.estimate import Usage
     from ._core.headers import Announcement
     from ._core.limits import Limits
     from ._core.refusals import Refusal
@@ -27,22 +28,18 @@ logger = logging.getLogger("throttled_openai")
 
 # An attempt this many times larger than the announced limit is refused here: estimates are within 30 %.
 OVERSIZE: Final = 1.5
-# Waiters that have given up and are cleared away in one go; 100,000 at once hold the loop for 0.3 s.
-GIVEN_UP_AT_ONCE: Final = 2_000
-
-
-class _Waiter:
-    __slots__ = ("call", "deadline", "future", "since")
-
-    def __init__(self, call: Call, since: float, future: asyncio.Future[Permit]) -> None:
-        self.call = call
-        self.since = since
-        self.future = future
-        max_wait = call.manners.max_wait
-        self.deadline = math.inf if max_wait is None else since + max_wait - call.waited
-
-    def __lt__(self, other: _Waiter) -> bool:
-        return False  # neither goes first where place and deadline are equal; heaps must be able to ask
+# Share of the refill that belongs to the oldest call while it is too large to go; the other share
+# lets smaller ones pass.
+SAVED: Final = 0.5
+# Smaller ones pass only a call that still has to wait for so long (seconds).
+PASSABLE: Final = 1.0
+# While a rate is being learnt, how long a delay holds before it is looked at again (seconds).
+LEARNING: Final = 1.0
+# A wait for a limit of more than a minute that is worth a warning, and how often it is repeated (seconds).
+LONG: Final = 60.0
+WARN_EVERY: Final = 600.0
+# After a refusal for billing, seconds in which no call is sent; then one tries.
+BLOCKED: Final = 10.0
 
 
 class Lane:
@@ -57,10 +54,17 @@ class Lane:
         self.in_flight = 0
         self.streams = 0
         self.admitted = self.succeeded = self.refused = self.tokens_used = 0
-        self.waiting = 0  # waiters in the queue that have not given up
+        self.queue = Queue()
+        self._ledger = Ledger()
+        self.outstanding = 0.0  # tokens reserved for attempts in flight
         self._tokens_per_call = 0.0  # smoothed, to tell what request rate a token limit comes to
-        self._queue: list[tuple[tuple[int, int], _Waiter]] = []
-        self._deadlines: list[tuple[float, _Waiter]] = []
+        self._saving: tuple[Waiter, float, float] | None = None  # who is too large, since when, tokens it began with
+        self._busy = 0.0  # integral of attempts in flight over time
+        self._busy_at = -math.inf
+        self._warn_again_at = -math.inf
+        self._blocked_until = -math.inf
+        self._blocked_after = 0  # number of the newest attempt then
+        self._billing: Any = None  # the response that said so
         self._timer: asyncio.TimerHandle | None = None
         self._learned()
 
@@ -71,21 +75,21 @@ class Lane:
         now = loop.time()
         order = call.order
         new = order is None
+        self._price(call)
+        if call.provider.hosted:
+            self.concurrency.ignore_latency()
         if order is None:
             self._check_size(call)
             order = call.order = (-call.manners.priority, next(self.throttle.arrivals))
-        if not self.waiting and self._may_go(call, now):
+        self._check_account(now)
+        if not self.queue.waiting and self._may_go(call, now):
             return self._grant(call, now)
         if new:
             self._check_queue(call, now)
-        waiter = _Waiter(call, now, loop.create_future())
-        heapq.heappush(self._queue, (order, waiter))
-        if waiter.deadline < math.inf:
-            heapq.heappush(self._deadlines, (waiter.deadline, waiter))
-        self.waiting += 1
-        # Behind others nothing has changed: the timer is set for the head. Looking again would also
+        waiter = Waiter(call, order, now, loop.create_future())
+        # Behind others nothing has changed: the timer is set for the oldest. Looking again would also
         # admit on what refills while a large gather starts, long before the loop sends any of it.
-        if self._queue[0][1] is waiter or waiter.deadline < self._wakes_at:
+        if self.queue.add(waiter) or waiter.deadline < self._wakes_at:
             self.admit_waiting()
         try:
             return await waiter.future
@@ -95,51 +99,93 @@ class Lane:
         finally:
             call.waited += loop.time() - waiter.since
 
-    def _abandon(self, waiter: _Waiter) -> None:
+    def _abandon(self, waiter: Waiter) -> None:
         future = waiter.future
         if future.cancel() or future.cancelled():
-            self.waiting -= 1
+            self.queue.left()
             self.admit_waiting()
         elif future.exception() is None:
             # Cancelled in the very tick it was admitted: nobody else will use this permit.
             future.result().settle(Outcome.UNSENT)
 
     def admit_waiting(self) -> None:
-        """Admit from the head of the queue while the head may go.
+        """Admit the oldest while it may go; smaller ones may pass one that is too large for now.
 
         Called whenever something may have changed: a new waiter, a settled permit, a passed
-        instant, a corrected budget. The head is never overtaken, so a large call cannot starve.
+        instant, a corrected budget.
         """
-        if not self.waiting:
-            self._queue.clear()
-            self._deadlines.clear()
-            self._set_timer(math.inf)
-            return
+        queue = self.queue
         now = self.throttle.loop.time()
-        self._expire(now)
+        for waiter in queue.expired(now):
+            waiter.future.set_exception(self._timeout(waiter, now))
         wake_at = math.inf
-        given_up = 0
-        while self._queue:
-            waiter = self._queue[0][1]
-            if waiter.future.done():
-                heapq.heappop(self._queue)
-                given_up += 1
-                if given_up == GIVEN_UP_AT_ONCE:
-                    wake_at = now
-                    break
-                continue
+        while queue.waiting:
+            oldest = queue.oldest()
+            if not oldest:
+                wake_at = now  # too many have given up to clear away in one go
+                break
             if not self._has_room():
                 if self.streams:
                     wake_at = now + self.throttle.stuck_for
                 break
-            delay = self.budget.delay(waiter.call.tokens, now)
-            if delay > 0:
-                wake_at = now + delay
+            chosen, delay = self._next(oldest, now)
+            if chosen is None:
+                wake_at = now + (min(delay, LEARNING) if self.budget.learning else delay)
+                self._warn_of_long_wait(oldest[0].call, delay, now)
                 break
-            heapq.heappop(self._queue)
-            self.waiting -= 1
-            waiter.future.set_result(self._grant(waiter.call, now))
-        self._set_timer(min(wake_at, self._next_deadline()))
+            queue.take(chosen)
+            chosen.future.set_result(self._grant(chosen.call, now))
+        self._set_timer(min(wake_at, queue.next_deadline()))
+
+    def _next(self, oldest: list[Waiter], now: float) -> tuple[Waiter | None, float]:
+        """Who goes now; or nobody, and the seconds until somebody may."""
+        head = oldest[0]
+        self._price(head.call)  # the tariff may have changed since it came
+        delay = self.budget.delay(head.call.tokens, now)
+        if delay <= 0:
+            return head, 0.0
+        if delay < PASSABLE or len(oldest) == 1:
+            return None, delay
+        nobody = self.budget.delay(0, now)
+        if nobody > 0:  # a pause, or a request that is missing for all
+            return None, min(delay, nobody)
+        saved = self._saved_for(head, now)
+        # What is saved grows while others wait for the rest.
+        slower = 1.0 if saved >= head.call.tokens else 1 / (1 - SAVED)
+        for waiter in oldest[1:]:
+            if waiter.call.tokens < head.call.tokens:
+                wait = self.budget.delay(waiter.call.tokens, now, saved) * slower
+                if wait <= 0:
+                    return waiter, 0.0
+                delay = min(delay, wait)
+        return None, delay
+
+    def _saved_for(self, head: Waiter, now: float) -> float:
+        """Tokens that belong to the oldest call: half of what there was when its turn came, and of each refill."""
+        if self._saving is None or self._saving[0] is not head:
+            self._saving = head, now, SAVED * max(0.0, self.budget.token_level())
+        _, since, first = self._saving
+        return min(head.call.tokens, first + SAVED * self.budget.token_refill * (now - since))
+
+    def _warn_of_long_wait(self, call: Call, delay: float, now: float) -> None:
+        """A day's limit that is used up would hold calls for hours without a word."""
+        if now < self._warn_again_at:
+            return
+        window = self.budget.used_up(call.tokens)
+        if window is None:
+            return
+        amount = 1.0 if window.dimension == "requests" else self._tokens_per_call
+        whole = delay + (self.queue.waiting - 1) * amount * window.period / window.limit
+        if whole > LONG:
+            self._warn_again_at = now + WARN_EVERY
+            logger.warning(
+                "%s: %s are used up; the next call goes in %s, all %d waiting in %s; with max_wait= they fail instead",
+                self.name,
+                window,
+                spell(delay),
+                self.queue.waiting,
+                spell(whole),
+            )
 
     def _has_room(self) -> bool:
         return self.in_flight < self.limit and self.throttle.has_room()
@@ -149,64 +195,75 @@ class Lane:
 
     def _grant(self, call: Call, now: float) -> Permit:
         reservation = self.budget.reserve(call.tokens, now)
+        busy = self._pass_time(now)
         self.in_flight += 1
+        self.outstanding += call.tokens
         self.admitted += 1
         self._tokens_per_call += (call.tokens - self._tokens_per_call) * max(0.02, 1 / self.admitted)
-        return Permit(self, call, reservation, self.admitted, binding=self.in_flight >= math.floor(0.9 * self.limit))
+        return Permit(self, call, reservation, busy, binding=self.in_flight >= math.floor(0.9 * self.limit))
+
+    def _pass_time(self, now: float) -> float:
+        """The integral of attempts in flight over time, to tell how many an attempt had beside it."""
+        if self._busy_at > -math.inf:
+            self._busy += self.in_flight * (now - self._busy_at)
+        self._busy_at = now
+        return self._busy
+
+    def _check_account(self, now: float) -> None:
+        if now < self._blocked_until:
+            raise AccountBlocked(self._billing, model=self.name, retry_in=self._blocked_until - now)
+        if self._billing is not None:
+            self._blocked_until = now + BLOCKED  # this one tries; the others wait for what it meets
+
+    def _price(self, call: Call) -> None:
+        """What an attempt of `call` costs, by what is known now."""
+        if call.estimate is not None:
+            call.tokens = self._ledger.price(call.estimate, call.provider)
 
     def _check_size(self, call: Call) -> None:
         largest = self.budget.largest_announced
         if call.tokens > OVERSIZE * largest:
-            raise RequestTooLarge(tokens=call.tokens, limit=largest, model=self.name)
+            raise RequestTooLarge(tokens=round(call.tokens), limit=largest, model=self.name)
 
     def _check_queue(self, call: Call, now: float) -> None:
         # Only a new call is turned away: one that was refused has waited its turn before.
         most = call.manners.max_queued
-        if most is not None and self.waiting >= most:
+        waiting = self.queue.waiting
+        if most is not None and waiting >= most:
             delay = self.budget.delay(call.tokens, now)
             if self.rate is not None:
-                delay += (self.waiting - 1) / self.rate
-            raise QueueFull(max_queued=most, waiting=self.waiting, retry_after=delay or self.concurrency.latency or 1.0)
+                delay += (waiting - 1) / self.rate
+            raise QueueFull(max_queued=most, waiting=waiting, retry_after=delay or self.concurrency.latency or 1.0)
 
     # Time
 
-    def _expire(self, now: float) -> None:
-        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1].future.done()):
-            waiter = heapq.heappop(self._deadlines)[1]
-            if waiter.future.done():
-                continue
-            self.waiting -= 1
-            waiter.future.set_exception(
-                AdmissionTimeout(
-                    max_wait=waiter.call.manners.max_wait or 0.0,
-                    waited=waiter.call.waited + now - waiter.since,
-                    ahead=self._ahead_of(waiter),
-                    reason=self._holds_back(waiter.call, now),
-                )
-            )
+    def _timeout(self, waiter: Waiter, now: float) -> AdmissionTimeout:
+        return AdmissionTimeout(
+            max_wait=waiter.call.manners.max_wait or 0.0,
+            waited=waiter.call.waited + now - waiter.since,
+            ahead=self._ahead_of(waiter),
+            reason=self._holds_back(waiter.call, now),
+        )
 
-    def _ahead_of(self, waiter: _Waiter) -> int:
-        """At most so many go before it. Not counted one by one: ten thousand may give up in a second."""
-        head, place = self.head(), waiter.call.order
-        if place is None or head[0] != place[0]:
-            return self.waiting
-        return max(0, min(self.waiting, place[1] - head[1]))
+    def _ahead_of(self, waiter: Waiter) -> int:
+        """At most so many calls go before it. Not counted one by one: ten thousand may give up in a second."""
+        head, place = self.queue.head(), waiter.order
+        if head[0] != place[0]:
+            return self.queue.waiting
+        return max(0, min(self.queue.waiting, place[1] - head[1]))
 
     def _holds_back(self, call: Call, now: float) -> str:
         delay = self.budget.delay(call.tokens, now)
         if delay > 0:
-            return f"{self.name} has budget for this one alone in {delay:.1f} s"
+            window = self.budget.used_up(call.tokens)
+            why = "" if window is None else f": {window} are used up"
+            return f"{self.name} has budget for this one alone in {spell(delay)}{why}"
         if not self.throttle.has_room():
             return (
                 f"all models together have {self.throttle.in_flight} calls in flight "
                 f"of max_concurrency={self.throttle.max_concurrency}"
             )
         return f"{self.name} has {self.in_flight} calls in flight of {self.limit}"
-
-    def _next_deadline(self) -> float:
-        while self._deadlines and self._deadlines[0][1].future.done():
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else math.inf
 
     @property
     def _wakes_at(self) -> float:
@@ -230,28 +287,34 @@ class Lane:
 
     # Settlement
 
-    def settle(self, permit: Permit, outcome: Outcome, refusal: Refusal | None) -> None:
+    def settle(self, permit: Permit, outcome: Outcome, refusal: Refusal | None, response: Any) -> None:
+        """End an attempt. `response`: what the server refused it with."""
         now = self.throttle.loop.time()
+        reservation, budget = permit.reservation, permit.budget
+        busy = self._pass_time(now)
         self.in_flight -= 1
+        self.outstanding -= reservation.tokens
         self.throttle.moved(now)
         self.streams -= permit.streaming
-        self.budget.close(permit.reservation)
-        took = max(0.0, now - permit.admitted_at)  # another loop's clock may be behind
+        took = max(0.0, now - reservation.at)  # another loop's clock may be behind
+        if permit.usage is not None:
+            self._settle_usage(permit, permit.usage)
         if outcome is Outcome.SUCCESS:
             self.succeeded += 1
-            self.concurrency.succeeded(took, binding=permit.binding)
-            if permit.number > self.concurrency.shrunk_after:
-                self.budget.succeeded()
+            beside = (busy - permit.busy) / took if took > 0 else self.in_flight
+            self.concurrency.succeeded(reservation.at, took, beside, binding=permit.binding)
+            budget.succeeded(reservation, now)
+            if self._billing is not None and reservation.number > self._blocked_after:
+                self._billing, self._blocked_until = None, -math.inf
         elif outcome is Outcome.UNSENT:
-            self.budget.refund(permit.reservation, request=True)
+            budget.refund(reservation, request=True)
         elif outcome is Outcome.REFUSED:
             assert refusal is not None
             self.refused += 1
-            self.observe(refusal.announcement, permit.reservation)
-            self.budget.refund(permit.reservation, request=False)
-            self._congested(permit, refusal, now)
+            self._refused(permit, refusal, response, now)
         elif outcome is Outcome.OVERLOADED:
-            self._congested(permit, None, now)
+            event = budget.congested(reservation)
+            self.concurrency.congested(self.in_flight + 1, event=event, overload=True)
         self.limit = self._find_limit()
         if logger.isEnabledFor(logging.DEBUG):
             self._log(permit, outcome, took)
@@ -266,38 +329,95 @@ class Lane:
             permit.call.tokens,
             self.in_flight,
             self.limit,
-            self.waiting,
+            self.queue.waiting,
         )
 
-    def _congested(self, permit: Permit, refusal: Refusal | None, now: float) -> None:
-        if refusal is not None and refusal.final:
-            return  # says something about the request or the account, nothing about the pace
-        overload = refusal is None or refusal.kind == "overload"
-        paced = self.rate is not None
-        pausing = refusal is not None and (refusal.retry_after is not None or refusal.dimension is not None)
-        event = self.concurrency.congested(
-            permit.number, self.admitted, self.in_flight + 1, overload=overload, restart=pausing and not paced
-        )
-        if refusal is not None:
-            self.budget.refused(refusal, permit.reservation, now, event=event, jitter=self.throttle.random())
-            if event:
-                logger.info(
-                    "%s: refused (%s, retry after %s s); concurrency limit %d, paused for %.2f s",
-                    self.name,
-                    refusal.dimension or refusal.kind,
-                    refusal.retry_after,
-                    self._find_limit(),
-                    max(0.0, self.budget.paused_until - now),
-                )
-
-    def observe(self, announcement: Announcement, reservation: Reservation | None) -> None:
-        if not announcement.requests and not announcement.tokens:
+    def _refused(self, permit: Permit, refusal: Refusal, response: Any, now: float) -> None:
+        call, reservation, budget = permit.call, permit.reservation, permit.budget
+        # What a response of status 200 announced was seen when it began.
+        told = NOTHING if response is None or response.status_code < 400 else read_limits(response.headers)
+        if call.estimate is not None and refusal.requested is not None and refusal.dimension == "tokens":
+            self._ledger.requested(refusal.requested, call.estimate, call.provider)
+        if refusal.group is not None:
+            self.throttle.share(self, refusal.group)
+        rates = budget.request_rate, budget.token_rate
+        if refusal.final:
+            # Says something about the request or the account, nothing about the pace.
+            budget.observe(told, reservation, now, refused=True)
+            if rates != (budget.request_rate, budget.token_rate):
+                self._learned()
+            budget.refund(reservation, request=False)
+            if refusal.kind == "billing" and response is not None:
+                self._block(response, now)
             return
+        event = budget.refused(refusal, told, reservation, now, jitter=self.throttle.random())
+        if rates != (budget.request_rate, budget.token_rate):
+            self._learned()
+        overload = refusal.kind == "overload"
+        restart = overload and refusal.retry_after is not None and self.rate is None
+        self.concurrency.congested(self.in_flight + 1, event=event, overload=overload, restart=restart)
+        if event:
+            logger.info(
+                "%s: refused (%s, retry after %s s); concurrency limit %d, paused for %.2f s",
+                self.name,
+                refusal.dimension or refusal.kind,
+                refusal.retry_after,
+                self._find_limit(),
+                max(0.0, budget.paused_until - now),
+            )
+
+    def _block(self, response: Any, now: float) -> None:
+        """Nobody is served until somebody pays: fail what waits, rather than let each meet the same refusal."""
+        first = self._billing is None
+        self._billing = response
+        self._blocked_until, self._blocked_after = now + BLOCKED, self.budget.newest
+        waiters = self.queue.clear()
+        logger.log(
+            logging.WARNING if first else logging.DEBUG,
+            "%s: refused for billing; %d waiting calls failed, none sent for %g s",
+            self.name,
+            len(waiters),
+            BLOCKED,
+        )
+        for waiter in waiters:
+            waiter.future.set_exception(AccountBlocked(response, model=self.name, retry_in=BLOCKED))
+
+    def observe(self, announcement: Announcement, permit: Permit | None = None) -> None:
+        """Learn the limits a response announced; without a permit, one that needed none."""
+        if announcement.requests or announcement.tokens:
+            self._observe(announcement, permit, self.throttle.loop.time())
+
+    def _observe(self, announcement: Announcement, permit: Permit | None, now: float) -> None:
         rates = self.budget.request_rate, self.budget.token_rate
-        self.budget.observe(announcement, reservation, self.throttle.loop.time())
+        if permit is None:
+            self.budget.observe(announcement, None, now)
+        else:
+            call, reservation = permit.call, permit.reservation
+            # Where usage is charged, what is in flight has yet to be taken from what is left.
+            later = self.outstanding - reservation.tokens if call.provider.charges == "usage" else None
+            self.budget.observe(announcement, reservation, now, later=later)
+            if call.estimate is not None:
+                self._ledger.announced(announcement, reservation.number, reservation.at, call.estimate, call.provider)
         if rates != (self.budget.request_rate, self.budget.token_rate):
             self._learned()
             logger.info("%s: limits are now %s", self.name, ", ".join(map(str, self.budget.stats())))
+
+    def count_usage(self, permit: Permit, usage: Usage) -> None:
+        """The server reported what an attempt used, in the middle of its stream or after its end."""
+        before = permit.usage
+        permit.usage = usage
+        self.tokens_used += usage.input + usage.output - (0 if before is None else before.input + before.output)
+        if not permit.open and before is None:
+            self._settle_usage(permit, usage)
+            self.throttle.admit_waiting(self)
+
+    def _settle_usage(self, permit: Permit, usage: Usage) -> None:
+        """Replace the estimate by the use, where the provider does."""
+        call = permit.call
+        if call.estimate is not None:
+            final = self._ledger.used(call.estimate, call.provider, usage)
+            if final is not None:
+                permit.budget.settle(permit.reservation, final)
 
     def _learned(self) -> None:
         rate = self.rate
@@ -327,24 +447,17 @@ class Lane:
         lane.limit = self.limit
         lane.admitted, lane.succeeded, lane.refused = self.admitted, self.succeeded, self.refused
         lane.tokens_used, lane._tokens_per_call = self.tokens_used, self._tokens_per_call
-        if not self._loop.is_closed():
-            for _, waiter in self._queue:
+        lane._ledger = self._ledger
+        lane._ledger.rebind()
+        for waiter in self.queue.clear():
+            if not self._loop.is_closed():
                 waiter.future.cancel()  # should that loop ever run again
-        self._queue.clear()
-        self._deadlines.clear()
-        self.waiting = 0
         return lane
-
-    def head(self) -> tuple[int, int]:
-        """The place in line of whom would go next; after all others where nobody waits."""
-        while self._queue and self._queue[0][1].future.done():
-            heapq.heappop(self._queue)
-        return self._queue[0][0] if self._queue else (sys.maxsize, 0)
 
     def stats(self) -> BudgetStats:
         return BudgetStats(
             name=self.name,
-            waiting=self.waiting,
+            waiting=self.queue.waiting,
             in_flight=self.in_flight,
             concurrency_limit=self.limit,
             admitted=self.admitted,

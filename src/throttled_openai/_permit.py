@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._core.limits import check_number
+from ._core.providers import OPENAI
 
 if TYPE_CHECKING:
     from ._core.budget import Reservation
+    from ._core.estimate import Estimate, Usage
     from ._core.headers import Announcement
+    from ._core.providers import Provider
     from ._core.refusals import Refusal
     from ._lane import Lane
 
@@ -55,14 +58,26 @@ def check_count(name: str, value: object, instead: str, *, least: int = 1) -> No
 
 
 class Call:
-    """One use of an SDK method: what it costs, how it behaves, and its age, kept over its attempts."""
+    """One use of an SDK method: what it may cost, how it behaves, and its age, kept over its attempts.
 
-    __slots__ = ("manners", "model", "order", "refusals", "tokens", "waited")
+    `tokens`: what an attempt costs, until the lane's tariff makes it out of `estimate`.
+    """
 
-    def __init__(self, model: str, tokens: int, manners: Manners) -> None:
+    __slots__ = ("estimate", "manners", "model", "order", "provider", "refusals", "tokens", "waited")
+
+    def __init__(
+        self,
+        model: str,
+        tokens: float,
+        manners: Manners,
+        estimate: Estimate | None = None,
+        provider: Provider = OPENAI,
+    ) -> None:
         self.model = model
         self.tokens = tokens
         self.manners = manners
+        self.estimate = estimate
+        self.provider = provider
         self.order: tuple[int, int] | None = None  # place in line, from its first wait on
         self.waited = 0.0
         self.refusals = 0
@@ -71,17 +86,19 @@ class Call:
 class Permit:
     """The right to one attempt in flight; settled exactly once."""
 
-    __slots__ = ("_lane", "_used", "binding", "call", "number", "open", "reservation", "streaming")
+    __slots__ = ("_lane", "binding", "budget", "busy", "call", "open", "refusal", "reservation", "streaming", "usage")
 
-    def __init__(self, lane: Lane, call: Call, reservation: Reservation, number: int, *, binding: bool) -> None:
+    def __init__(self, lane: Lane, call: Call, reservation: Reservation, busy: float, *, binding: bool) -> None:
         self._lane = lane
+        self.budget = lane.budget
         self.call = call
         self.reservation = reservation
-        self.number = number
+        self.busy = busy  # the lane's integral of attempts in flight, when this one was admitted
         self.binding = binding
         self.open = True
         self.streaming = False
-        self._used = 0
+        self.usage: Usage | None = None
+        self.refusal: Refusal | None = None  # what came in the middle of its stream
 
     @property
     def admitted_at(self) -> float:
@@ -96,20 +113,23 @@ class Permit:
 
     def observe(self, announcement: Announcement) -> None:
         """Learn the limits the response announced; `started` or `settle` follows and admits who may go."""
-        self._lane.observe(announcement, self.reservation)
+        self._lane.observe(announcement, self)
 
-    def settle(self, outcome: Outcome, refusal: Refusal | None = None) -> None:
-        """End the attempt; `refusal` says why the server turned it away."""
+    def settle(self, outcome: Outcome, refusal: Refusal | None = None, response: Any = None) -> None:
+        """End the attempt; `refusal` says why the server turned it away, with `response`."""
         assert self.open, "permit settled twice"
         self.open = False
-        self._lane.settle(self, outcome, refusal)
+        self._lane.settle(self, outcome, refusal, response)
 
-    def release(self, outcome: Outcome = Outcome.IGNORED) -> None:
+    def release(self, outcome: Outcome = Outcome.IGNORED, response: Any = None) -> None:
         """Settle, unless that has been done: for the ways out that may come after another one."""
-        if self.open:
+        if not self.open:
+            return
+        if self.refusal is not None and outcome is not Outcome.UNSENT:
+            self.settle(Outcome.REFUSED, self.refusal, response)
+        else:
             self.settle(outcome)
 
-    def used(self, tokens: int) -> None:
-        """What the server reports to have used so far, input and output together."""
-        self._lane.tokens_used += tokens - self._used
-        self._used = tokens
+    def used(self, usage: Usage) -> None:
+        """What the server reports to have used so far; the last report counts."""
+        self._lane.count_usage(self, usage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import logging
 import math
 import random
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from ._core.headers import Announcement
     from ._permit import Call, Permit
+
+logger = logging.getLogger("throttled_openai")
 
 # As many connections as the SDK's own pool opens.
 MAX_CONCURRENCY: Final = 1000
@@ -93,7 +96,7 @@ class Throttle:
     @property
     def waiting(self) -> int:
         """Calls asked for and not admitted."""
-        return sum(lane.waiting for lane in self._lanes.values())
+        return sum(lane.queue.waiting for lane in self._lanes.values())
 
     @property
     def in_flight(self) -> int:
@@ -111,7 +114,7 @@ class Throttle:
         """Limits announced on a response that needed no permit: they are told where there is no doubt for whom."""
         if len(self._lanes) == 1 and self._loop is asyncio.get_running_loop():
             for lane in self._lanes.values():
-                lane.observe(announcement, None)
+                lane.observe(announcement)
                 lane.admit_waiting()
 
     def _lane(self, model: str) -> Lane:
@@ -123,6 +126,19 @@ class Throttle:
         if lane is None:
             lane = self._lanes[key] = Lane(self, name, limits)
         return lane
+
+    def share(self, lane: Lane, group: str) -> None:
+        """The server said that `lane`'s model draws on the limits of `group`: from now on they have one budget."""
+        key, name, limits = self._book.find(group)
+        if name == lane.name or not self._book.is_each(lane.name):
+            return
+        other = self._lanes.get(key)
+        if other is None:
+            other = self._lanes[key] = Lane(self, name, limits)
+            other.budget = lane.budget
+        if other.budget is not lane.budget:
+            lane.budget = other.budget
+            logger.info("%s: draws on the limits of %s", lane.name, name)
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
         old, self._loop = self._loop, loop
@@ -147,10 +163,10 @@ class Throttle:
         if len(self._lanes) == 1:
             lane.admit_waiting()
             return
-        others = [other for other in self._lanes.values() if other.waiting and other is not lane]
+        others = [other for other in self._lanes.values() if other.queue.waiting and other is not lane]
         if others and self.in_flight >= self.max_concurrency - 1:
             # The oldest first, or a busy model would keep the ceiling to itself.
-            for other in sorted([lane, *others], key=Lane.head):
+            for other in sorted([lane, *others], key=lambda other: other.queue.head()):
                 other.admit_waiting()
         else:
             lane.admit_waiting()

@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 
-__all__ = ["AdmissionError", "AdmissionTimeout", "QueueFull", "RequestTooLarge"]
+__all__ = ["AccountBlocked", "AdmissionError", "AdmissionTimeout", "QueueFull", "RequestTooLarge"]
 
 
 class AdmissionError(openai.APIConnectionError):
@@ -56,4 +56,28 @@ class RequestTooLarge(AdmissionError):
         super().__init__(
             f"request is estimated at {tokens} tokens but {model} admits at most {limit:g}; "
             "shorten the input or split it into several calls"
+        )
+
+
+class AccountBlocked(openai.RateLimitError):
+    """The server refused another call for the account's billing just now, so this one was not sent.
+
+    `response`: that refusal, with its `code` such as `insufficient_quota`. `retry_in`: seconds until
+    one call will be sent to see whether the account has been settled.
+    """
+
+    def __init__(self, response: Any, *, model: str, retry_in: float) -> None:
+        self.retry_in = retry_in
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        if isinstance(body, dict):
+            body = body.get("error", body)
+        code = body.get("code") if isinstance(body, dict) else None
+        super().__init__(
+            f"not sent: the server has just refused {model} for the account's billing "
+            f"({code or response.status_code}); settle the account, a call is tried again in {retry_in:.0f} s",
+            response=response,
+            body=body,
         )

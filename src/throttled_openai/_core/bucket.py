@@ -43,12 +43,12 @@ class TokenBucket:
         """The level when it was last looked at; needs no running loop."""
         return self._limiter.max_rate - self._limiter._level  # noqa: SLF001
 
-    def delay(self, amount: float) -> float:
-        """Seconds until `amount` may be spent; 0 if it may be now.
+    def delay(self, amount: float, held: float = 0.0) -> float:
+        """Seconds until `amount` may be spent, leaving `held` for somebody else; 0 if it may be now.
 
         An amount larger than the capacity may be spent when the bucket is full.
         """
-        missing = min(amount, self._limiter.max_rate) - self.level
+        missing = min(amount + held, self._limiter.max_rate) - self.level
         seconds = missing / self.rate
         return seconds if seconds > ROUNDING else 0.0
 
@@ -57,6 +57,7 @@ class TokenBucket:
         self.set_level(self.level - amount)
 
     def set_level(self, level: float) -> None:
+        self._limiter.has_capacity()  # or what refilled since the last look would be added to it
         # AsyncLimiter counts what is used, from 0; there is no public name for it.
         self._limiter._level = max(0.0, self._limiter.max_rate - level)  # noqa: SLF001
 

@@ -1,4 +1,4 @@
-"""The budget: request and token buckets and a pause, for one model or one shared group."""
+"""The budget: what one model, or one shared group, may spend now."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from .bucket import TokenBucket
+from .bucket import ROUNDING
 from .durations import DAY, MINUTE
-from .limits import BURST, Limits
+from .limits import Limits
+from .mirror import Mirror, Stamp
+from .pace import Pace
+from .periods import Periods
 from .stats import WindowStats
 
 if TYPE_CHECKING:
     from .headers import Announcement, Dimension, Window
     from .refusals import Refusal
 
-# Seconds of the limits that may leave before the server has accepted anything: what it may cost
-# when somebody else has emptied the server's bucket.
-UNPROVEN_BURST: Final = 0.1
 # A pause the server asks for is stretched by up to this share, so that clients refused in one
 # instant do not return in one.
 PAUSE_JITTER: Final = 0.1
@@ -26,200 +26,351 @@ FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 LONGEST_OVERLOAD_PAUSE: Final = 8.0
 
+# Before the server has answered anything, so many seconds double the attempts that may have left: a
+# refusal comes back within a round trip, so silence is the first good sign. A thousand may leave
+# in half a second; were its bucket empty, one or two of them would be refused.
+DOUBLING: Final = 0.05
+
+# The paces change no more often than this (seconds).
+STEP: Final = 0.05
+
+_DIMENSIONS: Final[tuple[Dimension, Dimension]] = ("requests", "tokens")
+
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """What one attempt took from a budget, and what the budget had spent by then.
+    """What one attempt took from a budget, and what each mirror believed then.
 
-    Later attempts that were given back are taken off what was spent since.
+    `number`: attempts of a budget are numbered as they leave; instants would be equal where a
+    clock is coarse.
     """
 
+    number: int
     tokens: float
     at: float
+    stamps: tuple[tuple[Dimension, Stamp], ...]
     requests_spent: float
     tokens_spent: float
-    requests_refunded: float = 0.0
-    tokens_refunded: float = 0.0
+
+    def amount(self, dimension: Dimension) -> float:
+        return 1.0 if dimension == "requests" else self.tokens
 
 
 class Budget:
     """What one model, or a group of models that shares its limits, may spend now.
 
-    One bucket per configured or announced window: requests and tokens, per minute, per day. An
-    attempt goes when every bucket has room for it, and takes from all of them in one step. The
-    budget decides; waiting is the throttle's. Instants are the running loop's clock.
+    Per dimension a pace, and per announced window a mirror of the server's bucket. An attempt goes
+    when all have room for it, and takes from all of them in one step. The budget decides; waiting
+    is the throttle's. Instants are the running loop's clock.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.paused_until = -math.inf
-        self._proven = False  # has the server accepted anything yet
+        self.newest = 0  # number of the newest attempt
+        self._began_at: float | None = None  # when the first attempt left, until the server has answered one
+        self._event_at = 0  # number of the newest attempt at the last congestion event
+        self._at = -math.inf  # when the paces last changed
         self._streak = 0  # congestion events since the last success
-        self._requests_spent = 0.0
-        self._tokens_spent = 0.0
-        self._open: set[Reservation] = set()
-        self._configured: dict[tuple[Dimension, float], float] = {}
-        self._announced: dict[tuple[Dimension, float], float] = {}
-        self._announced_at: dict[tuple[Dimension, float], float] = {}
-        self.buckets: dict[tuple[Dimension, float], TokenBucket] = {}
-        self.request_rate: float | None = None
-        """Requests per second by the limits per minute or shorter; None: not known."""
-        self.token_rate: float | None = None
-        """Tokens per second by the limits per minute or shorter; None: not known."""
-        self._configure("requests", MINUTE, self.limits.rpm)
-        self._configure("requests", DAY, self.limits.rpd)
-        self._configure("tokens", MINUTE, self.limits.tpm)
-        self._configure("tokens", DAY, self.limits.tpd)
+        self._spent = {"requests": 0.0, "tokens": 0.0}
+        per_minute = {"requests": self.limits.rpm, "tokens": self.limits.tpm}
+        self.paces: dict[Dimension, Pace] = {
+            dimension: Pace(None if (limit := per_minute[dimension]) is None else limit / MINUTE, self.limits.burst)
+            for dimension in _DIMENSIONS
+        }
+        # A day's worth is not enforced by the second: a bucket that may be spent at any pace.
+        self.mirrors: dict[tuple[Dimension, float], Mirror] = {}
+        self._per_day: dict[Dimension, float | None] = {"requests": self.limits.rpd, "tokens": self.limits.tpd}
+        self._periods = {dimension: Periods() for dimension in _DIMENSIONS}
+        self._announced: set[tuple[Dimension, float]] = set()
+        for dimension, limit in self._per_day.items():
+            if limit is not None:
+                self.mirrors[dimension, DAY] = Mirror(limit, DAY)
 
-    def _configure(self, dimension: Dimension, period: float, limit: float | None) -> None:
-        if limit is not None:
-            self._configured[dimension, period] = limit
-            self._set_limit(dimension, period, limit)
+    @property
+    def request_rate(self) -> float | None:
+        """Requests per second that may leave in the long run; None: not known."""
+        return self.paces["requests"].rate
 
-    def _set_limit(self, dimension: Dimension, period: float, limit: float) -> None:
-        rate, capacity = limit / period, self._capacity(period, limit)
-        bucket = self.buckets.get((dimension, period))
-        if bucket is None:
-            self.buckets[dimension, period] = TokenBucket(rate, capacity)
-        elif not math.isclose(bucket.rate, rate):
-            bucket.resize(rate, capacity)
-        self.request_rate = self._slowest("requests")
-        self.token_rate = self._slowest("tokens")
+    @property
+    def token_rate(self) -> float | None:
+        """Tokens per second that may leave in the long run; None: not known."""
+        return self.paces["tokens"].rate
 
-    def _slowest(self, dimension: Dimension) -> float | None:
-        # A daily limit may be spent at any pace.
-        rates = [
-            bucket.rate for (other, period), bucket in self.buckets.items() if other == dimension and period <= MINUTE
-        ]
-        return min(rates, default=None)
-
-    def _capacity(self, period: float, limit: float) -> float:
-        if period > MINUTE:
-            return limit  # a day's worth is not enforced by the second
-        seconds = self.limits.burst
-        if seconds is None:
-            seconds = BURST if self._proven else UNPROVEN_BURST
-        return min(limit, max(1.0, seconds * limit / period))
+    @property
+    def learning(self) -> bool:
+        """Whether the rates change with time, so that a delay is true for a while only."""
+        return any(pace.learning for pace in self.paces.values())
 
     @property
     def largest_announced(self) -> float:
         """Tokens of the largest attempt the server could admit, as far as it has told its limit."""
-        limits = [limit for (dimension, _), limit in self._announced.items() if dimension == "tokens"]
+        limits = [self.mirrors[key].limit for key in self._announced if key[0] == "tokens"]
         return min(limits, default=math.inf)
 
-    def delay(self, tokens: float, now: float) -> float:
-        """Seconds until an attempt of `tokens` may go; 0 if it may now.
+    def delay(self, tokens: float, now: float, held: float = 0.0) -> float:
+        """Seconds until an attempt of `tokens` may go, leaving `held` tokens to another; 0 if it may now.
 
         An attempt larger than a bucket goes when that bucket is full, and leaves it in debt.
         """
-        delay = self.paused_until - now
-        for (dimension, _), bucket in self.buckets.items():
-            delay = max(delay, bucket.delay(1.0 if dimension == "requests" else tokens))
+        if now - self._at >= STEP:
+            self._pass_time(now)
+        delay = max(
+            self.paused_until - now,
+            self._probing(now),
+            self.paces["requests"].delay(1.0),
+            self.paces["tokens"].delay(tokens, held),
+        )
+        for (dimension, _), mirror in self.mirrors.items():
+            delay = max(delay, mirror.delay(1.0) if dimension == "requests" else mirror.delay(tokens, held))
         return max(0.0, delay)
 
-    def reserve(self, tokens: float, now: float) -> Reservation:
-        """Take one request and `tokens` from every bucket."""
-        self._spend(1.0, tokens)
-        self._requests_spent += 1.0
-        self._tokens_spent += tokens
-        reservation = Reservation(tokens, now, self._requests_spent, self._tokens_spent)
-        self._open.add(reservation)
-        return reservation
+    def used_up(self, tokens: float) -> WindowStats | None:
+        """The limit of more than a minute that an attempt of `tokens` has to wait for longest, if there is one."""
+        short = [
+            (mirror.delay(1.0 if key[0] == "requests" else tokens), key)
+            for key, mirror in self.mirrors.items()
+            if key[1] > MINUTE
+        ]
+        delay, key = max(short, default=(0.0, None))
+        return None if key is None or delay <= 0 else self._window_stats(*key)
 
-    def close(self, reservation: Reservation) -> None:
-        """The attempt has ended and will not be observed any more."""
-        self._open.discard(reservation)
+    def _pass_time(self, now: float) -> None:
+        whole = now - self._at
+        elapsed = now - max(self._at, min(now, self.paused_until))
+        paused = whole - elapsed
+        self._at = now
+        if whole < math.inf:
+            pressed = max(pace.pressed(elapsed) for pace in self.paces.values())
+            for pace in self.paces.values():
+                pace.learner.pause(paused)
+                pace.pass_time(elapsed, pressed, now)
+
+    def _probing(self, now: float) -> float:
+        """Seconds until a server that has not answered yet is sent one more attempt."""
+        if self._began_at is None or self.limits.burst is not None:
+            return 0.0
+        delay = self._began_at + DOUBLING * math.log2(self.newest + 1) - now
+        return delay if delay > ROUNDING else 0.0
+
+    @property
+    def token_refill(self) -> float:
+        """Tokens per second that come back; 0 where no limit is known."""
+        rates = [mirror.refill for (dimension, _), mirror in self.mirrors.items() if dimension == "tokens"]
+        if self.token_rate is not None:
+            rates.append(self.token_rate)
+        return min(rates, default=0.0)
+
+    def token_level(self) -> float:
+        """Tokens that may leave now; infinite where no token limit is known."""
+        mirrors = [mirror.level for (dimension, _), mirror in self.mirrors.items() if dimension == "tokens"]
+        return min([self.paces["tokens"].level, *mirrors])
+
+    def reserve(self, tokens: float, now: float) -> Reservation:
+        """Take one request and `tokens` from everything."""
+        self.newest += 1
+        if self.newest == 1:
+            self._began_at = now
+        spent = self._spent
+        spent["requests"] += 1.0
+        spent["tokens"] += tokens
+        self.paces["requests"].spend(1.0, now, mirrored=self._is_mirrored("requests"))
+        self.paces["tokens"].spend(tokens, now, mirrored=self._is_mirrored("tokens"))
+        stamps: list[tuple[Dimension, Stamp]] = []
+        for (dimension, _), mirror in self.mirrors.items():
+            stamps.append((dimension, mirror.spend(1.0 if dimension == "requests" else tokens, now)))
+        return Reservation(self.newest, tokens, now, tuple(stamps), spent["requests"], spent["tokens"])
 
     def refund(self, reservation: Reservation, *, request: bool) -> None:
         """Give back the tokens of an attempt the server did not take, and its request if never sent."""
-        requests = 1.0 if request else 0.0
-        self._spend(-requests, -reservation.tokens)
-        # For attempts admitted before this one, it was never sent.
-        number = reservation.requests_spent
-        for other in self._open:
-            if other.requests_spent < number:
-                other.requests_refunded += requests
-                other.tokens_refunded += reservation.tokens
+        for dimension in _DIMENSIONS:
+            amount = reservation.amount(dimension)
+            # The request of a refused attempt counts against the limit, as OpenAI has it.
+            charged = dimension == "requests" and not request
+            mirrored = self._is_mirrored(dimension)
+            self.paces[dimension].give_back(amount, reservation.at, charged=charged, mirrored=mirrored)
+            if not charged:
+                self._give_back(reservation, dimension, amount)
 
-    def _spend(self, requests: float, tokens: float) -> None:
-        for (dimension, _), bucket in self.buckets.items():
-            bucket.spend(requests if dimension == "requests" else tokens)
+    def _give_back(self, reservation: Reservation, dimension: Dimension, amount: float) -> None:
+        self._spent[dimension] -= amount
+        for other, stamp in reservation.stamps:
+            if other == dimension:
+                stamp.mirror.give_back(amount, stamp)
 
-    def succeeded(self) -> None:
-        """The server accepted an attempt made after the last congestion event."""
-        self._streak = 0
-        if not self._proven:
-            self._proven = True
-            for (_, period), bucket in self.buckets.items():
-                limit = bucket.rate * period
-                bucket.resize(bucket.rate, self._capacity(period, limit))
+    def _is_mirrored(self, dimension: Dimension) -> bool:
+        return self.paces[dimension].is_announced
 
-    def observe(self, announcement: Announcement, reservation: Reservation | None, now: float) -> None:
-        """Adopt announced limits, and lower the levels to what others have left over.
+    def succeeded(self, reservation: Reservation, now: float) -> None:
+        """The server accepted an attempt."""
+        self._began_at = None
+        if reservation.number > self._event_at:
+            self._streak = 0
+            for pace in self.paces.values():
+                pace.succeeded(now)
 
-        `remaining` is a snapshot from when the server admitted that attempt: what was sent since
-        is taken off, what was refilled since is added. It never raises a level, so it cannot cause
-        a burst. A configured limit is a ceiling: the user may want less than the account has.
+    def settle(self, reservation: Reservation, tokens: float) -> None:
+        """The server has taken `tokens` for an attempt, whatever was reserved."""
+        change = tokens - reservation.tokens
+        if change:
+            reservation.tokens = tokens
+            self.paces["tokens"].adjust(change, mirrored=self._is_mirrored("tokens"))
+            self._give_back(reservation, "tokens", -change)
+
+    def observe(
+        self,
+        announcement: Announcement,
+        reservation: Reservation | None,
+        now: float,
+        *,
+        refused: bool = False,
+        later: float | None = None,
+    ) -> None:
+        """Adopt announced limits, and correct the levels by what the server says it has left.
+
+        `remaining` is a snapshot from when the server decided on that attempt; `refused`: it did
+        not take its tokens. `later`: tokens it takes only when attempts end, and has yet to take;
+        then `remaining` is as of now. A configured limit is a ceiling: the user may want less than
+        there is.
         """
-        for window in announcement.requests:
-            self._observe("requests", window, reservation, now)
-        for window in announcement.tokens:
-            self._observe("tokens", window, reservation, now)
+        for dimension in _DIMENSIONS:
+            windows = announcement.of(dimension)
+            if not windows:
+                continue
+            windows, wrong = self._periods[dimension].settle(windows)
+            for period in wrong:
+                self._announced.discard((dimension, period))
+                if period != DAY or self._per_day[dimension] is None:
+                    self.mirrors.pop((dimension, period), None)
+            for window in windows:
+                if later is not None and dimension == "tokens" and window.remaining is not None:
+                    left = window._replace(remaining=window.remaining - later)
+                    self._observe(dimension, left, None, now, refused=refused)
+                else:
+                    self._observe(dimension, window, reservation, now, refused=refused)
+            self._set_pace(dimension)
 
-    def _observe(self, dimension: Dimension, window: Window, reservation: Reservation | None, now: float) -> None:
+    def _observe(
+        self, dimension: Dimension, window: Window, reservation: Reservation | None, now: float, *, refused: bool
+    ) -> None:
         key = dimension, window.period
-        sent_at = now if reservation is None else reservation.at
-        # Responses overtake each other: an older one must not bring back an older limit.
-        if sent_at >= self._announced_at.get(key, -math.inf):
-            self._announced_at[key] = sent_at
-            self._announced[key] = window.limit
-            self._set_limit(dimension, window.period, min(window.limit, self._configured.get(key, math.inf)))
-        if window.remaining is None:
+        limit, remaining = window.limit, window.remaining
+        if window.period == DAY and (self._per_day[dimension] or math.inf) < limit:
+            # The user wants less than there is, and what the server has left is of something larger.
+            limit, remaining = self._per_day[dimension] or limit, None
+        self._announced.add(key)
+        mirror = self.mirrors.get(key)
+        if mirror is None:
+            mirror = self.mirrors[key] = Mirror(limit, window.period)
+        if reservation is None:
+            mirror.observe(limit, remaining, None, now, self.paces[dimension].learner.unit)
             return
-        bucket = self.buckets[key]
-        left = window.remaining
-        if reservation is not None:
-            left = min(window.limit, left + window.rate * (now - sent_at)) - self._spent_since(reservation, dimension)
-        if left < bucket.level:
-            bucket.set_level(left)
+        stamp = next((stamp for _, stamp in reservation.stamps if stamp.mirror is mirror), None)
+        if stamp is None:  # the first snapshot: when the attempt left there was no mirror yet
+            since = self._spent[dimension] - (
+                reservation.requests_spent if dimension == "requests" else reservation.tokens_spent
+            )
+            level = mirror.level + max(0.0, since) - mirror.rate * (now - reservation.at)
+            stamp = mirror.stamp(reservation.at, level)
+        elif refused and dimension == "tokens":
+            stamp = stamp._replace(level=stamp.level + reservation.tokens)
+        mirror.observe(limit, remaining, stamp, now, self.paces[dimension].learner.unit)
 
-    def _spent_since(self, reservation: Reservation, dimension: Dimension) -> float:
-        """Units reserved after `reservation`, less those of them that were given back."""
-        if dimension == "requests":
-            return self._requests_spent - reservation.requests_spent - reservation.requests_refunded
-        return self._tokens_spent - reservation.tokens_spent - reservation.tokens_refunded
+    def _set_pace(self, dimension: Dimension) -> None:
+        rates = [self.mirrors[key].rate for key in self._announced if key[0] == dimension and key[1] <= MINUTE]
+        self.paces[dimension].announced(min(rates, default=None))
 
-    def refused(self, refusal: Refusal, reservation: Reservation, now: float, *, event: bool, jitter: float) -> None:
-        """The server refused an attempt whose tokens have been given back.
+    def refused(
+        self, refusal: Refusal, told: Announcement, reservation: Reservation, now: float, *, jitter: float
+    ) -> bool:
+        """The server refused an attempt; whether it is a new congestion event.
 
-        The named buckets (all, if none is named) fall to where the server's must be: short of this
-        attempt by what refills in `retry_after`. So they reopen at their rate, not as a herd.
-        `event`: not the echo of an event already answered. `jitter`: uniform in [0, 1).
+        `told`: what the response announced. `jitter`: uniform in [0, 1). Attempts that left before
+        the last event are its echoes: they correct levels, but nothing is cut twice.
         """
-        levelled = False
+        self._began_at = None
+        for pace in self.paces.values():
+            pace.found_empty()
+        self.observe(told, reservation, now, refused=True)
+        self.observe(refusal.announcement, reservation, now, refused=True)
+        self.refund(reservation, request=False)
+        event = reservation.number > self._event_at
+        if event:
+            self._event_at = self.newest
+        if event and refusal.slow_down:
+            self.paces["requests"].slow_down(now)
+        explained = kept = False
         if refusal.kind == "rate":
-            for (dimension, period), bucket in self.buckets.items():
-                if refusal.dimension not in (None, dimension) or period != (refusal.period or MINUTE):
-                    continue
-                levelled = True
-                cost = min(1.0 if dimension == "requests" else reservation.tokens, bucket.capacity)
-                level = cost - bucket.rate * refusal.retry_after if refusal.retry_after is not None else 0.0
-                bucket.set_level(min(bucket.level, level))
-        if refusal.retry_after is not None:
+            explained, kept = self._explain(refusal, told, reservation, now, event=event)
+        wait = refusal.retry_after
+        if wait is not None:
             # A token bucket in debt holds back large attempts and lets small ones through, as the
             # server does; a pause would stop both.
-            if not (levelled and refusal.dimension == "tokens"):
-                self._pause(now + refusal.retry_after * (1 + PAUSE_JITTER * jitter))
-        elif event and not levelled:
-            # One refusal that says nothing is answered by fewer attempts in flight; a pause is for
-            # those that go on being refused.
-            doublings = self._streak - (0 if refusal.dimension else 1)
+            if not (kept and refusal.dimension == "tokens"):
+                self._pause(now + wait * (1 + PAUSE_JITTER * jitter))
+        elif event and not explained:
+            # Refusals that say nothing are answered by fewer attempts in flight or a slower pace; a
+            # pause is for those that go on being refused.
+            doublings = self._streak - 1
             if doublings >= 0:
                 longest = LONGEST_PAUSE if refusal.kind == "rate" else LONGEST_OVERLOAD_PAUSE
                 pause = min(longest, FIRST_PAUSE * 2.0 ** min(doublings, 10))
                 self._pause(now + pause * (1 + jitter) / 2)
         if event:
             self._streak += 1
+        return event
+
+    def _explain(
+        self, refusal: Refusal, told: Announcement, reservation: Reservation, now: float, *, event: bool
+    ) -> tuple[bool, bool]:
+        """Correct what the refusal contradicts; whether an empty mirror explains it, and a bucket keeps its wait.
+
+        The named dimensions (both, if none is named) fall to where the server's must be: short of
+        this attempt by what refills in `retry_after`. So they reopen at their rate, not as a herd.
+        """
+        explained = kept = False
+        for dimension in self._blamed(refusal):
+            amount, wait = reservation.amount(dimension), refusal.retry_after
+            mirrors = [
+                mirror
+                for (other, period), mirror in self.mirrors.items()
+                if other == dimension and refusal.period in (None, period)
+            ]
+            if not _has_room(dimension, amount, told, refusal):
+                for mirror in mirrors:
+                    cost = min(amount, mirror.limit - mirror.reserve)
+                    level = 0.0 if wait is None else cost - mirror.refill * wait
+                    mirror.emptied(level, reservation.at, self.paces[dimension].learner.unit)
+                if mirrors:
+                    explained = kept = True
+                    continue
+            # A window the server does not tell of, or a rate that nobody told.
+            if refusal.period is None or refusal.period <= MINUTE:
+                self.paces[dimension].refused(amount, wait, now, event=event)
+                kept = True
+        return explained, kept
+
+    def _blamed(self, refusal: Refusal) -> tuple[Dimension, ...]:
+        """The named dimension; else the one with a known limit, of two the emptier; else both."""
+        if refusal.dimension is not None:
+            return (refusal.dimension,)
+        known: list[Dimension] = [dimension for dimension in _DIMENSIONS if self.paces[dimension].known is not None]
+        if not known:
+            return _DIMENSIONS
+        return (min(known, key=self._seconds_left),)
+
+    def _seconds_left(self, dimension: Dimension) -> float:
+        """Seconds of the rate that are left in the emptiest bucket of `dimension`."""
+        pace = self.paces[dimension]
+        levels = [mirror.level / mirror.rate for (other, _), mirror in self.mirrors.items() if other == dimension]
+        return min([pace.level / (pace.rate or 1.0), *levels])
+
+    def congested(self, reservation: Reservation) -> bool:
+        """An attempt met overload (timeout, 503); whether it is a new event."""
+        if reservation.number <= self._event_at:
+            return False
+        self._event_at = self.newest
+        return True
 
     def _pause(self, until: float) -> None:
         self.paused_until = max(self.paused_until, until)
@@ -228,19 +379,41 @@ class Budget:
         """Continue on the running loop, forgetting instants of another clock."""
         if not same_clock:
             self.paused_until = -math.inf
-            self._announced_at.clear()
-        self._open.clear()
-        for bucket in self.buckets.values():
-            bucket.rebind(same_clock=same_clock)
+            self._began_at = None
+            self._at = -math.inf
+        for pace in self.paces.values():
+            pace.rebind(same_clock=same_clock)
+        for mirror in self.mirrors.values():
+            mirror.rebind(same_clock=same_clock)
+
+    def _window_stats(self, dimension: Dimension, period: float) -> WindowStats:
+        mirror = self.mirrors[dimension, period]
+        announced = (dimension, period) in self._announced
+        return WindowStats(dimension, period, mirror.limit, mirror.last_level, announced=announced)
 
     def stats(self) -> tuple[WindowStats, ...]:
-        return tuple(
-            WindowStats(
-                dimension=dimension,
-                period=period,
-                limit=bucket.rate * period,
-                spendable=bucket.last_level,
-                announced=(dimension, period) in self._announced,
-            )
-            for (dimension, period), bucket in self.buckets.items()
-        )
+        windows = []
+        for dimension, pace in self.paces.items():
+            per_minute = self.mirrors.get((dimension, MINUTE))
+            if pace.rate is not None:
+                level = pace.last_level if per_minute is None else min(pace.last_level, per_minute.last_level)
+                windows.append(
+                    WindowStats(dimension, MINUTE, pace.rate * MINUTE, level, announced=per_minute is not None)
+                )
+            windows += [
+                self._window_stats(dimension, period)
+                for other, period in self.mirrors
+                if other == dimension and period != MINUTE
+            ]
+        return tuple(windows)
+
+
+def _has_room(dimension: Dimension, amount: float, told: Announcement, refusal: Refusal) -> bool:
+    """Whether the server says that its bucket of `dimension` had room for what it refused."""
+    left = [
+        window.remaining
+        for announcement in (told, refusal.announcement)
+        for window in announcement.of(dimension)
+        if window.remaining is not None and refusal.period in (None, window.period)
+    ]
+    return bool(left) and min(left) >= amount

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from .knee import Knee
+
 # Attempts in flight before anything is known: small enough not to flood an unknown server.
 START: Final = 16.0
 # Seconds of a known rate that may be in flight at the start; the buckets do the limiting.
@@ -25,27 +27,19 @@ class ConcurrencyLimit:
     """How many attempts may be in flight.
 
     It grows on success while it is what holds calls back, slowly near the point where it last
-    failed, and shrinks once per congestion event: attempts admitted before the last decrease are
-    echoes of the same overload.
+    failed, and shrinks once per congestion event. Before a server that neither announces nor
+    refuses, latency tells where more calls only wait (`Knee`).
     """
 
-    __slots__ = (
-        "_ceiling",
-        "_failed_at",
-        "_failing",
-        "_limit",
-        "_overloaded",
-        "latency",
-        "shrunk_after",
-    )
+    __slots__ = ("_ceiling", "_failed_at", "_failing", "_knee", "_limit", "_overloaded", "latency")
 
     def __init__(self, ceiling: int) -> None:
         self._ceiling = ceiling
         self._limit = min(START, ceiling)
         self._failed_at = math.inf  # the limit at the last decrease
-        self.shrunk_after = -math.inf  # the newest attempt when it last shrank
         self._failing = 0.0  # smoothed share of attempts that met congestion
         self._overloaded = False
+        self._knee: Knee | None = Knee()
         self.latency: float | None = None  # smoothed seconds of successful attempts
 
     def value(self, rate: float | None) -> int:
@@ -60,14 +54,28 @@ class ConcurrencyLimit:
         return max(1, min(int(limit), self._ceiling))
 
     def expect(self, rate: float) -> None:
-        """The budget's rate became known: start from what it may need."""
+        """The budget's rate became known: start from what it may need, and do not go by latency."""
+        self._knee = None
         if self._failed_at == math.inf:
             self._limit = max(self._limit, min(self._ceiling, math.ceil(START_SECONDS * rate)))
 
-    def succeeded(self, latency: float, *, binding: bool) -> None:
-        """An attempt succeeded after `latency` seconds; `binding`: the limit was in use when it began."""
+    def ignore_latency(self) -> None:
+        """The server has limits: its latency is its own affair, and going by it would throttle us."""
+        self._knee = None
+
+    def succeeded(self, began_at: float, latency: float, in_flight: float, *, binding: bool) -> None:
+        """An attempt succeeded after `latency` seconds, beside `in_flight` attempts on average.
+
+        `binding`: the limit was in use when it began.
+        """
         self._failing *= 1 - SHARE_GAIN
         self.latency = latency if self.latency is None else self.latency + LATENCY_GAIN * (latency - self.latency)
+        if self._knee is not None:
+            found = self._knee.sample(began_at, latency, in_flight, self._limit)
+            if found is not None:
+                self._limit = min(max(1.0, found), self._ceiling)
+            if not self._knee.ramping:
+                return
         if not binding:
             return
         if self._failed_at == math.inf:
@@ -85,23 +93,21 @@ class ConcurrencyLimit:
         # `step` more per success is `step` x limit more per round trip.
         self._limit = min(self._limit + step, self._ceiling)
 
-    def congested(self, number: float, newest: float, in_flight: int, *, overload: bool, restart: bool) -> bool:
-        """Attempt `number` met congestion. Whether it is a new event.
+    def congested(self, in_flight: int, *, event: bool, overload: bool, restart: bool = False) -> None:
+        """An attempt met congestion; `event`: not the echo of one already answered.
 
-        Attempts are numbered as they are admitted, `newest` was the last one: instants would be
-        equal where a clock is coarse.
         `overload`: the server lacks capacity (503, timeout), rather than counting a rate.
         `restart`: nothing paces the reopening, so begin again from one call and feel the way up.
         """
         self._failing += SHARE_GAIN * (1 - self._failing)
-        if number <= self.shrunk_after:
-            return False
+        if not event:
+            return
+        if not overload:
+            self._knee = None
         self._overloaded = overload
-        self.shrunk_after = newest
         # What was in use when it went wrong; but one refusal of a nearly idle client is no reason to
         # start all over.
         used = min(self._limit, max(in_flight, START / 2))
         self._failed_at = max(2.0, used)
         cut = max(LEAST_CUT, self._failing / 2)
         self._limit = 1.0 if restart else max(1.0, used * (1 - cut))
-        return True

@@ -29,10 +29,14 @@ def parse_duration(text: str) -> float | None:
 
     Also None above 31 days, more than any limit's period.
     """
-    # `Nms` and `Ns` are 96 % of OpenAI's (1.4); the pattern costs four times as much.
-    number = text[:-2] if text[-2:] == "ms" else text[:-1]
-    if number.isdigit() and text[-1] == "s" and len(number) <= 7 and number.isascii():
-        return float(number) / 1000 if text[-2] == "m" else plausible(float(number))
+    # A single part is 98 % of OpenAI's (1.4); the pattern for all costs four times as much.
+    if text[-1:] == "s":
+        number = text[:-1]
+        if number[-1:] == "m":
+            if BARE.fullmatch(number[:-1]):
+                return plausible(float(number[:-1]) / 1000)
+        elif BARE.fullmatch(number):
+            return plausible(float(number))
     if BARE.fullmatch(text):
         return plausible(float(text))
     if not _GO.fullmatch(text):

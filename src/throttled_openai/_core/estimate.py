@@ -1,13 +1,18 @@
-"""Request -> cost: what the server will charge when it admits an attempt.
+"""Request -> estimate: what an attempt takes from the token limit; response -> usage: what it took.
 
 Every formula is the provider's own arithmetic, fitted to recorded traffic; the
 section numbers are those of docs/provider-semantics.md. No tokenizer: OpenAI
 itself charges a quarter of the UTF-8 bytes (1.3), and one 100 kB prompt would
-hold the event loop for 6 ms (7).
+hold the event loop for 6 ms (7). Whether output is taken too, and how far off
+a guess of real tokens is, is learnt: see tariff.py.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
+
+from .providers import OPENAI, Provider
 
 # A token is taken to be four bytes of UTF-8, not four characters: over 100
 # samples the fitted coefficient of bytes is 0.25000 (1.3).
@@ -22,8 +27,29 @@ OPAQUE_TOKENS: Final = 765
 RESPONSES_TOKENS: Final = 19
 RESPONSES_FUNCTIONS_TOKENS: Final = 217
 
+# Tokens of a chat above those of its text, for each message and once. OpenAI's
+# arithmetic at admission (1.3) is taken for what is not known. Groq's and Azure's
+# are fitted to 13 and to 14 tokens for a message of 34 bytes (CSV of 2024, of
+# 2026); all of those had one message, so the 4 is that of real tokens.
+_CHAT: Final = (1, 2)
+_CHAT_AT: Final = {"azure": (4, 2), "groq": (4, 1)}
+# Of real tokens, in 215 of 215 recorded usages (7).
+_REAL_CHAT: Final = (4, 3)
+
+_ABSENT: Final = object()
+
 # More values than any real body has; ends the walk over one that contains itself.
 _MOST_VALUES: Final = 200_000
+
+# The API's own bound of `n`.
+_MOST_CHOICES: Final = 128
+
+# Where messages, items and their parts keep text. The calls of tools cost
+# nothing by OpenAI's arithmetic (1.3), but are real tokens.
+_TEXT: Final = frozenset({"content", "text", "refusal", "output", "arguments"})
+_REAL_TEXT: Final = _TEXT | {"tool_calls", "function", "name"}
+# Any of these makes an object a message, an item or a part.
+_PART: Final = frozenset({"content", "text", "type"})
 
 _MEDIA: Final = frozenset(
     {
@@ -78,6 +104,45 @@ _UNMETERED: Final = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one attempt, or several together, may take from the token limit.
+
+    `input`: tokens taken at admission, without any output.
+    `output`: most output tokens the request allows, of all its answers; 0: it does not tell.
+    `choices`: answers it asks for; 0 where no text is written, as for embeddings.
+    `surcharge`: tokens of `input` that are no input, only charged on top of it.
+    `real`: `input` is a guess of the real tokens, which usage can correct, not the provider's own estimate.
+    `whole`: all of the input could be read.
+    """
+
+    input: int
+    output: int
+    choices: int = 0
+    surcharge: int = 0
+    real: bool = False
+    whole: bool = True
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        return Estimate(
+            self.input + other.input,
+            self.output + other.output,
+            self.choices + other.choices,
+            self.surcharge + other.surcharge,
+            self.real or other.real,
+            self.whole and other.whole,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that a response reports; `output` with reasoning, `cached` the part of `input` that a cache had."""
+
+    input: int
+    output: int
+    cached: int = 0
+
+
 def is_metered(method: str, path: str, body: object) -> bool:
     """Whether the attempt runs a model, and so counts against RPM and TPM.
 
@@ -103,106 +168,223 @@ def model_of(path: str, body: object) -> str:
     return deployed.partition("?")[0].partition("/")[0] or _endpoint(path) or "unknown"
 
 
-def estimate_tokens(path: str, body: object) -> int:
-    """Tokens the server will charge at admission, at least 0.
+def estimate(path: str, body: object, provider: Provider = OPENAI) -> Estimate:
+    """Tokens the provider will charge for an attempt; of all numbers, none is below 0.
 
-    Within 2 tokens of every recorded plain-text chat attempt since 2025-03-20,
-    when OpenAI stopped counting `max_tokens`; tool schemas are not counted
-    either. What cannot be seen from here (a previous response, a prompt
-    template, a thread) is not estimated.
+    Within 2 tokens of every recorded plain-text chat attempt at OpenAI since
+    2025-03-20, when it stopped counting `max_tokens`; tool schemas are not counted
+    there either. What cannot be seen from here (a previous response, a prompt
+    template, a thread, sound to transcribe) is not in the estimate: too little is
+    put right by the next announcement, too much would slow us down for good.
     """
-    endpoint = _endpoint(path)
-    root = endpoint.partition("/")[0]
+    root = _endpoint(path).partition("/")[0]
+    real = provider.charges == "usage"
     if root == "responses":
-        return _responses(body)
+        return _responses(body, real=real)
     if root == "embeddings":
-        size, tokens = _measure(_field(body, "input"))
-        return round(size / BYTES_PER_TOKEN) + tokens
+        size, tokens, whole = _measure(_field(body, "input"))
+        return Estimate(round(size / BYTES_PER_TOKEN) + tokens, 0, real=real, whole=whole)
     if root == "completions":
-        size, tokens = _measure(_field(body, "prompt"))
-        return -(-size // BYTES_PER_TOKEN) + tokens
+        return _completions(body, real=real)
     if _field(body, "messages") is not None:
-        return _chat(body)
-    # Images, audio, moderations, and whatever else takes text under the usual names.
-    size, tokens = _measure([_field(body, name) for name in ("prompt", "input", "instructions")])
-    return size // BYTES_PER_TOKEN + tokens
+        return _chat(body, provider, real=real)
+    # Images, audio, moderations, runs of threads, and whatever else takes text under the usual names.
+    size, tokens, whole = _measure([_field(body, name) for name in ("prompt", "input", "instructions")])
+    writes = root == "threads"
+    return Estimate(
+        size // BYTES_PER_TOKEN + tokens,
+        _most_output(body) if writes else 0,
+        choices=int(writes),
+        real=real,
+        whole=whole and root == "moderations",
+    )
 
 
-def used_tokens(body: object) -> int | None:
-    """Tokens a response or the last event of a stream reports; None if it reports none."""
-    usage = _field(body, "usage")
+def estimate_tokens(path: str, body: object) -> int:
+    """Tokens that OpenAI will charge at admission, at least 0."""
+    return estimate(path, body).input
+
+
+def read_usage(data: object) -> Usage | None:
+    """Usage that a response or the last event of a stream reports; None if it reports none."""
+    usage = _field(data, "usage")
     if usage is None:
-        usage = _field(_field(body, "response"), "usage")
-    total = _count(_field(usage, "total_tokens"))
-    if total is not None:
-        return total
+        usage = _field(_field(data, "response"), "usage")
+    if usage is None:
+        return None
     # Either pair of names; some servers send both, with the same numbers.
-    for names in (("input_tokens", "output_tokens"), ("prompt_tokens", "completion_tokens")):
-        told = [count for name in names if (count := _count(_field(usage, name))) is not None]
-        if told:
-            return sum(told)
-    return None
+    taken = _most(usage, "prompt_tokens", "input_tokens")
+    given = _most(usage, "completion_tokens", "output_tokens")
+    total = _count(_field(usage, "total_tokens"))
+    if taken is None:
+        if given is None and total is None:
+            return None
+        taken = max(0, (total or 0) - (given or 0))
+    # xAI and Gemini leave reasoning out of the output, not out of the total.
+    output = max(given or 0, (total or 0) - taken)
+    details = _field(usage, "prompt_tokens_details") or _field(usage, "input_tokens_details")
+    cached = _count(_field(details, "cached_tokens")) or _count(_field(usage, "prompt_cache_hit_tokens")) or 0
+    return Usage(taken, output, min(cached, taken))
 
 
-def _chat(body: object) -> int:
-    """`bytes // 4 + messages + 2`, and one for each further choice (1.3)."""
+def used_tokens(data: object) -> int | None:
+    """All tokens a response or the last event of a stream reports; None if it reports none."""
+    usage = read_usage(data)
+    return None if usage is None else usage.input + usage.output
+
+
+def _chat(body: object, provider: Provider, *, real: bool) -> Estimate:
     messages = _field(body, "messages")
-    size, tokens = _measure(messages)
+    size, tokens, whole = _measure(messages, _REAL_TEXT if real else _TEXT)
     count = len(messages) if isinstance(messages, (list, tuple)) else 1
-    n = _field(body, "n")
-    further = n - 1 if isinstance(n, int) and 1 <= n <= 128 else 0  # 128 is the API's own bound
-    return size // BYTES_PER_TOKEN + tokens + count + 2 + further
+    choices = _choices(body)
+    each, once = _REAL_CHAT if real else _CHAT_AT.get(provider.name, _CHAT)
+    if real:
+        size += _schema_bytes(body)
+        further = 0
+    else:
+        further = choices - 1  # (1.3)
+    tokens += size // BYTES_PER_TOKEN + each * count + once + further
+    return Estimate(tokens, choices * _most_output(body), choices, real=real, whole=whole)
 
 
-def _responses(body: object) -> int:
-    """Real input tokens and a constant; real ones are `3 + 4 * messages` above their text (1.3, 7)."""
+def _completions(body: object, *, real: bool) -> Estimate:
+    """`ceil(bytes / 4)` (1.3), and one for each further answer, as of a chat: the one sample with two fits."""
+    prompt = _field(body, "prompt")
+    size, tokens, whole = _measure(prompt)
+    choices = _choices(body)
+    if isinstance(prompt, (list, tuple)) and prompt and not isinstance(prompt[0], int):
+        choices *= len(prompt)
+    tokens += -(-size // BYTES_PER_TOKEN) + choices - 1
+    return Estimate(tokens, choices * _most_output(body), choices, real=real, whole=whole)
+
+
+def _responses(body: object, *, real: bool) -> Estimate:
+    """Real tokens of the input, and at OpenAI a constant; `real`: without that (1.3, 7)."""
     items = _field(body, "input")
-    size, tokens = _measure([items, _field(body, "instructions")])
+    size, tokens, whole = _measure([items, _field(body, "instructions")], _REAL_TEXT)
     count = len(items) if isinstance(items, (list, tuple)) else 1
-    tools = _field(body, "tools")
-    functions = isinstance(tools, (list, tuple)) and any(_field(tool, "type") == "function" for tool in tools)
-    constant = RESPONSES_FUNCTIONS_TOKENS if functions else RESPONSES_TOKENS
-    return size // BYTES_PER_TOKEN + tokens + 3 + 4 * count + constant
+    each, once = _REAL_CHAT
+    tokens += (size + _schema_bytes(body)) // BYTES_PER_TOKEN + each * count + once
+    kinds = [_field(tool, "type") for tool in _items(_field(body, "tools"))]
+    surcharge = 0
+    if not real:
+        surcharge = RESPONSES_FUNCTIONS_TOKENS if "function" in kinds else RESPONSES_TOKENS
+    # What the server adds itself: an earlier response, a template, what its own tools find.
+    hidden = any(_field(body, name) is not None for name in ("previous_response_id", "conversation", "prompt"))
+    return Estimate(
+        tokens + surcharge,
+        _most_output(body),
+        choices=1,
+        surcharge=surcharge,
+        real=True,
+        whole=whole and not hidden and all(kind == "function" for kind in kinds),
+    )
 
 
-def _measure(content: object) -> tuple[int, int]:
-    """UTF-8 bytes of the text in `content`, and tokens of what is not text.
+def _choices(body: object) -> int:
+    """Answers that a request asks for, or has made to choose from."""
+    told = [n for name in ("n", "best_of") if isinstance(n := _field(body, name), int) and 1 <= n <= _MOST_CHOICES]
+    return max(told, default=1)
+
+
+def _most_output(body: object) -> int:
+    """Most tokens of one answer; 0: not told."""
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        count = _count(_field(body, name))
+        if count is not None:
+            return count
+    return 0
+
+
+def _measure(content: object, names: frozenset[str] = _TEXT) -> tuple[int, int, bool]:
+    """UTF-8 bytes of the text in `content`, tokens of what is not text, and whether all could be read.
 
     Walks strings, lists, messages and their parts; never an iterator, which it
     would consume. Without recursion, because depth is the sender's choice.
     """
     size = tokens = 0
+    whole = True
     left = _MOST_VALUES
     stack = [content]
     while stack:
         value = stack.pop()
         if isinstance(value, str):
             size += _utf8_bytes(value)
-        elif isinstance(value, (list, tuple)):
+            continue
+        if isinstance(value, (list, tuple)):
             if value and isinstance(value[0], int):  # a prompt that is already tokens
                 tokens += len(value)
                 continue
             left -= len(value)
             if left > 0:
-                stack.extend(value)
-        elif value is None or isinstance(value, (int, float)):
-            pass
-        elif isinstance(value, (dict, Mapping)) or hasattr(value, "content") or hasattr(value, "text"):
-            left -= 1
-            if left <= 0:
-                break
-            if _is_media(value):
-                tokens += OPAQUE_TOKENS
-            else:
-                stack += [_field(value, name) for name in ("content", "text", "refusal", "output", "arguments")]
-        else:
+                stack += value
+            continue
+        if value is None or isinstance(value, (int, float)):
+            continue
+        fields = value if isinstance(value, dict) else _part_fields(value)
+        if fields is None or _is_media(fields.get("type")):
             tokens += OPAQUE_TOKENS
-    return size, tokens
+            whole = False
+            continue
+        left -= 1 + len(fields)
+        if left <= 0:
+            break
+        size += _text_below(fields, names, stack)
+    return size, tokens, whole and left > 0
 
 
-def _is_media(part: object) -> bool:
-    kind = _field(part, "type")
+def _text_below(fields: dict[str, object], names: frozenset[str], stack: list[object]) -> int:
+    """Bytes of the ASCII texts in `fields`, which are most; what else may hold text goes on the stack."""
+    size = 0
+    for name, part in fields.items():
+        if name in names:
+            if isinstance(part, str) and part.isascii():
+                size += len(part)
+            else:
+                stack.append(part)
+    return size
+
+
+def _part_fields(value: object) -> dict[str, object] | None:
+    """What a message, item or part keeps that is no dict: one of the SDK's models, say; None: it is none."""
+    fields = getattr(value, "__dict__", None)  # pydantic needs 3 us to find that a field does not exist
+    if isinstance(fields, dict) and not _PART.isdisjoint(fields):
+        return fields
+    if isinstance(value, Mapping) or hasattr(value, "content") or hasattr(value, "text"):
+        return {name: part for name in ("type", *_REAL_TEXT) if (part := _field(value, name)) is not None}
+    return None
+
+
+def _is_media(kind: object) -> bool:
     return isinstance(kind, str) and kind in _MEDIA
+
+
+def _schema_bytes(body: object) -> int:
+    """UTF-8 bytes of the names, texts and schemas of functions: about what the model is shown of them."""
+    tools = _items(_field(body, "tools"))
+    functions = [*_items(_field(body, "functions")), *(_field(tool, "function") or tool for tool in tools)]
+    size = 0
+    left = _MOST_VALUES
+    stack = [_field(function, name) for function in functions for name in ("name", "description", "parameters")]
+    while stack and left > 0:
+        value = stack.pop()
+        if isinstance(value, str):
+            size += _utf8_bytes(value)
+        elif isinstance(value, dict):
+            left -= 1 + 2 * len(value)
+            if left > 0:
+                stack += value
+                stack += value.values()
+        elif isinstance(value, (list, tuple)):
+            left -= 1 + len(value)
+            if left > 0:
+                stack += value
+    return size
+
+
+def _items(value: object) -> list[object] | tuple[object, ...]:
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _utf8_bytes(text: str) -> int:
@@ -217,10 +399,21 @@ def _utf8_bytes(text: str) -> int:
 
 def _field(value: object, name: str) -> object:
     """`value[name]` of a mapping, `value.name` of a model object, else None."""
-    # dict is a Mapping, but recognised three times faster.
-    if isinstance(value, (dict, Mapping)):
+    if isinstance(value, dict):
+        return value.get(name)
+    # Not plain getattr: pydantic needs 3 us to find that a field does not exist.
+    extra = getattr(value, "__pydantic_extra__", _ABSENT)
+    if extra is not _ABSENT:
+        fields = vars(value)
+        return fields[name] if name in fields else _field(extra, name)
+    if isinstance(value, Mapping):
         return value.get(name)
     return getattr(value, name, None)
+
+
+def _most(usage: object, *names: str) -> int | None:
+    told = [count for name in names if (count := _count(_field(usage, name))) is not None]
+    return max(told, default=None)
 
 
 def _count(value: object) -> int | None:
@@ -230,6 +423,7 @@ def _count(value: object) -> int | None:
     return None
 
 
+@lru_cache(maxsize=256)  # three look-ups an attempt, and few paths
 def _endpoint(path: str) -> str:
     """Endpoint that a path names: `chat/completions`, `responses/resp_1/cancel`.
 

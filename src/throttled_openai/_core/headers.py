@@ -1,25 +1,26 @@
 """Response headers -> the limits the server announced.
 
 What a server sends is material, not truth: a value that is negative, not finite, absurdly large or
-of the wrong type is "not told", and nothing here raises. Numbers in brackets are sections of the
-project's reference on how providers count, announce and refuse.
+of the wrong type is "not told", and nothing here raises. Nor is a limit told whose unit or period
+would be a guess: guessed wrong, it makes us faster than the server allows. Numbers in brackets are
+sections of the project's reference on how providers count, announce and refuse.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple
 
-from .durations import DAY, LONGEST, MINUTE, MONTH, UNITS, parse_duration
+from .durations import DAY, LONGEST, MINUTE, MONTH, UNITS, parse_delay, parse_duration, parse_instant
 
 Dimension = Literal["requests", "tokens"]
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+# Named tuples: two to four are made on every response, and a frozen dataclass takes twice as long.
+class Window(NamedTuple):
     """One announced limit: `limit` units per `period` seconds.
 
-    `remaining` is what was left when the server admitted that attempt, rounded
+    `remaining` is what was left when the server admitted that attempt: to a
+    fraction of a unit where the server's time to full tells one, else rounded
     down; None: not told.
     """
 
@@ -33,12 +34,14 @@ class Window:
         return self.limit / self.period
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
-    """All limits one response told of, say of a minute and of a day; empty: not told."""
+class Announcement(NamedTuple):
+    """All limits one response told of, say of a minute and of a day, one a period; empty: not told."""
 
     requests: tuple[Window, ...]
     tokens: tuple[Window, ...]
+
+    def of(self, dimension: Dimension) -> tuple[Window, ...]:
+        return self.requests if dimension == "requests" else self.tokens
 
 
 class _Names(NamedTuple):
@@ -68,15 +71,26 @@ _ANTHROPIC_REQUESTS: Final = _anthropic(b"requests")
 _ANTHROPIC_INPUT: Final = _anthropic(b"input-tokens")
 _ANTHROPIC_TOKENS: Final = _anthropic(b"tokens")
 
-# Names that carry their period, as Mistral's and Cerebras's do, and a dialect of 2023.
+# What we count, and per what where the name says so: `req-10-second` and `tokens-month` (Mistral),
+# `requests-day` (Cerebras), `tokens-per-minute` (DigitalOcean). `tokens_usage_based` is OpenAI's of
+# 2023. Fireworks's two count all input and that which no cache had; it documents them as per second,
+# but sends 7200000 where it documents 3.6 million a minute to start with.
+#
+# Not here: generated tokens, images, audio. Nor `x-ratelimit-limit` and `x-tokenlimit-limit`, which
+# do not say per what. Together documents a second; its recorded 200 with a reset in 2 s counted
+# across two seconds, and since 2026 it sends them with refusals only, where the reset is the wait.
+# Nor LiteLLM's `llm_provider-…`: limits of one deployment of several. It repeats them under the
+# plain names where there is no other limit.
 _LIMIT_NAME: Final = re.compile(
     rb"x-ratelimit-limit-"
-    rb"((requests|req|tokens|project-tokens|tokens_usage_based)"
-    rb"(?:-(?:([1-9]\d{0,4})-)?(second|minute|hour|day|month))?)"
+    rb"((requests|req|tokens|project-tokens|tokens_usage_based|tokens-prompt|tokens-cache-adjusted-prompt)"
+    rb"(?:-(?:per-)?(?:([1-9]\d{0,4})-)?(second|minute|hour|day|month))?)"
 )
 
 _NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?")
 
+# Go durations are rounded to milliseconds.
+_ROUNDING: Final = 0.001
 
 NOTHING: Final = Announcement((), ())
 
@@ -84,55 +98,75 @@ NOTHING: Final = Announcement((), ())
 def read_limits(headers: Mapping[str, str]) -> Announcement:
     """Limits that a response announces, whatever its status; runs on every one, so in microseconds.
 
-    `headers` ignores case or has lower-case names. Headers that do not say what
-    they count, or per what (`x-ratelimit-limit`), are left alone.
+    `headers` ignores case or has lower-case names.
     """
     table = _table(headers)
-    requests = _window(table, _REQUESTS, 1.0)
+    requests = _window(table, _REQUESTS, least=1.0)
     tokens = _window(table, _TOKENS)
-    if requests is None and tokens is None:
+    if requests is None or tokens is None:
         return _other_dialects(table, headers)
     project = _window(table, _PROJECT_TOKENS)
-    return Announcement(_told(requests), _told(tokens) + _told(project))
-
-
-def _told(window: Window | None) -> tuple[Window, ...]:
-    return () if window is None else (window,)
+    return Announcement((requests,), (tokens,) if project is None else _binding((tokens, project)))
 
 
 def _table(headers: Mapping[str, str]) -> dict[bytes, bytes]:
-    """Headers as bytes; of one that was sent twice, the last."""
+    """Headers by name, all in lower case unless the limits are; what was sent twice and does not agree is `?`."""
     # httpx.Headers scans all names at every look-up, 1.5 us each with 20
-    # headers; a dict of its `raw` list costs 2.3 us once.
+    # headers; a dict of its `raw` list costs 2.3 us once, and 2 us more in lower case.
     raw = getattr(headers, "raw", None)
-    if isinstance(raw, list):
-        return dict(raw)
-    return {
-        name.lower().encode("utf-8", "replace"): value.encode("utf-8", "replace") for name, value in headers.items()
-    }
+    if not isinstance(raw, list):
+        raw = [(name.encode("utf-8", "replace"), value.encode("utf-8", "replace")) for name, value in headers.items()]
+    table: dict[bytes, bytes] = dict(raw)
+    if _TOKENS.limit not in table:
+        raw = [(name.lower(), value) for name, value in raw]
+        table = dict(raw)
+    if len(table) < len(raw):
+        for name, value in raw:
+            if table[name] != value:
+                table[name] = b"?"
+    return table
 
 
 def _other_dialects(table: dict[bytes, bytes], headers: Mapping[str, str]) -> Announcement:
-    named = {low: value for name, value in table.items() if b"ratelimit" in (low := name.lower())}
-    if not named:
-        return NOTHING
     requests: list[Window] = []
     tokens: list[Window] = []
-    for match in filter(None, map(_LIMIT_NAME.fullmatch, named)):
+    for match in map(_LIMIT_NAME.fullmatch, table):
+        if match is None:
+            continue
         suffix, what, count, unit = match.groups()
         period = None if unit is None else UNITS[unit[:3].decode()] * int(count or 1)
-        if period is not None and period > LONGEST:
-            continue
         kind, least = (requests, 1.0) if what.startswith(b"req") else (tokens, 0.0)
-        kind += _told(_window(named, _family(suffix), least, period))
-    requests += _told(_window(named, _ANTHROPIC_REQUESTS, period=MINUTE))
-    tokens += _told(_window(named, _ANTHROPIC_INPUT, period=MINUTE) or _window(named, _ANTHROPIC_TOKENS, period=MINUTE))
-    if requests or tokens:
-        return Announcement(tuple(requests), tuple(tokens))
-    return _ietf(headers)
+        if period is None or period <= LONGEST:
+            kind += _told(_window(table, _family(suffix), least, period))
+    requests = requests or _told(_window(table, _ANTHROPIC_REQUESTS, period=MINUTE))
+    tokens = tokens or _told(
+        _window(table, _ANTHROPIC_INPUT, period=MINUTE) or _window(table, _ANTHROPIC_TOKENS, period=MINUTE)
+    )
+    if not requests and not tokens and (b"ratelimit-policy" in table or b"ratelimit-limit" in table):
+        requests, tokens = _ietf(headers)
+    return Announcement(_binding(requests), _binding(tokens)) if requests or tokens else NOTHING
+
+
+def _told(window: Window | None) -> list[Window]:
+    return [] if window is None else [window]
+
+
+def _binding(windows: Iterable[Window]) -> tuple[Window, ...]:
+    """At most one window a period, since a budget keeps one level for each; of two, that with less left."""
+    found: dict[float, Window] = {}
+    for window in windows:
+        other = found.setdefault(window.period, window)
+        if _left(window) < _left(other):
+            found[window.period] = window
+    return tuple(found.values())
+
+
+def _left(window: Window) -> tuple[float, float]:
+    return (window.limit if window.remaining is None else window.remaining), window.limit
 
 
 def _window(table: dict[bytes, bytes], names: _Names, least: float = 0.0, period: float | None = None) -> Window | None:
+    """`least`: units that are certainly missing, as the snapshot includes the attempt itself."""
     limit_name, remaining_name, reset_name, renewal_name = names
     limit = parse_number(table.get(limit_name))
     if limit is None or limit < 1.0:
@@ -140,15 +174,50 @@ def _window(table: dict[bytes, bytes], names: _Names, least: float = 0.0, period
     remaining = parse_number(table.get(remaining_name))
     if remaining is not None and remaining > limit:
         remaining = None
-    if period is None:
-        renewal = parse_number(table.get(renewal_name))
-        if renewal and renewal <= LONGEST:
-            period = renewal
-        elif remaining is None or remaining == limit:
+    reset = table.get(reset_name)
+    if reset is None:
+        reset = _forwarded_reset(table, names)
+    # A bare number is Azure's, in no known unit, or the end of a fixed window.
+    wait = parse_duration(reset.decode("latin-1")) if reset[-1:] == b"s" else None
+    if period is None and renewal_name in table:
+        period = parse_number(table[renewal_name])
+        if not period or period > LONGEST:
+            period = None
+    level = exact_level(limit, period or MINUTE, remaining, wait, least)
+    if level is None and period is None:
+        if wait:
+            period = _period(limit, remaining, wait, least)
+            level = exact_level(limit, period or MINUTE, remaining, wait, least)
+        elif wait == 0.0 or _is_within_minute(table, reset):
             period = MINUTE
-        else:
-            period = _period(table.get(reset_name, b""), limit, limit - remaining, least)
-    return Window(limit, period, remaining)
+        if period is None:
+            return None
+    return Window(limit, period or MINUTE, remaining if level is None else level)
+
+
+def exact_level(
+    limit: float, period: float, remaining: float | None, wait: float | None, least: float = 0.0
+) -> float | None:
+    """What is left of `limit` per `period` that is full in `wait`; None where that is not what remains.
+
+    `remaining` is rounded down to whole units and `wait` to milliseconds; 832 of
+    842 recorded values are that exact. At 1,000 units a second and more, the
+    remainder is the finer of the two.
+    """
+    if not wait or remaining is None:
+        return None
+    rate = limit / period
+    level, slack, most = limit - wait * rate, _ROUNDING * rate, remaining + 1.0
+    if not (remaining - slack <= level <= most + slack and level <= limit - least + slack):
+        return None
+    return remaining if slack >= 1.0 or level < remaining else min(level, most)
+
+
+def _forwarded_reset(table: dict[bytes, bytes], names: _Names) -> bytes:
+    """LiteLLM repeats limit and remainder of the provider under the plain names, but not the reset (3)."""
+    limit, remaining, reset, _ = (table.get(b"llm_provider-" + name, b"") for name in names)
+    same = limit == table.get(names.limit) and remaining == table.get(names.remaining)
+    return reset if same and reset[-1:] == b"s" else b""
 
 
 def parse_number(text: bytes | None) -> float | None:
@@ -160,57 +229,75 @@ def parse_number(text: bytes | None) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
-def _period(reset: bytes, limit: float, missing: float, least: float) -> float:
-    """Seconds in which the bucket fills, as its time to full betrays; a minute where it does not.
+def _period(limit: float, remaining: float | None, wait: float, least: float) -> float | None:
+    """Seconds in which a bucket fills that takes `wait` to be full, if not a minute; None: cannot be told.
 
-    OpenAI and Groq announce daily limits under the names of limits per minute
-    (1.4). `least`: units that are certainly missing, as the snapshot includes the
-    attempt itself.
+    OpenAI and Groq announce daily limits under the names of limits per minute (1.4).
     """
-    # A bare number is Azure's, in no known unit, or the end of a fixed window.
-    wait = parse_duration(reset.decode("latin-1")) if reset[-1:] == b"s" else None
-    if not wait or (missing <= 1.0 and not least) or fits_period(MINUTE, wait, limit, missing, least):
+    if remaining is None:
+        return None
+    missing = limit - remaining
+    # Nebius rounds up to seconds, which may look like a longer period.
+    whole = wait <= MINUTE and wait % 1.0 == 0.0
+    if whole and abs(wait - missing * MINUTE / limit) <= 1.0:
         return MINUTE
-    for period in (3600.0, DAY, MONTH):
-        if fits_period(period, wait, limit, missing, least):
-            return period
-    for period in (10.0, 1.0):
-        # A limit per minute that is enforced per second is a bucket of limit/60.
-        # Empty, it looks like a limit per second: believing that would be 60
-        # times too fast.
-        burst = limit * period / MINUTE
-        if burst < max(1.0, limit - missing) and fits_period(period, wait, limit, missing, least):
-            return period
-    return MINUTE
+    if missing > 1.0 or least:  # or else every longer one fits
+        for period in (3600.0, DAY, MONTH):
+            level = exact_level(limit, period, remaining, wait, least)
+            if level is not None:
+                # Whole seconds for a fraction of a unit: it may as well be the end of a fixed minute.
+                return None if whole and level > remaining + 1e-6 else period
+        for period in (10.0, 1.0):
+            # A limit per minute that is enforced per second is a bucket of
+            # limit/60. Empty, it looks like a limit per second: believing that
+            # would be 60 times too fast.
+            burst = limit * period / MINUTE
+            if burst < max(1.0, remaining) and exact_level(limit, period, remaining, wait, least) is not None:
+                return period
+    # Noise, or the end of a fixed window. Of a minute, neither is longer than that.
+    return MINUTE if wait <= MINUTE else None
 
 
-def fits_period(period: float, wait: float, limit: float, missing: float, least: float) -> bool:
-    """Whether `limit` per `period` refills `missing` units in `wait`.
+def _is_within_minute(table: dict[bytes, bytes], reset: bytes) -> bool:
+    """Whether a limit is one per minute, by a reset that is no Go duration, or is missing.
 
-    `missing` is rounded up to whole units and `wait` to milliseconds; 832 of 842
-    recorded values are that exact.
+    These names mean a minute everywhere but in OpenAI's and Groq's daily limits,
+    which always have a time to full. Without it, `limit-requests: 10000` may be
+    10,000 a minute (gpt-4o, tier 4) or a day (gpt-4o-mini, tier 1), and the
+    minute is taken: a day for a minute would slow us down for good, while a
+    minute for a day is corrected by the next reset, or by the first refusal,
+    which names the day.
+
+    A fixed window of a minute ends within one. Later, it is a longer one, and
+    nothing tells how long.
     """
-    scale = limit / period
-    return (wait - 0.001) * scale <= missing and max(missing - 1.0, least) <= (wait + 0.001) * scale
+    # Azure's resets are in no known unit (2).
+    if not reset or b"apim-request-id" in table or b"x-ms-region" in table:
+        return True
+    seconds = parse_number(reset)
+    if seconds is None or seconds >= 1e9:  # an instant
+        date = parse_instant(table.get(b"date", table.get(b"Date", b"")).decode("latin-1"))
+        seconds = None if date is None else parse_delay(reset.decode("latin-1"), date)
+    return seconds is not None and seconds <= MINUTE
 
 
-def _ietf(headers: Mapping[str, str]) -> Announcement:
+def _ietf(headers: Mapping[str, str]) -> tuple[list[Window], list[Window]]:
     """`RateLimit-Policy: "burst";q=100;w=60` with `RateLimit: "burst";r=50;t=30`, and drafts before 07."""
     requests: list[Window] = []
     tokens: list[Window] = []
-    left = {name: parse_number(told.get("r")) for name, told in _items(headers.get("ratelimit"))}
-    for name, told in _items(headers.get("ratelimit-policy")):
+    left = {name: parse_number(told.get("r")) for name, told in list_items(headers.get("ratelimit"))}
+    for name, told in list_items(headers.get("ratelimit-policy")):
         unit = told.get("qu", b"requests").strip(b'"')
         kind = {b"requests": requests, b"tokens": tokens}.get(unit)
         if kind is not None:
             kind += _policy(parse_number(told.get("q")), told, left.get(name))
     if not requests and not tokens:
         # The first value is the limit that `remaining` is of; those with a window follow.
-        listed = list(_items(headers.get("ratelimit-limit")))
+        listed = list(list_items(headers.get("ratelimit-limit")))
         remaining = parse_number(headers.get("ratelimit-remaining", "").encode("utf-8", "replace"))
         for name, told in listed[:16]:
             requests += _policy(parse_number(name), told, remaining if name == listed[0][0] else None)
-    return Announcement(tuple(requests), tuple(tokens))
+    return requests, tokens
 
 
 def _policy(limit: float | None, told: dict[str, bytes], remaining: float | None) -> list[Window]:
@@ -220,7 +307,7 @@ def _policy(limit: float | None, told: dict[str, bytes], remaining: float | None
     return [Window(limit, period, remaining if remaining is not None and remaining <= limit else None)]
 
 
-def _items(field: str | None) -> Iterator[tuple[bytes, dict[str, bytes]]]:
+def list_items(field: str | None) -> Iterator[tuple[bytes, dict[str, bytes]]]:
     """Members of a structured list, each with its parameters."""
     for member in (field or "")[:1024].split(","):
         name, *parameters = (part.strip() for part in member.split(";"))

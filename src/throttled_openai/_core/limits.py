@@ -107,6 +107,10 @@ class LimitsBook:
                 return id(limits), ", ".join(names), limits
         return family, family, self._each_model
 
+    def is_each(self, name: str) -> bool:
+        """Whether the model of that name has limits for itself, rather than ones written down for it."""
+        return self.find(name)[0] == name
+
 
 def _check_entry(name: object, value: object) -> None:
     if not isinstance(name, str) or not name:

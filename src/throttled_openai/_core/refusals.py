@@ -1,25 +1,21 @@
 """A refusing response -> why, for how long, and whether for good.
 
 What a server sends is material, not truth: a value that is negative, not finite, absurdly large or
-of the wrong type is "not told", and nothing here raises. Numbers in brackets are sections of the
-project's reference on how providers count, announce and refuse.
+of the wrong type is "not told", and nothing here raises. No text of an error is kept. Numbers in
+brackets are sections of the project's reference on how providers count, announce and refuse.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from .durations import DAY, LONGEST, MONTH, PART, UNITS, parse_delay, parse_duration, parse_instant
-from .headers import NOTHING, Announcement, Dimension, Window, fits_period, parse_number, read_limits
+from .bodies import Said, read_body
+from .durations import DAY, LONGEST, MINUTE, MONTH, PART, UNITS, parse_delay, parse_duration, parse_instant
+from .headers import NOTHING, Announcement, Dimension, Window, exact_level, list_items, parse_number, read_limits
 
 Kind = Literal["rate", "overload", "too_large", "billing"]
-
-# Longer texts are not error messages but pages, or attacks.
-_LONGEST_BODY: Final = 65_536
-_LONGEST_MESSAGE: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +35,7 @@ class Refusal:
     used: float | None = None
     requested: float | None = None
     group: str | None = None  # the shared bucket: "(for limit gpt-4.1)"
+    slow_down: bool = False  # the rate grew too fast, whatever the limits: back to the former one, for a while
 
     @property
     def final(self) -> bool:
@@ -48,7 +45,7 @@ class Refusal:
     @property
     def announcement(self) -> Announcement:
         """The limit the refusal names, as headers would announce it."""
-        if self.limit is None or self.period is None:
+        if self.limit is None or self.limit < 1.0 or self.period is None:
             return NOTHING
         left = None if self.used is None else max(0.0, self.limit - self.used)
         windows = (Window(self.limit, self.period, left),)
@@ -57,13 +54,20 @@ class Refusal:
         return Announcement((), windows) if self.dimension == "tokens" else NOTHING
 
 
+# Besides these, all that end in `_spend_limit_exceeded` (1.5).
 _BILLING: Final = frozenset(
     {
+        "402",
+        "billing_error",
         "billing_hard_limit_reached",
         "billing_not_active",
+        "budget_exceeded",
         "credit_balance_exhausted",
+        "insufficient_balance",
+        "insufficient_credits",
         "insufficient_quota",
         "organization_usage_limit_exceeded",
+        "payment_required",
     }
 )
 
@@ -71,6 +75,8 @@ _BILLING: Final = frozenset(
 _STREAMED_RATE: Final = frozenset(
     {
         "429",
+        "dynamic_request_limited",
+        "dynamic_token_limited",
         "rate_limit_error",
         "rate_limit_exceeded",
         "rate_limited",
@@ -80,25 +86,24 @@ _STREAMED_RATE: Final = frozenset(
         "too_many_requests",
     }
 )
-_STREAMED_OVERLOAD: Final = frozenset(
-    {
-        "503",
-        "529",
-        "engine_overloaded",
-        "no_capacity",
-        "overloaded",
-        "overloaded_error",
-        "resource_unavailable",
-        "server_is_overloaded",
-        "slow_down",
-        "unavailable",
-    }
-)
+_STREAMED_OVERLOAD: Final = frozenset({"503", "529", "service_unavailable_error", "slow_down", "unavailable"})
 
 _FLAGS: Final = re.ASCII | re.IGNORECASE
 
 # Capacity, not rate: Azure's `no_capacity`, Mistral's 3505, flex, TGI, DeepSeek.
 _NO_ROOM: Final = re.compile(r"capacity|concurren|overload|high demand|resource[_ ]unavailable|max_parallel", _FLAGS)
+
+# Money, where no code says so: DeepSeek, OpenRouter, Gemini, Anthropic. Gemini's "check your plan
+# and billing details" is its text for every rate limit.
+_UNPAID: Final = re.compile(
+    r"insufficient (?:balance|credit|fund)|requires more credits|credits? (?:are|balance is) (?:depleted|too low)"
+    r"|no credits (?:left|remaining)|run out of credits|spending cap",
+    _FLAGS,
+)
+
+# OpenAI: "Your request rate has increased suddenly, overloading the model", "Slow Down" (1.5).
+# Anthropic: "maximum usage increase rate … to stay within the acceleration limit" (3).
+_SLOW_DOWN: Final = re.compile(r"increased suddenly|usage increase rate|acceleration limit|^slow down", _FLAGS)
 
 # OpenAI and Groq (1.5): "on tokens per min (TPM): Limit 30000, Used 29446, Requested 821".
 _AMOUNT: Final = r"\d{1,15}(?:,\d{3}){0,4}"
@@ -110,42 +115,35 @@ _NUMBERS: Final = re.compile(
 _GROUP: Final = re.compile(r"\(for limit ([\w.:/-]{1,100})\)", _FLAGS)
 
 # Elsewhere: which limit, and per what.
+_WHAT: Final = r"\b(?P<what>(?:(?:in|out)put )?token|request|call|quer(?:y|ie))s?"
 _NAMED: Final = tuple(
     re.compile(pattern, _FLAGS)
     for pattern in (
         # Anthropic: "of 20,000 input tokens per minute".
-        (
-            rf"(?:\b(?P<limit>{_AMOUNT}) (?:(?:in|out)put )?)?"
-            r"\b(?P<what>token|request|call)s?[ -]per[ -](?P<per>sec|min|hour|day|month)"
-        ),
+        rf"(?:\b(?P<limit>{_AMOUNT}) )?{_WHAT}[ -]per[ -](?P<per>sec|min|hour|day|month)",
         # OpenRouter: "free-models-per-day".
         r"\bfree-(?P<what>model)s-per-(?P<per>min|day)",
-        # Gemini's quotaId: "GenerateRequestsPerDayPerProjectPerModel-FreeTier".
-        r"(?P<what>token|request)sper(?:[a-z]{0,40}?per)?(?P<per>minute|day)",
         # Azure: "have exceeded token rate limit"; Mistral: "Requests rate limit exceeded".
-        r"\b(?P<what>token|request|call)s? rate limit",
-        # LiteLLM: "Limit type: tokens".
-        r"\blimit type: (?P<what>token|request)s?\b",
+        rf"{_WHAT} rate limit",
+        # LiteLLM says "Limit type: tokens. Current limit: 200, Remaining: 200."
+        (
+            r"\blimit type: (?P<what>token|request)s?\b"
+            rf"(?:\. current limit: (?P<limit>{_AMOUNT}), remaining: (?P<left>-?{_AMOUNT}))?"
+        ),
     )
 )
+# Gemini's quotaId: "GenerateRequestsPerDayPerProjectPerModel-FreeTier".
+_QUOTA: Final = re.compile(r"(?P<what>token|request)sper(?:[a-z]{0,40}?per)?(?P<per>minute|day)", _FLAGS)
+# LiteLLM before 2025: "current rpm: 1, rpm limit: 1, current tpm: 348, tpm limit: 9223372036854775807".
+_CROSSED: Final = re.compile(r"\bcurrent ([rt])pm: (\d{1,15}), \1pm limit: (\d{1,15})\b", _FLAGS)
 
-_WAIT: Final = re.compile(rf"\btry again in ((?:{PART}){{1,8}})", _FLAGS)
+_WAIT: Final = re.compile(rf"\b(?:try again|retry) in ((?:{PART}){{1,8}})", _FLAGS)
 _WAIT_IN_WORDS: Final = re.compile(
-    r"\b(?:try again|retry) (?:in|after) (\d{1,9}(?:\.\d{1,9})?) ?(sec|min|hour)", _FLAGS
+    r"\b(?:(?:try again|retry) (?:in|after)|please wait) (\d{1,9}(?:\.\d{1,9})?) ?(sec|min|hour)", _FLAGS
 )
 _RESETS_AT: Final = re.compile(
     r"\bresets at: (\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?: UTC|Z|[+-]\d\d:\d\d)?)", _FLAGS
 )
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Said:
-    """What an error body says, at whatever depth it says it."""
-
-    message: str
-    codes: frozenset[str]  # every code, type and status, in lower case
-    quotas: tuple[str, ...]  # names of the exhausted ones (Google)
-    waits: tuple[object, ...]  # Google's RetryInfo, then OpenRouter's reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +164,9 @@ def read_refusal(status: int, headers: Mapping[str, str], body: object, *, wall_
     seconds since 1970, turns dates into delays where the response has no date
     of its own.
     """
-    if status not in (413, 429, 503, 529):
+    if status not in (402, 413, 429, 503, 529):
         return None
-    said = _said(body)
+    said = read_body(body)
     # Groq's too-large. Without this code it is a proxy that counts bytes.
     if status == 413 and "rate_limit_exceeded" not in said.codes:
         return None
@@ -176,18 +174,22 @@ def read_refusal(status: int, headers: Mapping[str, str], body: object, *, wall_
 
 
 def read_stream_error(error: object) -> Refusal | None:
-    """Why the server ended a stream of status 200 with this error event; None if it is no refusal."""
-    said = _said(error)
-    if said.codes & _STREAMED_OVERLOAD:
+    """Why the server ended a stream of status 200 with this error; None if it is no refusal.
+
+    `error` is a whole event, its error, or a failed response, as text or parsed.
+    """
+    said = read_body(error)
+    if said.codes & _STREAMED_OVERLOAD or any(map(_NO_ROOM.search, said.codes)):
         return _refusal(503, {}, said, math.nan)
-    if said.codes & _STREAMED_RATE or _is_billing(said.codes):
+    if said.codes & _STREAMED_RATE or _is_billing(said.codes) or _NUMBERS.search(said.message):
         return _refusal(429, {}, said, math.nan)
     return None
 
 
-def _refusal(status: int, headers: Mapping[str, str], said: _Said, wall_now: float) -> Refusal:
+def _refusal(status: int, headers: Mapping[str, str], said: Said, wall_now: float) -> Refusal:
     named = _named(said)
-    kind = _kind(status, said, named)
+    slow_down = "slow_down" in said.codes or _SLOW_DOWN.search(said.message) is not None
+    kind = _kind(status, said, named, slow_down=slow_down)
     if kind == "overload":
         named = _Limit()
     # Nothing to wait for: the next attempt would fail the same way.
@@ -205,22 +207,26 @@ def _refusal(status: int, headers: Mapping[str, str], said: _Said, wall_now: flo
         used=named.used,
         requested=named.requested,
         group=None if group is None else group[1],
+        slow_down=slow_down and not final,
     )
 
 
-def _kind(status: int, said: _Said, named: _Limit) -> Kind:
+def _kind(status: int, said: Said, named: _Limit, *, slow_down: bool) -> Kind:
     if status in (503, 529):
         return "overload"
-    if _is_billing(said.codes):
-        return "billing"
+    if status == 402 or _is_billing(said.codes) or _UNPAID.search(said.message):
+        # OpenRouter's "requires more credits, or fewer max_tokens" is about one request.
+        return "too_large" if "fewer max_tokens" in said.message.lower() else "billing"
     if status == 413 or _is_too_large(said, named):
         return "too_large"
-    if named.limit is None and (_NO_ROOM.search(said.message) or any(map(_NO_ROOM.search, said.codes))):
-        return "overload"
-    return "rate"
+    # OpenAI's text for "slow down" speaks of overload.
+    no_room = _NO_ROOM.search(said.message) or any(map(_NO_ROOM.search, said.codes))
+    return "overload" if no_room and named.limit is None and not slow_down else "rate"
 
 
-def _is_too_large(said: _Said, named: _Limit) -> bool:
+def _is_too_large(said: Said, named: _Limit) -> bool:
+    if named.limit == 0.0:
+        return True
     if named.limit is not None and named.requested is not None and named.requested > named.limit:
         return True
     # Azure says "retry after 86400 seconds" to what can never fit (2). Taken as a
@@ -234,7 +240,7 @@ def _is_billing(codes: frozenset[str]) -> bool:
     return any(code in _BILLING or code.endswith("_spend_limit_exceeded") for code in codes)
 
 
-def _retry_after(headers: Mapping[str, str], said: _Said, wall_now: float) -> float | None:
+def _retry_after(headers: Mapping[str, str], said: Said, wall_now: float) -> float | None:
     """Seconds to wait as the best source tells them, from the most exact to the least (section 4)."""
     date = parse_instant(headers.get("date", ""))
     now = wall_now if date is None else date
@@ -245,21 +251,35 @@ def _retry_after(headers: Mapping[str, str], said: _Said, wall_now: float) -> fl
     return None
 
 
-def _waits(headers: Mapping[str, str], said: _Said, now: float) -> Iterator[float | None]:
+def _waits(headers: Mapping[str, str], said: Said, now: float) -> Iterator[float | None]:
     milliseconds = parse_number(headers.get("retry-after-ms", "").encode("utf-8", "replace"))
     yield None if milliseconds is None else milliseconds / 1000
     yield parse_delay(headers.get("retry-after"), now)
-    *retry_info, reset = said.waits
-    for delay in retry_info:
+    for delay in said.delays:
         yield parse_delay(delay, now)
     yield _message_wait(said.message)
     yield _words_wait(said.message)
     resets_at = _RESETS_AT.search(said.message)
     yield None if resets_at is None else parse_delay(resets_at[1], now)
-    yield parse_delay(reset, now)
-    # The end of a fixed window; the resets with a dimension are times to full,
-    # many times longer than the wait.
-    yield parse_delay(headers.get("x-ratelimit-reset"), now)
+    # The end of a fixed window, Together's wait; the resets with a dimension are
+    # times to full, many times longer than the wait.
+    for told in (said.limits, headers):
+        yield parse_delay(told.get("x-ratelimit-reset"), now)
+    yield parse_delay(headers.get("ratelimit-reset"), now)
+    for _, left in list_items(headers.get("ratelimit")):
+        yield parse_delay(left.get("t", b"").decode(), now) if left.get("r") == b"0" else None
+    # But not those that are instants: DigitalOcean says when a request of this
+    # size will fit, and the soonest is the limit that was hit.
+    yield min(_instants_to_come(headers, now), default=None)
+
+
+def _instants_to_come(headers: Mapping[str, str], now: float) -> Iterator[float]:
+    for name, value in headers.items():
+        if name.lower().startswith("x-ratelimit-reset-"):
+            instant = parse_number(value.encode("utf-8", "replace"))
+            delay = None if instant is None or instant < 1e9 else parse_delay(value, now)
+            if delay is not None and delay > 0.0:
+                yield delay
 
 
 def _message_wait(message: str) -> float | None:
@@ -281,7 +301,7 @@ def _refill(announced: Announcement, named: _Limit) -> float | None:
     if named.limit and named.used is not None and named.period:
         windows: tuple[Window, ...] = (Window(named.limit, named.period, named.limit - named.used),)
     else:
-        windows = announced.requests if named.dimension == "requests" else announced.tokens
+        windows = announced.of(named.dimension)
     waits = [
         (requested - window.remaining) / window.rate
         for window in windows
@@ -291,30 +311,56 @@ def _refill(announced: Announcement, named: _Limit) -> float | None:
     return longest if 0.0 < longest <= LONGEST else None
 
 
-def _named(said: _Said) -> _Limit:
+def _named(said: Said) -> _Limit:
     match = _NUMBERS.search(said.message)
     if match is not None:
         return _true_period(_limit(match), _message_wait(said.message))
-    found = [match for pattern in _NAMED for text in (said.message, *said.quotas) if (match := pattern.search(text))]
+    for which, used, most in _CROSSED.findall(said.message):
+        if float(used) >= float(most):
+            return _Limit("requests" if which in "rR" else "tokens", MINUTE, float(most), float(used))
+    found = [_limit(match) for pattern in _NAMED if (match := pattern.search(said.message))]
+    found += [
+        replace(_limit(match), limit=parse_number(value.encode("utf-8", "replace")))
+        for name, value in said.quotas
+        if (match := _QUOTA.search(name))
+    ]
     if found:
         # Of several exhausted quotas, the longest is the one to wait for.
-        return max(map(_limit, found), key=lambda limit: limit.period or 0.0)
-    # OpenAI's `type` is the dimension; alone, it tells nothing else.
-    if "requests" in said.codes:
+        return _with_listed(max(found, key=lambda limit: limit.period or 0.0), said.limits)
+    # OpenAI's `type` is the dimension; alone, it tells nothing else. Together has an `error_type`.
+    if said.codes & {"requests", "dynamic_request_limited"}:
         return _Limit("requests")
-    return _Limit("tokens" if said.codes & {"tokens", "tokens_usage_based"} else None)
+    return _Limit("tokens" if said.codes & {"tokens", "tokens_usage_based", "dynamic_token_limited"} else None)
 
 
 def _limit(match: re.Match[str]) -> _Limit:
-    told = match.groupdict(default="")
+    told = {name: text or "" for name, text in match.groupdict().items()}
     what = told["what"].lower()
     dimension: Dimension | None = None
-    if "token" in what:
+    if "token" in what and "output" not in what:  # our cost is the input
         dimension = "tokens"
-    elif what.startswith(("request", "call", "model")):  # not "input-images"
+    elif what.startswith(("request", "call", "quer", "model")):  # not "input-images"
         dimension = "requests"
-    amounts = (parse_number(told.get(name, "").replace(",", "").encode()) for name in ("limit", "used", "requested"))
-    return _Limit(dimension, UNITS.get(told.get("per", "")[:3].lower()), *amounts)
+    period = UNITS.get(told.get("per", "")[:3].lower())
+    limit, used, requested = (_amount(told.get(name, "")) for name in ("limit", "used", "requested"))
+    if limit is not None and "left" in told:
+        # LiteLLM's limits are `rpm_limit` and `tpm_limit`. What it says is left
+        # may be below zero, or all of it: then it refused by another count.
+        period, left = MINUTE, _amount(told["left"]) or 0.0
+        used = limit - left if left < limit else None
+    return _Limit(dimension, period, limit, used, requested)
+
+
+def _amount(text: str) -> float | None:
+    return parse_number(text.replace(",", "").encode())
+
+
+def _with_listed(named: _Limit, told: Mapping[str, str]) -> _Limit:
+    """`named` with the numbers of headers that stand in the body (OpenRouter)."""
+    limit, left = (_amount(told.get(f"x-ratelimit-{name}", "")) for name in ("limit", "remaining"))
+    if named.limit is not None or limit is None or limit < 1.0:
+        return named
+    return replace(named, limit=limit, used=limit - left if left is not None and left <= limit else None)
 
 
 def _true_period(named: _Limit, wait: float | None) -> _Limit:
@@ -329,64 +375,7 @@ def _true_period(named: _Limit, wait: float | None) -> _Limit:
     if missing <= 0.0:
         return named
     for period in (3600.0, DAY, MONTH):
-        if period > named.period and fits_period(period, wait, named.limit, missing, least=1.0):
+        explains = exact_level(named.limit, period, named.limit - missing, wait, least=1.0) is not None
+        if period > named.period and explains:
             return replace(named, period=period)
     return named
-
-
-def _said(body: object) -> _Said:
-    """Collect from the outside in, whatever the nesting.
-
-    `[{"error": {…}}]` (Gemini), `{"response": {"error": {…}}}` (a stream's event),
-    `{"error": "…"}` (Ollama), `{"message": …}` (Mistral), text.
-    """
-    level = _parsed(body)
-    message = ""
-    codes: set[str] = set()
-    details: list[Mapping[str, object]] = []
-    reset: object = None
-    for _ in range(6):
-        if isinstance(level, list):  # Gemini
-            level = level[0] if level else None
-        if isinstance(level, str):
-            message = level
-        if not isinstance(level, Mapping):
-            break
-        codes.update(str(level[key])[:64].lower() for key in ("code", "type", "status") if _is_code(level.get(key)))
-        text = level.get("message")
-        message = text if isinstance(text, str) else message
-        listed = level.get("details")
-        if isinstance(listed, list):
-            details += [detail for detail in listed[:16] if isinstance(detail, Mapping)]
-        reset = _reset_in(level.get("metadata")) or reset
-        level = next((level[key] for key in ("error", "response", "detail") if level.get(key) is not None), None)
-    quotas = [
-        violation["quotaId"]
-        for detail in details
-        if isinstance(violations := detail.get("violations"), list)
-        for violation in violations[:16]
-        if isinstance(violation, Mapping) and isinstance(violation.get("quotaId"), str)
-    ]
-    waits = [detail.get("retryDelay") for detail in details]
-    return _Said(message[:_LONGEST_MESSAGE], frozenset(codes), tuple(quotas), (*waits, reset))
-
-
-def _is_code(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, int) and 0 <= value < 1000)
-
-
-def _reset_in(metadata: object) -> object:
-    """OpenRouter puts the header into the body: `{"headers": {"X-RateLimit-Reset": "1791331200000"}}`."""
-    headers = metadata.get("headers") if isinstance(metadata, Mapping) else None
-    return headers.get("X-RateLimit-Reset") if isinstance(headers, Mapping) else None
-
-
-def _parsed(body: object) -> object:
-    if isinstance(body, (bytes, bytearray)):
-        body = bytes(body[:_LONGEST_BODY]).decode("utf-8", "replace")
-    if isinstance(body, str) and len(body) <= _LONGEST_BODY and body.lstrip()[:1] in ("{", "["):
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
-            pass
-    return body

@@ -6,6 +6,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+def spell(seconds: float) -> str:
+    """A duration as people say it: `0.4 s`, `3 min 20 s`, `2 h 5 min`, `3 days`."""
+    if seconds < 99.95:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours / 24:.0f} days"
+
+
 @dataclass(frozen=True, slots=True)
 class WindowStats:
     """One limit: `limit` units per `period` seconds; `spendable` units may leave at once (negative: debt).

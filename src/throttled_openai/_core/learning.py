@@ -1,0 +1,202 @@
+"""The learner: the rate of a limit nobody told us, found from the refusals it causes."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+# After a refusal the rate starts at this share of what was found, and feels its way back and beyond.
+BETA: Final = 0.9
+# Seconds until it is back at what was found: the time of this many attempts, within these bounds.
+ATTEMPTS_BACK: Final = 200.0
+SHORTEST_BACK: Final = 15.0
+LONGEST_BACK: Final = 90.0
+# But no sooner than after so many attempts: at three a minute seconds say nothing.
+FEWEST_BACK: Final = 10.0
+FEWEST_TO_DOUBLE: Final = 2.0
+# The same after the server asked us to slow down: OpenAI wants the former rate held for 15 minutes.
+SLOWED: Final = 900.0
+# Seconds in which a server that was asked less may still say so.
+SETTLING: Final = 10.0
+# But no slower than this, in units of attempts per second: it is growth that was too fast.
+SLOWEST: Final = 1.0
+# A guess doubles in the time of this many attempts, within these bounds (seconds).
+ATTEMPTS_TO_DOUBLE: Final = 20.0
+SHORTEST_DOUBLING: Final = 4.0
+LONGEST_DOUBLING: Final = 20.0
+# So many attempts between two refusals tell the rate; fewer tell an upper bound of it.
+EXACT: Final = 20.0
+BOUND: Final = 4.0
+# Seconds after which the bucket may have run over since the last event.
+FORGOTTEN: Final = 120.0
+# The share of the time in which a rate must have been what held calls back, to learn one from it.
+PRESSING: Final = 0.8
+# How far above the last estimate the rate at a refusal is believed.
+MOST_ABOVE: Final = 1.2
+# Seconds over which the rate of sending is smoothed.
+METER: Final = 2.0
+# A rate this close below the known limit is the known limit.
+SAME: Final = 0.97
+# It never falls below this share of a known limit; without one, units of attempts per second.
+FLOOR_SHARE: Final = 0.02
+FLOOR: Final = 0.05
+
+
+class RateLearner:
+    """The rate that a server's refusals betray, in units per second.
+
+    At a refusal the server's bucket is empty. So what it accepted between two refusals, divided by
+    the time between them, is its refill rate, exactly. Around it the rate follows a cubic, as TCP
+    CUBIC's window does: below it after a refusal, levelling off at it, then probing beyond.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_base",
+        "_event_at",
+        "_events",
+        "_exact",
+        "_held",
+        "_meter",
+        "_meter_at",
+        "_meter_since",
+        "_paused_since_event",
+        "_pressed",
+        "_pressed_since_event",
+        "unit",
+    )
+
+    def __init__(self) -> None:
+        self.unit = 1.0  # units of an average attempt
+        self._base: float | None = None
+        self._exact = False
+        self._held = False  # whether the server asked us to slow down
+        self._pressed = 0.0  # seconds since the base was set in which this rate was what held calls back
+        self._event_at = -math.inf
+        self._events = 0
+        self._accepted = 0.0  # units since the event
+        self._pressed_since_event = self._paused_since_event = 0.0
+        self._meter = 0.0
+        self._meter_at = self._meter_since = -math.inf
+
+    @property
+    def rate(self) -> float | None:
+        """Units per second; None: nothing to learn."""
+        base, unit = self._base, self.unit
+        if base is None:
+            return None
+        if self._exact:
+            back = max(SHORTEST_BACK, min(LONGEST_BACK, ATTEMPTS_BACK * unit / base), FEWEST_BACK * unit / base)
+            if self._held:
+                back = SLOWED
+            return base * (1 + (1 - BETA) * ((self._pressed - back) / back) ** 3)
+        doubling = max(
+            SHORTEST_DOUBLING, min(LONGEST_DOUBLING, ATTEMPTS_TO_DOUBLE * unit / base), FEWEST_TO_DOUBLE * unit / base
+        )
+        return BETA * base * math.exp2(min(20.0, self._pressed / doubling))
+
+    def sent(self, amount: float, now: float) -> None:
+        """An attempt of `amount` units leaves."""
+        if self._meter_at == -math.inf:
+            self._meter_since = now
+            self.unit = max(1.0, amount)
+        else:
+            self._meter *= math.exp(-max(0.0, now - self._meter_at) / METER)
+            self.unit += 0.05 * (max(1.0, amount) - self.unit)
+        self._meter_at = now
+        self._meter += amount
+        self._accepted += amount
+
+    def not_accepted(self, amount: float, sent_at: float) -> None:
+        """The server did not take an attempt that left at `sent_at`."""
+        # Those sent before the event are not among what was accepted since.
+        if sent_at > self._event_at:
+            self._accepted -= amount
+
+    def press(self, seconds: float) -> None:
+        """For so long this rate was what held calls back. Time without demand teaches nothing."""
+        self._pressed += seconds
+        self._pressed_since_event += seconds
+
+    def pause(self, seconds: float) -> None:
+        """For so long nobody was allowed to send: no test of a pace."""
+        self._paused_since_event += seconds
+
+    def event(self, now: float, known: float | None) -> None:
+        """The server refused an attempt for its rate. `known`: the rate by limits we were told, if any."""
+        since, accepted, unit = now - self._event_at, self._accepted, self.unit
+        allowed = min(self.rate or math.inf, known or math.inf)
+        guess = 0.5 * min(allowed, self._measured(now))
+        self._events += 1
+        if since > FORGOTTEN and self._base is None:
+            self._restart(now)
+            self._events = 1
+            if known is None:
+                self._set(guess, known, exact=False)
+            # else the level explains it: others had used up what we were told
+        elif accepted >= EXACT * unit and since >= 0.5:
+            rate = self._refilled(since)
+            self._restart(now)
+            if rate is not None and (known is None or rate <= SAME * known):
+                self._set(rate, known, exact=True)
+            else:
+                self._base = None
+        elif accepted >= BOUND * unit and since >= 0.25:
+            if known is None or self._events > 2:
+                bound = (accepted + unit * (1 + math.sqrt(accepted / unit))) / since
+                self._set(min(allowed, bound), known, exact=False)  # a refusal never raises the rate
+        elif known is None:
+            self._set(guess, known, exact=False)
+        # else still the same emptiness
+
+    def _refilled(self, since: float) -> float | None:
+        """Units per second that came back between two refusals; None: nothing can be told."""
+        rate: float | None = self._accepted / since
+        base, now = self._base, self.rate
+        if self._pressed_since_event < PRESSING * (since - self._paused_since_event):
+            # It was demand that was small, not the limit.
+            rate = None if base is None else max(self._accepted / since, BETA * base)
+        if rate is not None and self._exact and base is not None and now is not None:
+            # What the bucket could not hold is missing from that: all of it where a short window is
+            # enforced, some of it after a pause in demand.
+            rate = max(rate, BETA * min(now, MOST_ABOVE * base))
+        return rate
+
+    def slow_down(self, now: float, known: float | None) -> None:
+        """The rate grew too fast for the server: half of what it was, held for a long while, then slowly up again."""
+        if self._held and now - self._event_at < SETTLING:
+            return  # it still looks at what was sent before
+        usual = self._accepted / max(1.0, now - max(self._event_at, self._meter_since))
+        rate = 0.5 * min(self.rate or math.inf, usual)
+        self._restart(now)
+        self._set(max(SLOWEST * self.unit, rate), known, exact=True)
+        self._held = True
+
+    def forget(self) -> None:
+        """The known limit is the truth again."""
+        self._base = None
+
+    def _set(self, rate: float, known: float | None, *, exact: bool) -> None:
+        floor = FLOOR * self.unit if known is None else FLOOR_SHARE * known
+        self._base = max(floor, rate)
+        self._exact = exact
+        self._held = False
+        self._pressed = 0.0
+
+    def _restart(self, now: float) -> None:
+        self._event_at = now
+        self._accepted = 0.0
+        self._pressed_since_event = self._paused_since_event = 0.0
+
+    def _measured(self, now: float) -> float:
+        """Units per second that were sent lately."""
+        if self._meter_at == -math.inf:
+            return 0.0
+        meter = self._meter * math.exp(-max(0.0, now - self._meter_at) / METER)
+        seen = METER * -math.expm1(-max(0.05, now - self._meter_since) / METER)
+        return meter / seen
+
+    def rebind(self) -> None:
+        """Forget instants: the clock is another one."""
+        self._event_at = self._meter_at = self._meter_since = -math.inf
+        self._meter = self._accepted = self._pressed_since_event = 0.0

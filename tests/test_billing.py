@@ -1,0 +1,353 @@
+"""A refusal for billing: nobody is served until somebody pays, so everybody is told at once."""
+
+import asyncio
+import logging
+
+import openai
+import pytest
+
+from clients import Script, refuses, say, throttled
+from support import (
+    Limits,
+    Outcome,
+    admit,
+    announcement,
+    answer,
+    call,
+    gather,
+    now,
+    refusal,
+    refuse,
+    start,
+    throttle,
+    ticks,
+    timers,
+    virtual,
+    virtual_run,
+)
+from throttled_openai import AccountBlocked, AdmissionError
+from throttled_openai._lane import BLOCKED
+
+BILLING = refusal(kind="billing")
+
+
+def bill(permit, headers=()):
+    """The server says that the account has to pay first."""
+    refuse(permit, BILLING, headers, code="insufficient_quota")
+
+
+async def blocked(limits=None, **options):
+    """A throttle whose account has just been refused."""
+    t = throttle(limits, **options)
+    bill(await admit(t))
+    return t
+
+
+async def outcome(coroutine):
+    """How a call ends: the instant of its admission, or the name of its error."""
+    try:
+        return await coroutine
+    except openai.OpenAIError as error:
+        return type(error).__name__
+
+
+# --- closing --------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_ten_thousand_waiting_calls_all_fail_at_once():
+    t = throttle(rpm=60)
+    permit = await admit(t)
+    waiting = [start(outcome(call(t))) for _ in range(10_000)]
+    await ticks()
+    assert t.waiting == 10_000
+    bill(permit)
+    assert set(await gather(*waiting)) == {"AccountBlocked"}
+    assert now() == 0
+    assert (t.waiting, t.in_flight, timers()) == (0, 0, [])
+
+
+@virtual
+async def test_new_calls_fail_for_ten_seconds_without_being_sent():
+    t = await blocked()
+    ends = []
+    for instant in (0.0, 5.0, 9.99):
+        await asyncio.sleep(instant - now())
+        ends.append(await outcome(call(t)))
+    assert ends == 3 * ["AccountBlocked"]
+    assert t.stats().admitted == 1
+
+
+@virtual
+async def test_the_error_is_the_sdks_own_and_carries_the_servers_answer():
+    t = throttle()
+    permit, response = await admit(t), answer(code="insufficient_quota")
+    permit.settle(Outcome.REFUSED, BILLING, response)
+    await asyncio.sleep(4)
+    with pytest.raises(openai.RateLimitError, match=r"not sent: .*\(insufficient_quota\).* in 6 s") as failed:
+        await admit(t)
+    error = failed.value
+    assert (error.code, error.status_code, error.response) == ("insufficient_quota", 429, response)
+    assert isinstance(error, AccountBlocked)
+    assert not isinstance(error, AdmissionError)  # it is no matter of waiting longer
+    assert error.retry_in == BLOCKED - 4
+
+
+@virtual
+async def test_an_answer_that_is_no_json_will_do():
+    t = throttle()
+    permit, response = await admit(t), answer()
+    response._content = b"<html>pay!</html>"
+    permit.settle(Outcome.REFUSED, BILLING, response)
+    with pytest.raises(AccountBlocked, match=r"\(429\)"):
+        await admit(t)
+
+
+@virtual
+async def test_what_is_in_flight_stays_there_and_each_ends_its_own_way():
+    t = throttle()
+    permits = [await admit(t) for _ in range(5)]
+    for permit in permits[:2]:
+        bill(permit)
+    assert t.in_flight == 3
+    permits[2].settle(Outcome.IGNORED)
+    permits[3].settle(Outcome.OVERLOADED)
+    permits[4].settle(Outcome.UNSENT)
+    assert (t.in_flight, t.waiting, timers()) == (0, 0, [])
+
+
+@virtual
+async def test_a_call_refused_for_its_rate_meanwhile_is_not_sent_again():
+    t = throttle()
+    first = await admit(t)
+    second = await admit(t)
+    bill(first)
+    refuse(second, refusal("requests", 1.0))
+    with pytest.raises(AccountBlocked):
+        await t.admit(second.call)
+
+
+@virtual
+async def test_only_the_first_refusal_is_worth_a_warning():
+    logger, lines = logging.getLogger("throttled_openai"), []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        t = throttle()
+        permits = [await admit(t) for _ in range(3)]
+        for permit in permits:
+            bill(permit)
+    finally:
+        logger.removeHandler(handler)
+    assert lines == ["m: refused for billing; 0 waiting calls failed, none sent for 10 s"]
+
+
+@virtual
+async def test_budgets_are_blocked_each_by_itself():
+    t = throttle({"poor": Limits(rpm=60)})
+    bill(await admit(t, model="poor"))
+    assert await outcome(call(t, model="poor")) == "AccountBlocked"
+    assert await call(t, model="rich") == 0
+
+
+# --- opening --------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_after_ten_seconds_one_call_tries_and_the_others_wait_for_what_it_meets():
+    t = await blocked()
+    await asyncio.sleep(BLOCKED)
+    probe = await admit(t)
+    assert [await outcome(call(t)) for _ in range(3)] == 3 * ["AccountBlocked"]
+    bill(probe)
+    await asyncio.sleep(BLOCKED - 0.01)
+    assert await outcome(call(t)) == "AccountBlocked"
+    await asyncio.sleep(0.01)
+    assert await call(t) == pytest.approx(2 * BLOCKED)
+
+
+@virtual
+async def test_its_success_opens_the_lane_for_all():
+    t = await blocked()
+    await asyncio.sleep(BLOCKED)
+    assert await call(t) == BLOCKED
+    assert await gather(*(call(t) for _ in range(5))) == 5 * [BLOCKED]
+
+
+@pytest.mark.parametrize("end", [Outcome.IGNORED, Outcome.OVERLOADED, Outcome.UNSENT])
+@virtual
+async def test_any_other_end_of_it_leaves_the_next_try_to_ten_seconds_later(end):
+    t = await blocked()
+    await asyncio.sleep(BLOCKED)
+    (await admit(t)).settle(end)
+    assert await outcome(call(t)) == "AccountBlocked"
+    await asyncio.sleep(BLOCKED)
+    assert await call(t) >= 2 * BLOCKED
+
+
+@virtual
+async def test_an_attempt_admitted_before_the_block_does_not_open_it():
+    """A long stream that ends well says nothing about who may begin one now."""
+    t = throttle()
+    old, refused = await admit(t), await admit(t)
+    bill(refused)
+    old.settle(Outcome.SUCCESS)
+    assert await outcome(call(t)) == "AccountBlocked"
+    await asyncio.sleep(BLOCKED)
+    newest = await admit(t)
+    bill(newest)
+    assert await outcome(call(t)) == "AccountBlocked"
+
+
+@virtual
+async def test_a_try_that_gives_up_in_the_queue_is_followed_by_another():
+    t = throttle(max_concurrency=1)
+    old = await admit(t)
+    lane = t._lane("m")
+    lane._block(answer(code="insufficient_quota"), now())
+    await asyncio.sleep(BLOCKED)
+    assert await outcome(call(t, max_wait=1.0)) == "AdmissionTimeout"
+    old.settle(Outcome.IGNORED)
+    assert await outcome(call(t)) == "AccountBlocked"
+    await asyncio.sleep(BLOCKED)
+    assert await call(t) >= 2 * BLOCKED
+
+
+# --- beside it ------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_calls_cancelled_before_with_or_after_the_block_are_counted_once():
+    t = throttle(rpm=60)
+    permit = await admit(t)
+    tasks = [start(call(t)) for _ in range(9)]
+    await ticks()
+    for task in tasks[:3]:
+        task.cancel()
+    await ticks()
+    for task in tasks[3:6]:
+        task.cancel()  # in the very tick of the block
+    bill(permit)
+    for task in tasks[6:]:
+        task.cancel()  # they have failed already
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(error).__name__ for error in results[:6]] == 6 * ["CancelledError"]
+    assert {type(error).__name__ for error in results[6:]} <= {"CancelledError", "AccountBlocked"}
+    await ticks()
+    assert (t.waiting, t.in_flight, timers()) == (0, 0, [])
+    await asyncio.sleep(BLOCKED)
+    assert await call(t) == BLOCKED
+
+
+@virtual
+async def test_calls_with_deadlines_fail_with_the_block_and_not_again_when_those_pass():
+    t = throttle(rpm=60)
+    permit = await admit(t)
+    waiting = [start(outcome(call(t, max_wait=5.0))) for _ in range(10)]
+    await ticks()
+    bill(permit)
+    assert set(await gather(*waiting)) == {"AccountBlocked"}
+    await asyncio.sleep(6)
+    assert (t.waiting, timers()) == (0, [])
+
+
+@virtual
+async def test_the_pace_and_the_limits_stay_what_they_were():
+    t = throttle(rpm=60_000, tpm=600_000)
+    permits = [await admit(t, 10) for _ in range(3)]
+    limit = t.stats().budgets[0].concurrency_limit
+    for permit in permits:
+        bill(permit)
+    stats = t.stats().budgets[0]
+    assert (stats.concurrency_limit, [window.limit for window in stats.windows]) == (limit, [60_000, 600_000])
+    await asyncio.sleep(BLOCKED)
+    assert await call(t, 10) == now()
+
+
+TOLD = {"x-ratelimit-limit-tokens": "60000", "x-ratelimit-remaining-tokens": "1000", "x-ratelimit-reset-tokens": "59s"}
+
+
+@pytest.mark.parametrize("kind", ["billing", "too_large"])
+@virtual
+async def test_limits_announced_with_a_final_refusal_are_learnt(kind):
+    t = throttle()
+    refuse(await admit(t, 10), refusal(kind=kind), TOLD)
+    assert [str(window) for window in t.stats().budgets[0].windows] == ["60,000 tokens/min"]
+
+
+@pytest.mark.parametrize("kind", ["billing", "too_large"])
+@virtual
+async def test_tokens_of_a_final_refusal_are_given_back_once(kind):
+    t = throttle()
+    first = await admit(t, 0)
+    first.observe(announcement(tpm=60_000, tpm_left=30_000))
+    first.settle(Outcome.SUCCESS)
+    await asyncio.sleep(5)
+    permit = await admit(t, 20_000)
+    mirror = t._lane("m").budget.mirrors["tokens", 60.0]
+    before = mirror.level + 20_000
+    left = {"x-ratelimit-limit-tokens": "60000", "x-ratelimit-remaining-tokens": f"{before + mirror.reserve:.0f}"}
+    refuse(permit, refusal(kind=kind), left)
+    assert mirror.level == pytest.approx(before, abs=10)
+
+
+def test_on_another_loop_calls_are_sent_again_and_what_was_left_behind_is_no_matter():
+    t = throttle(rpm=60)
+    left = []
+
+    async def first():
+        permit = await admit(t)
+        left.extend(start(call(t)) for _ in range(3))
+        left.append(start(asyncio.sleep(1000)))
+        await ticks()
+        bill(permit)
+        with pytest.raises(AccountBlocked):
+            await admit(t)
+
+    async def second():
+        permit = await admit(t)
+        bill(permit)
+        assert await outcome(call(t)) == "AccountBlocked"
+        await asyncio.sleep(BLOCKED)
+        assert await outcome(call(t)) >= BLOCKED
+        assert (t.waiting, t.in_flight) == (0, 0)
+
+    virtual_run(first())
+    for task in left[:3]:
+        assert isinstance(task.exception(), AccountBlocked)
+    virtual_run(second())
+
+
+# --- the client -----------------------------------------------------------------------------------
+
+
+def test_of_a_thousand_calls_few_are_sent_and_all_fail_with_the_servers_code():
+    script = Script(
+        *[refuses("You exceeded your current quota", code="insufficient_quota", kind="insufficient_quota")] * 999
+    )
+
+    async def main():
+        client = throttled(script, rpm=6000)
+        ends = await asyncio.gather(*(say(client) for _ in range(1000)), return_exceptions=True)
+        assert all(isinstance(end, openai.RateLimitError) and end.code == "insufficient_quota" for end in ends)
+        assert len(script.seen) <= 20
+        assert now() <= 1.0
+
+    virtual_run(main())
+
+
+def test_once_the_account_is_settled_calls_go_again():
+    script = Script(refuses(code="insufficient_quota", kind="insufficient_quota"))
+
+    async def main():
+        client = throttled(script)
+        with pytest.raises(openai.RateLimitError):
+            await say(client)
+        with pytest.raises(AccountBlocked):
+            await say(client)
+        await asyncio.sleep(BLOCKED)
+        assert (await say(client)).choices
+        assert len(script.seen) == 2
+
+    virtual_run(main())

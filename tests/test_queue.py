@@ -1,0 +1,286 @@
+"""The queue: who waits, in order and by size, and until when."""
+
+import asyncio
+import collections
+import heapq
+import math
+import types
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support import ORDINARY, Call, Manners, admit, call, start, throttle, ticks, timers, virtual, virtual_run
+from throttled_openai import _queue
+from throttled_openai._core.budget import Budget
+from throttled_openai._permit import Outcome
+from throttled_openai._queue import GIVEN_UP_AT_ONCE, LAST, Queue, Waiter
+
+MANY = 100_000
+
+
+def waiter(number, tokens=1, *, priority=0, since=0.0, max_wait=None):
+    """The call that came as the `number`th."""
+    asked = Call("m", tokens, Manners(priority=priority, max_wait=max_wait))
+    return Waiter(asked, (-priority, number), since, asyncio.get_running_loop().create_future())
+
+
+def queue_of(*waiters):
+    queue = Queue()
+    for one in waiters:
+        queue.add(one)
+    return queue
+
+
+def give_up(queue, waiter):
+    """What a lane does when the caller has gone."""
+    waiter.future.cancel()
+    queue.waiting -= 1
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_the_oldest_of_each_size_are_told_the_oldest_of_all_first():
+    waiters = [waiter(n, tokens) for n, tokens in enumerate([100, 1, 90, 1, 2000, 3, 2, 0])]
+    queue = queue_of(*reversed(waiters))
+    # 64 to 127; 1; 1024 to 2047; 2 and 3; 0
+    assert queue.oldest() == [waiters[n] for n in (0, 1, 4, 5, 7)]
+    assert queue.head() == (0, 0)
+    queue.take(waiters[0])
+    assert queue.oldest() == [waiters[n] for n in (1, 2, 4, 5, 7)]
+
+
+@virtual
+async def test_a_higher_priority_is_older_than_any_arrival():
+    late, early, urgent = waiter(2), waiter(1), waiter(3, 500, priority=7)
+    queue = queue_of(late, early, urgent)
+    assert queue.oldest() == [urgent, early]
+    assert queue.head() == (-7, 3)
+
+
+@virtual
+async def test_adding_tells_whether_it_is_now_the_oldest_of_its_size():
+    queue = Queue()
+    assert queue.add(waiter(5, 100))
+    assert not queue.add(waiter(6, 127))
+    assert queue.add(waiter(7, 128))
+    assert queue.add(waiter(4, 64))
+
+
+@virtual
+async def test_who_comes_after_those_who_have_given_up_is_looked_at():
+    """Or nobody would wake it: the timer went with the last of them."""
+    gone = [waiter(n) for n in range(3)]
+    queue = queue_of(*gone)
+    for one in gone:
+        give_up(queue, one)
+    assert queue.add(waiter(3))
+    assert queue.oldest()[0].order == (0, 3)
+    assert not queue.add(waiter(4))
+
+
+@virtual
+async def test_nobody_is_after_all_others():
+    assert Queue().head() == LAST
+    assert Queue().oldest() == []
+    assert LAST > (10**9, 10**9)
+
+
+# --- giving up ------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_who_has_given_up_is_neither_counted_nor_told():
+    waiters = [waiter(n, 1 + n % 2) for n in range(6)]
+    queue = queue_of(*waiters)
+    for one in waiters[:3]:
+        give_up(queue, one)
+    assert (queue.waiting, queue.oldest()) == (3, waiters[3:5])
+    for one in waiters[3:]:
+        give_up(queue, one)
+    assert (queue.waiting, queue.oldest(), queue.head()) == (0, [], LAST)
+    assert not queue._sizes
+
+
+@virtual
+async def test_of_very_many_who_have_given_up_only_some_are_cleared_away_at_once():
+    waiters = [waiter(n) for n in range(2 * GIVEN_UP_AT_ONCE + 10)]
+    queue, last = queue_of(*waiters), waiter(10**6)
+    queue.add(last)
+    for one in waiters:
+        give_up(queue, one)
+    looks = 1
+    while not queue.oldest():
+        looks += 1
+        assert queue.waiting == 1
+    assert looks == 3
+    assert queue.oldest() == [last]
+
+
+@virtual
+async def test_those_whose_deadline_has_passed_are_taken_out_by_their_deadlines():
+    waiters = [waiter(n, max_wait=wait) for n, wait in enumerate([5.0, None, 1.0, 3.0, 1.0])]
+    queue = queue_of(*waiters)
+    assert queue.next_deadline() == 1
+    expired = []
+    for one in queue.expired(3.0):
+        one.future.set_exception(TimeoutError())
+        one.future.exception()
+        expired.append(one)
+    assert expired == [waiters[2], waiters[4], waiters[3]]
+    assert (queue.waiting, queue.next_deadline()) == (2, 5)
+    give_up(queue, waiters[0])
+    assert queue.next_deadline() == math.inf
+    assert list(queue.expired(1e9)) == []
+
+
+@virtual
+async def test_a_deadline_counts_what_was_waited_before():
+    asked = Call("m", 1, Manners(max_wait=10.0))
+    asked.waited = 4.0
+    assert Waiter(asked, (0, 0), 100.0, asyncio.get_running_loop().create_future()).deadline == 106
+
+
+@virtual
+async def test_clearing_tells_who_was_left_and_still_counts_whom_a_lane_has_yet_to_count_out():
+    waiters = [waiter(n, n) for n in range(5)]
+    queue = queue_of(*waiters)
+    give_up(queue, waiters[0])
+    waiters[1].future.cancel()  # in this very tick: the lane will hear of it in the next
+    assert sorted(queue.clear()) == waiters[2:]
+    assert queue.waiting == 1
+    queue.waiting -= 1
+    assert (queue.oldest(), queue.next_deadline()) == ([], math.inf)
+
+
+# --- promises -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1))
+def test_it_tells_what_a_sorted_list_would_tell(seed):
+    async def walk():
+        random, queue, left, now = Random(seed), Queue(), [], 0.0
+        for number in range(200):
+            step = random.choice(["add", "add", "take", "give up", "expire"])
+            if step == "add":
+                max_wait = random.choice([None, random.uniform(0.1, 30)])
+                tokens, priority = random.choice([0, 1, 5, 9, 100, 5000]), random.choice([0, 0, 2])
+                left.append(waiter(number, tokens, priority=priority, since=now, max_wait=max_wait))
+                queue.add(left[-1])
+            elif step == "take" and queue.oldest():
+                chosen = random.choice(queue.oldest())
+                queue.take(chosen)
+                chosen.future.set_result(None)
+                left.remove(chosen)
+            elif step == "give up" and left:
+                give_up(queue, left.pop(random.randrange(len(left))))
+            else:
+                now += random.expovariate(1)
+                for one in queue.expired(now):
+                    one.future.cancel()
+                    assert one.deadline <= now
+                    left.remove(one)
+            by_size = {}
+            for one in sorted(left):
+                by_size.setdefault(int(one.call.tokens).bit_length(), one)
+            assert queue.oldest() == sorted(by_size.values())
+            assert queue.waiting == len(left)
+            assert queue.next_deadline() == min((one.deadline for one in left), default=math.inf) > now
+
+    virtual_run(walk())
+
+
+# --- many -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How often heaps were worked on, each time O(log n), and the budget was asked."""
+    counts = collections.Counter()
+
+    def counting(function):
+        def run(*args, **kwargs):
+            counts[function.__name__] += 1
+            return function(*args, **kwargs)
+
+        return run
+
+    fake = types.SimpleNamespace(heappush=counting(heapq.heappush), heappop=counting(heapq.heappop))
+    monkeypatch.setattr(_queue, "heapq", fake)
+    monkeypatch.setattr(Budget, "delay", counting(Budget.delay))
+    return counts
+
+
+def go_on(coroutine):
+    """Run until it waits: None; or to its end: what it returns. A task would do it 20 times slower."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    return None
+
+
+@virtual
+async def test_a_hundred_thousand_waiting_calls_cost_one_push_one_pop_and_few_looks_each(counted):
+    t = throttle(rpm=600_000)
+    await call(t)
+    lane = t._lane("m")
+    waiting, open_ones, done = collections.deque(), [], lane.admitted
+    sizes = [1, 30, 1000]
+    for number in range(MANY):
+        one = t.admit(Call("m", sizes[number % 3], ORDINARY))
+        permit = go_on(one)
+        if permit is None:
+            waiting.append(one)
+        else:
+            open_ones.append(permit)
+    assert t.waiting == len(waiting) > 0.98 * MANY
+    while open_ones or t.waiting:
+        done += len(open_ones)
+        for permit in open_ones:
+            permit.settle(Outcome.SUCCESS)
+        await asyncio.sleep(0.1)
+        open_ones = [go_on(waiting.popleft()) for _ in range(lane.admitted - done)]
+    assert (done, t.waiting) == (MANY + 1, 0)
+    assert timers() == []
+    assert counted["heappush"] == counted["heappop"] <= MANY
+    assert counted["delay"] <= 4 * MANY
+
+
+@virtual
+async def test_a_hundred_thousand_cancelled_calls_leave_nothing(counted):
+    t = throttle(rpm=60)
+    await call(t)
+    patient = Manners(max_wait=1000.0)
+    waiting = [t.admit(Call("m", 1, patient)) for _ in range(MANY)]
+    for one in waiting:
+        one.send(None)
+    assert t.waiting == MANY
+    for one in waiting:
+        with pytest.raises(asyncio.CancelledError):
+            one.throw(asyncio.CancelledError)
+    queue = t._lane("m").queue
+    assert (t.waiting, queue.oldest(), queue.next_deadline()) == (0, [], math.inf)
+    assert (queue._sizes, queue._deadlines) == ({}, [])
+    assert timers() == []
+    assert counted["heappush"] == 2 * MANY
+    assert counted["heappop"] <= 2 * MANY
+    assert counted["delay"] <= 2 * MANY + 10
+    assert await call(t) == 1
+
+
+@virtual
+async def test_ten_thousand_that_give_up_in_one_instant_are_cleared_away_in_turns_and_the_rest_goes_on():
+    t = throttle(rpm=60)
+    await call(t)
+    tasks = [start(admit(t, max_wait=0.5)) for _ in range(10_000)]
+    await ticks()
+    patient = start(call(t))
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(error).__name__ for error in results} == {"AdmissionTimeout"}
+    assert t.waiting == 1
+    assert await patient == 1

@@ -1,0 +1,353 @@
+"""What a budget learns of its provider's arithmetic."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from throttled_openai._core.estimate import Estimate, Usage
+from throttled_openai._core.providers import OPENAI, PROVIDERS
+from throttled_openai._core.tariff import FIRST_OUTPUT, LEAST_RATIO, MOST_RATIO, Tariff
+
+AZURE = PROVIDERS["azure"]
+CEREBRAS = PROVIDERS["cerebras"]
+MISTRAL = PROVIDERS["mistral"]
+ANTHROPIC = PROVIDERS["anthropic"]
+
+# A chat of 1,000 tokens that may answer with 1,000 more, and one that tells no maximum.
+ASKED = Estimate(1000, 1000, choices=1)
+OPEN = Estimate(1000, 0, choices=1)
+REAL = Estimate(1000, 1000, choices=1, real=True)
+# A response: 19 of its 1,019 are charged on top of its real tokens.
+RESPONSE = Estimate(1019, 1000, choices=1, surcharge=19, real=True)
+
+counts = st.integers(0, 10**12)
+estimates = st.builds(
+    lambda estimate, surcharge: replace(estimate, surcharge=min(surcharge, estimate.input)),
+    st.builds(Estimate, counts, counts, choices=st.integers(0, 300_000), real=st.booleans(), whole=st.booleans()),
+    st.sampled_from([0, 19, 217]),
+)
+usages = st.builds(lambda taken, given, cached: Usage(taken, given, min(taken, cached)), counts, counts, counts)
+providers = st.sampled_from(list(PROVIDERS.values()))
+
+
+# --- what is debited -----------------------------------------------------------------
+
+
+def test_output_costs_nothing_where_it_is_not_reserved():
+    assert Tariff(OPENAI).cost(ASKED) == 1000
+    assert Tariff(AZURE).cost(ASKED) == 1000  # not known: no, until learnt
+
+
+def test_the_most_output_costs_where_it_is_reserved():
+    assert Tariff(CEREBRAS).cost(ASKED) == 2000
+
+
+def test_an_answer_without_a_maximum_reserves_the_providers_default():
+    assert Tariff(CEREBRAS).cost(OPEN) == 1016
+    assert Tariff(CEREBRAS).cost(replace(OPEN, choices=3)) == 1048
+    assert Tariff(CEREBRAS).cost(Estimate(1000, 0)) == 1000  # an embedding writes nothing
+    assert Tariff(PROVIDERS["groq"]).cost(OPEN) == 1000
+
+
+def test_where_usage_is_charged_an_attempt_costs_the_usual_answer():
+    tariff = Tariff(MISTRAL)
+    assert tariff.cost(REAL) == 1000 + FIRST_OUTPUT
+    for _ in range(100):
+        tariff.learn_usage(REAL, Usage(1000, 600))
+    assert tariff.cost(REAL) == pytest.approx(1600, abs=1)
+
+
+def test_the_usual_answer_is_bounded_by_what_the_request_allows():
+    assert Tariff(MISTRAL).cost(replace(REAL, output=100)) == 1100
+    assert Tariff(MISTRAL).cost(replace(REAL, output=0)) == 1000 + FIRST_OUTPUT
+    assert Tariff(MISTRAL).cost(Estimate(1000, 0, real=True)) == 1000  # an embedding
+
+
+def test_each_answer_counts():
+    tariff = Tariff(MISTRAL)
+    for _ in range(100):
+        tariff.learn_usage(replace(REAL, choices=5), Usage(1000, 500))
+    assert tariff.cost(replace(REAL, choices=2, output=0)) == pytest.approx(1200, abs=1)
+
+
+@pytest.mark.parametrize("name", ["anthropic", "gemini", "fireworks"])
+def test_output_costs_nothing_where_the_limit_is_one_of_input(name):
+    assert Tariff(PROVIDERS[name]).cost(REAL) == 1000
+
+
+@given(providers, estimates, st.lists(st.tuples(estimates, usages, st.floats(), st.floats()), max_size=8))
+def test_a_cost_is_never_negative_or_infinite(provider, estimate, seen):
+    tariff = Tariff(provider)
+    for other, usage, charged, noise in seen:
+        tariff.learn_usage(other, usage)
+        tariff.learn_charge(charged, other, noise)
+        tariff.learn_requested(charged, other)
+        final = tariff.final_cost(other, usage)
+        assert final is None or 0 <= final < math.inf
+    assert 0 <= tariff.cost(estimate) < math.inf
+    assert LEAST_RATIO * 0.999 <= tariff.ratio <= MOST_RATIO * 1.001
+
+
+# --- what was taken in the end ---------------------------------------------------------
+
+
+def test_usage_is_what_was_taken_where_it_is_charged():
+    assert Tariff(MISTRAL).final_cost(REAL, Usage(11, 67)) == 78  # recorded: query-cost 78
+    assert Tariff(MISTRAL).final_cost(REAL, Usage(11, 67, cached=10)) == 78
+
+
+def test_only_input_that_no_cache_had_was_taken_at_anthropic():
+    assert Tariff(ANTHROPIC).final_cost(REAL, Usage(1000, 67, cached=900)) == 100
+
+
+def test_an_estimate_stays_what_was_taken():
+    assert Tariff(OPENAI).final_cost(ASKED, Usage(900, 67)) is None
+    assert Tariff(CEREBRAS).final_cost(ASKED, Usage(900, 67)) is None
+
+
+def test_a_response_has_taken_its_real_input_and_what_is_charged_on_top():
+    assert Tariff(OPENAI).final_cost(RESPONSE, Usage(900, 67)) == 919
+    assert Tariff(CEREBRAS).final_cost(RESPONSE, Usage(900, 67)) == 1919
+
+
+# --- the ratio -------------------------------------------------------------------------
+
+
+def test_one_response_moves_the_ratio_by_about_a_tenth():
+    tariff = Tariff(MISTRAL)
+    tariff.learn_usage(Estimate(100, 0, choices=1, real=True), Usage(200, 0))
+    assert tariff.ratio == pytest.approx(1.1)
+
+
+def test_a_tiny_prompt_says_little_about_a_long_one():
+    tariff = Tariff(MISTRAL)
+    tariff.learn_usage(Estimate(8, 0, choices=1, real=True), Usage(2, 0))
+    assert 0.98 < tariff.ratio < 1
+    tariff.learn_usage(Estimate(10_000, 0, choices=1, real=True), Usage(20_000, 0))
+    assert tariff.ratio > 1.8
+
+
+@given(st.floats(0.3, 3.9), st.randoms(use_true_random=False))
+def test_the_ratio_converges_whatever_the_sizes(truth, chance):
+    tariff = Tariff(MISTRAL)
+    for _ in range(100):
+        size = round(10 ** chance.uniform(2, 5))
+        tariff.learn_usage(Estimate(size, 0, choices=1, real=True), Usage(round(truth * size), 50))
+    assert tariff.ratio == pytest.approx(truth, rel=0.02)
+
+
+def test_the_ratio_makes_costs_add_up_to_what_was_used():
+    chance = random.Random(1)
+    tariff = Tariff(ANTHROPIC)
+    paid = used = 0.0
+    for number in range(2000):
+        size = round(10 ** chance.uniform(1, 5))
+        estimate = Estimate(size, 0, choices=1, real=True)
+        usage = Usage(round(size * chance.uniform(1.2, 1.8)) + 3, 100)
+        if number >= 100:
+            paid += tariff.cost(estimate)
+            used += usage.input
+        tariff.learn_usage(estimate, usage)
+    assert paid == pytest.approx(used, rel=0.03)
+
+
+def test_the_ratio_is_bounded():
+    tariff = Tariff(MISTRAL)
+    for _ in range(200):
+        tariff.learn_usage(REAL, Usage(10**12, 0))
+    assert tariff.ratio == pytest.approx(MOST_RATIO)
+    for _ in range(200):
+        tariff.learn_usage(REAL, Usage(1, 0))
+    assert tariff.ratio == pytest.approx(LEAST_RATIO)
+
+
+def test_openais_own_estimate_of_a_chat_is_not_calibrated():
+    tariff = Tariff(OPENAI)
+    for _ in range(100):
+        tariff.learn_usage(ASKED, Usage(2000, 100))
+    assert tariff.cost(ASKED) == 1000
+    assert tariff.cost(RESPONSE) == 1019
+
+
+def test_a_response_is_calibrated_but_not_what_is_charged_on_top():
+    tariff = Tariff(OPENAI)
+    for _ in range(200):
+        tariff.learn_usage(RESPONSE, Usage(2000, 100))
+    assert tariff.cost(RESPONSE) == pytest.approx(2019)
+    assert tariff.cost(ASKED) == 1000
+
+
+@pytest.mark.parametrize("estimate", [replace(REAL, whole=False), replace(REAL, input=0), replace(RESPONSE, input=19)])
+def test_what_could_not_be_read_is_no_error_of_the_ratio(estimate):
+    tariff = Tariff(MISTRAL)
+    tariff.learn_usage(estimate, Usage(2000, 100))
+    assert tariff.ratio == 1
+
+
+def test_usage_without_input_is_no_error_of_the_ratio():
+    tariff = Tariff(MISTRAL)
+    tariff.learn_usage(REAL, Usage(0, 100))
+    assert tariff.ratio == 1
+
+
+# --- whether output is reserved, from what was charged ------------------------------------
+
+
+@pytest.mark.parametrize("provider", [AZURE, OPENAI, replace(MISTRAL, reserves_output=False)])
+def test_reserving_is_learnt_from_three_charges(provider):
+    tariff = Tariff(provider)
+    for _ in range(2):
+        tariff.learn_charge(2000, ASKED, 10)
+        assert not tariff.reserves_output
+    tariff.learn_charge(2000, ASKED, 10)
+    assert tariff.reserves_output
+    assert tariff.cost(ASKED) == 2000
+
+
+@pytest.mark.parametrize("provider", [CEREBRAS, PROVIDERS["groq"]])
+def test_not_reserving_is_learnt_from_three_charges(provider):
+    tariff = Tariff(provider)
+    for _ in range(3):
+        assert tariff.reserves_output
+        tariff.learn_charge(1000, ASKED, 10)
+    assert tariff.cost(ASKED) == 1000
+
+
+@pytest.mark.parametrize("between", [1000, 1300, 1500, 1700, 2300, 5000, -1000, math.nan, math.inf])
+def test_the_three_have_to_agree(between):
+    tariff = Tariff(AZURE)
+    for charged in (2000, 2000, between, 2000, 2000):
+        tariff.learn_charge(charged, ASKED, 10)
+        assert not tariff.reserves_output
+
+
+@pytest.mark.parametrize(
+    ("estimate", "noise"),
+    [
+        (ASKED, 200),  # 1,000 of output is not four times 200 and the doubt about the input
+        (ASKED, math.inf),
+        (ASKED, math.nan),
+        (ASKED, -1),
+        (replace(ASKED, output=100), 0),
+        (replace(ASKED, input=10_000), 0),
+        (OPEN, 0),
+    ],
+)
+def test_an_unclear_charge_says_nothing(estimate, noise):
+    tariff = Tariff(AZURE)
+    for _ in range(50):
+        tariff.learn_charge(estimate.input + (estimate.output or 16), estimate, noise)
+    assert not tariff.reserves_output
+
+
+def test_unclear_charges_between_clear_ones_do_not_matter():
+    tariff = Tariff(AZURE)
+    for _ in range(3):
+        tariff.learn_charge(2000, ASKED, 10)
+        tariff.learn_charge(1000, ASKED, 500)
+    assert tariff.reserves_output
+
+
+@given(
+    st.booleans(),
+    st.floats(0, 1e4),
+    st.lists(
+        st.tuples(st.integers(1, 10**5), st.integers(0, 10**5), st.floats(-1, 1), st.floats(-0.1, 0.1)), max_size=50
+    ),
+)
+def test_noise_within_its_bounds_never_changes_what_is_true(reserves, noise, attempts):
+    tariff = Tariff(replace(AZURE, reserves_output=reserves))
+    for taken, output, error, wrong in attempts:
+        truth = taken * (1 + wrong) + (output if reserves else 0)
+        tariff.learn_charge(truth + error * noise, Estimate(taken, output, choices=1), noise)
+        assert tariff.reserves_output is reserves
+
+
+@pytest.mark.parametrize("reserves", [True, False])
+def test_normal_noise_does_not_change_what_is_true_in_100_000_charges(reserves):
+    chance = random.Random(7)
+    tariff = Tariff(replace(AZURE, reserves_output=reserves))
+    for _ in range(100_000):
+        noise = 10 ** chance.uniform(0, 3)
+        estimate = Estimate(chance.randrange(1, 2000), chance.choice([0, 16, 256, 1024, 4096]), choices=1)
+        truth = estimate.input + (estimate.output if reserves else 0)
+        tariff.learn_charge(truth + chance.gauss(0, noise), estimate, noise)
+        assert tariff.reserves_output is reserves
+
+
+@given(st.booleans(), st.integers(1, 10**5), st.integers(1, 20), st.floats(0, 1e4), st.floats(-1, 1))
+def test_three_clear_charges_always_teach_the_truth(truth, taken, times, noise, error):
+    output = math.ceil(4 * (noise + 0.1 * taken)) * times
+    estimate = Estimate(taken, output, choices=1)
+    tariff = Tariff(replace(AZURE, reserves_output=not truth))
+    for _ in range(3):
+        tariff.learn_charge(taken + (output if truth else 0) + error * noise, estimate, noise)
+    assert tariff.reserves_output is truth
+
+
+def test_a_reserve_is_seen_in_the_sum_of_many_attempts():
+    tariff = Tariff(AZURE)
+    total = sum([Estimate(20, 256, choices=1)] * 50, Estimate(0, 0))
+    for _ in range(3):
+        tariff.learn_charge(50 * 276 + 40, total, 100)
+    assert tariff.reserves_output
+
+
+def test_charges_are_compared_with_the_calibrated_input():
+    tariff = Tariff(MISTRAL)
+    for _ in range(100):
+        tariff.learn_usage(REAL, Usage(2000, 100))
+    for _ in range(3):
+        tariff.learn_charge(2000, REAL, 10)
+    assert not tariff.reserves_output
+
+
+# --- the same from refusals -------------------------------------------------------------
+
+
+def test_one_refusal_that_tells_what_was_requested_is_enough():
+    tariff = Tariff(AZURE)
+    tariff.learn_requested(2000, ASKED)
+    assert tariff.reserves_output
+    tariff.learn_requested(1000, ASKED)
+    assert not tariff.reserves_output
+
+
+@given(st.booleans(), st.integers(1, 10**5), st.floats(-0.3, 0.3), st.floats(1, 10))
+@example(truth=True, taken=1, wrong=-0.3, times=1)
+def test_a_refusal_decides_though_the_input_is_30_percent_off(truth, taken, wrong, times):
+    output = math.ceil((2 * (0.3 * taken + 8) + 1) * times)
+    tariff = Tariff(replace(AZURE, reserves_output=not truth))
+    tariff.learn_requested(round(taken * (1 + wrong)) + (output if truth else 0), Estimate(taken, output, choices=1))
+    assert tariff.reserves_output is truth
+
+
+@given(st.booleans(), estimates, st.floats())
+def test_a_refusal_that_fits_neither_changes_nothing(reserves, estimate, requested):
+    error = 0.3 * estimate.input + 8
+    reserve = estimate.output or 16 * estimate.choices
+    assume(not abs(requested - estimate.input) <= error)
+    assume(not abs(requested - estimate.input - reserve) <= error)
+    tariff = Tariff(replace(AZURE, reserves_output=reserves))
+    tariff.learn_requested(requested, estimate)
+    assert tariff.reserves_output is reserves
+
+
+@pytest.mark.parametrize("estimate", [replace(ASKED, output=500), replace(ASKED, whole=False), OPEN])
+def test_a_refusal_that_may_be_either_changes_nothing(estimate):
+    tariff = Tariff(AZURE)
+    tariff.learn_requested(estimate.input + (estimate.output or 16), estimate)
+    assert not tariff.reserves_output
+
+
+def test_a_refusal_starts_the_count_of_charges_again():
+    tariff = Tariff(AZURE)
+    for charged in (2000, 2000):
+        tariff.learn_charge(charged, ASKED, 10)
+    tariff.learn_requested(1000, ASKED)
+    tariff.learn_charge(2000, ASKED, 10)
+    assert not tariff.reserves_output
