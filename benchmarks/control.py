@@ -307,7 +307,7 @@ def _growth() -> None:
         "no limits, but 503 slow_down above 20 calls a second or 1.5 times the mean rate",
         Work(9000),
         {"slow_down_above": 20.0},
-        (refused(0.03), Target("calls per second", Run.throughput, least=5.0)),
+        (refused(0.05), Target("calls per second", Run.throughput, least=5.0)),
         until=600.0,
     )
 

@@ -87,6 +87,9 @@ async def test_a_call_that_goes_within_a_second_is_not_passed():
     t = await told(150 + 9100)
     large, small = await leave(t, 10_000, 10)
     assert 0 < large <= small <= PASSABLE
+    t = await told(150 + 9100)
+    large, small = await leave(t, 10_600, 10)
+    assert small == 0 < PASSABLE < large
 
 
 @virtual

@@ -248,11 +248,13 @@ async def test_a_refusal_lowers_the_level_and_never_raises_it(told, level):
     assert made.level == level
 
 
+@pytest.mark.parametrize("silence", [0.0, 1000.0])
 @pytest.mark.parametrize(("older_by", "share"), [(0.0, 0.51), (0.5, 0.2), (2.0, 0.02)])
 @virtual
-async def test_an_older_snapshot_does_not_undo_what_a_refusal_has_just_taught(older_by, share):
+async def test_an_older_snapshot_does_not_undo_what_a_refusal_has_just_taught(older_by, share, silence):
     """By its gain at most: half of it even when it is of the same instant, and next to nothing when it is older."""
     made = mirror(left=500)
+    pass_time(silence)
     old = made.spend(1, now())
     pass_time(older_by)
     refused = made.spend(1, now())

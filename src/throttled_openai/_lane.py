@@ -350,6 +350,11 @@ class Lane:
             if refusal.kind == "billing" and response is not None:
                 self._block(response, now)
             return
+        if refusal.retry_after is None and response is not None and response.status_code < 400:
+            # In the middle of a stream, when the limits had let it pass: a lack of room, not of rate.
+            event = budget.congested(reservation)
+            self.concurrency.congested(self.in_flight + 1, event=event, overload=True)
+            return
         event = budget.refused(refusal, told, reservation, now, jitter=self.throttle.random())
         if rates != (budget.request_rate, budget.token_rate):
             self._learned()

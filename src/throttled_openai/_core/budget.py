@@ -199,7 +199,7 @@ class Budget:
                 stamp.mirror.give_back(amount, stamp)
 
     def _is_mirrored(self, dimension: Dimension) -> bool:
-        return self.paces[dimension].is_announced
+        return self.paces[dimension].is_mirrored
 
     def succeeded(self, reservation: Reservation, now: float) -> None:
         """The server accepted an attempt."""

@@ -113,6 +113,7 @@ class Mirror:
 
     def spend(self, amount: float, now: float) -> Stamp:
         """Take `amount` for an attempt that leaves now."""
+        self._pass_time(now)
         moment = int(now / REORDERING)
         if moment not in self._traffic and len(self._traffic) >= KEPT:
             del self._traffic[next(iter(self._traffic))]

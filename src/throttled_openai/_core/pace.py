@@ -53,9 +53,9 @@ class Pace:
         return min((rate for rate in (self._ceiling, self._announced) if rate is not None), default=None)
 
     @property
-    def is_announced(self) -> bool:
-        """Whether the server announced a limit per minute or shorter."""
-        return self._announced is not None
+    def is_mirrored(self) -> bool:
+        """Whether the server's own bucket is known and is all there is: no lower ceiling, no hidden window."""
+        return self._full_minute and self._held_until == -math.inf
 
     @property
     def rate(self) -> float | None:
