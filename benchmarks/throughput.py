@@ -1,0 +1,340 @@
+"""What a call costs, by how many are in flight: the client on one core, real sockets, the server on another.
+
+    python benchmarks/throughput.py                      # every width, and ten thousand calls at once
+    python benchmarks/throughput.py --tls 50 1000        # some widths, over TLS (needs `openssl`)
+    python benchmarks/throughput.py --burst              # the ten thousand only
+
+CPU per call is the client process's own time. Each rival is a process of its own; they take turns,
+and ratios are medians over the turns, so that a busy machine slows all of them alike. Linux only.
+Exits with 1 if a target is missed.
+
+Rivals: `floor`, the SDK over a transport that answers at once; `stock`, the SDK; `kept`, the SDK with
+as many connections kept alive as there may be; `aiohttp`, the SDK's aiohttp client, if installed;
+`pool`, the SDK with our pool; `ours`, the throttled client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from throttled_openai import ThrottledAsyncOpenAI
+from throttled_openai._pool import PooledAsyncHttpxClient, http_client
+
+WIDTHS = (10, 50, 500, 1000)
+RIVALS = ("floor", "stock", "kept", "aiohttp", "pool", "ours")
+REFERENCE = "ours at 50"
+ROUNDS = 7
+BURST = 10_000
+LIMIT = 1_000
+RPM = 10_000_000
+
+BODY = json.dumps(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "gpt-4o",
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "yes " * 100}, "finish_reason": "stop"},
+        ],
+        "usage": {"prompt_tokens": 8, "completion_tokens": 100, "total_tokens": 108},
+    }
+).encode()
+HEADERS = {"content-type": "application/json", "content-length": str(len(BODY))}
+
+
+# The server.
+
+
+class Connection(asyncio.Protocol):
+    made = 0
+
+    def __init__(self, latency: float) -> None:
+        self.latency = latency
+        self.buffer = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        Connection.made += 1
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
+            head = self.buffer[:end].lower()
+            _, found, rest = head.partition(b"content-length:")
+            whole = end + 4 + (int(rest.split(b"\r\n")[0]) if found else 0)
+            if len(self.buffer) < whole:
+                return
+            self.buffer = self.buffer[whole:]
+            if head.startswith(b"get /connections"):
+                self.reply(str(Connection.made).encode())
+            else:
+                asyncio.get_running_loop().call_later(self.latency, self.reply, BODY)
+
+    def reply(self, body: bytes) -> None:
+        if not self.transport.is_closing():
+            head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            self.transport.write(head.encode() + body)
+
+
+async def serve(latency: float, certificate: str | None) -> None:
+    context = None
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(latency), "127.0.0.1", 0, backlog=4096, ssl=context
+    )
+    print(f"http{'s' if context else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+    await server.serve_forever()
+
+
+# The clients.
+
+
+def family() -> Any:
+    """httpx or httpx2, whichever the SDK is built on."""
+    return sys.modules[openai.DefaultAsyncHttpxClient.__mro__[1].__module__]
+
+
+def instant() -> Any:
+    httpx = family()
+
+    class Instant(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: Any) -> Any:
+            async for _ in request.stream:
+                pass
+            return httpx.Response(200, headers=HEADERS, stream=httpx.ByteStream(BODY))
+
+    return Instant()
+
+
+def client(name: str, url: str, rpm: float | None = None) -> openai.AsyncOpenAI:
+    many = family().Limits(max_connections=LIMIT, max_keepalive_connections=LIMIT, keepalive_expiry=50)
+    options: dict[str, Any] = {"api_key": "none", "base_url": url}
+    match name:
+        case "floor":
+            return openai.AsyncOpenAI(**options, http_client=openai.DefaultAsyncHttpxClient(transport=instant()))
+        case "stock":
+            return openai.AsyncOpenAI(**options)
+        case "kept":
+            return openai.AsyncOpenAI(**options, http_client=openai.DefaultAsyncHttpxClient(limits=many))
+        case "aiohttp":
+            return openai.AsyncOpenAI(**options, http_client=openai.DefaultAioHttpClient(limits=many))
+        case "pool":
+            return openai.AsyncOpenAI(**options, http_client=PooledAsyncHttpxClient())
+        case "ours":
+            ours = http_client("httpx", max_concurrency=LIMIT)
+            return ThrottledAsyncOpenAI(**options, http_client=ours, max_concurrency=LIMIT, rpm=rpm)
+        case _:
+            raise ValueError(name)
+
+
+async def call(sdk: openai.AsyncOpenAI) -> None:
+    await sdk.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "What is 2 squared?"}])
+
+
+async def calls(sdk: openai.AsyncOpenAI, width: int, count: int) -> float:
+    """`count` calls by `width` tasks; microseconds of CPU per call."""
+    left = count
+
+    async def task() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            await call(sdk)
+
+    began = time.process_time()
+    await asyncio.gather(*(task() for _ in range(width)))
+    return (time.process_time() - began) / count * 1e6
+
+
+async def take_turns(name: str, url: str, width: int) -> None:
+    """A turn for every line on stdin."""
+    # A known rate lets the throttle begin with all that the rate may need in flight.
+    async with client(name, url, rpm=RPM).with_options(max_retries=5) as sdk:
+        await calls(sdk, width, width)
+        print(json.dumps(None), flush=True)
+        while await asyncio.to_thread(sys.stdin.readline):
+            print(json.dumps(await calls(sdk, width, max(width, 300))), flush=True)
+
+
+async def burst(name: str, url: str) -> None:
+    """Ten thousand calls in one `gather`."""
+    async with client(name, url).with_options(max_retries=0) as sdk:
+        await asyncio.gather(*(call(sdk) for _ in range(10)))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began = time.perf_counter()
+        results = await asyncio.gather(*(call(sdk) for _ in range(BURST)), return_exceptions=True)
+        seconds = time.perf_counter() - began
+        memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / BURST
+    failures = [type(result).__name__ for result in results if result is not None]
+    print(json.dumps({"failed": len(failures), "as": sorted(set(failures)), "KB": memory, "seconds": seconds}))
+
+
+# The bench.
+
+
+@contextlib.contextmanager
+def process(core: int, *arguments: object, **environment: str) -> Any:
+    """This file again, on one core; killed after the block."""
+    command = [sys.executable, __file__, "--as", *map(str, (core, *arguments))]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        env={**os.environ, **environment},
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+@contextlib.contextmanager
+def server(latency: float, certificate: str | None, core: int) -> Any:
+    with process(core, "server", latency, certificate or "") as child:
+        yield child.stdout.readline().strip()
+
+
+def measure(width: int, certificate: str | None, cores: list[int], rounds: int) -> dict[str, list[float]]:
+    """Microseconds of CPU per call of each rival, turn by turn."""
+    trust = {"SSL_CERT_FILE": certificate} if certificate else {}
+    # As many as `width` stay in flight as long as a call takes less than a millisecond of the client.
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(server(min(0.001 * width, 0.6), certificate, cores[-1]))
+        near = stack.enter_context(server(0.05, certificate, cores[-1]))
+        rivals = {name: ("take_turns", name, url, width) for name in RIVALS if name != "aiohttp" or has_aiohttp()}
+        rivals[REFERENCE] = ("take_turns", "ours", near, 50)
+        children = {name: stack.enter_context(process(cores[0], *rival, **trust)) for name, rival in rivals.items()}
+        for child in children.values():
+            json.loads(child.stdout.readline())
+        turns: dict[str, list[float]] = {name: [] for name in children}
+        for _ in range(rounds):
+            for name, child in children.items():
+                child.stdin.write("\n")
+                turns[name].append(json.loads(child.stdout.readline()))
+    return turns
+
+
+def has_aiohttp() -> bool:
+    try:
+        openai.DefaultAioHttpClient()
+    except RuntimeError:
+        return False
+    return True
+
+
+def ratio(turns: dict[str, list[float]], name: str, to: str) -> float:
+    return statistics.median(one / other for one, other in zip(turns[name], turns[to], strict=True))
+
+
+def show_widths(widths: list[int], certificate: str | None, cores: list[int], rounds: int) -> bool:
+    print(f"CPU per call over {'TLS' if certificate else 'plain HTTP'}, as multiples of ours", flush=True)
+    good = True
+    for width in widths:
+        turns = measure(width, certificate, cores, rounds)
+        shown = "  ".join(
+            f"{name} {ratio(turns, name, 'ours'):.2f}" for name in turns if name not in {"ours", REFERENCE}
+        )
+        print(f"{width:>6} in flight: ours {statistics.median(turns['ours']):.0f} us  {shown}", flush=True)
+        targets = {
+            10: [("ours at 10 / stock at 10", ratio(turns, "ours", "stock"), 1.05)],
+            500: [("2 x ours / stock at 500", 2 * ratio(turns, "ours", "stock"), 1.0)],
+            1000: [
+                ("3 x ours / stock at 1,000", 3 * ratio(turns, "ours", "stock"), 1.0),
+                ("ours at 1,000 / ours at 50", ratio(turns, "ours", REFERENCE), 1.25),
+            ],
+        }
+        for says, value, most in targets.get(width, []):
+            good &= value <= most
+            print(f"        {says}: {value:.2f}, at most {most}: {'ok' if value <= most else 'MISSED'}", flush=True)
+    return good
+
+
+def show_burst(certificate: str | None, cores: list[int]) -> bool:
+    print(f"{BURST:,} calls in one gather over {'TLS' if certificate else 'plain HTTP'}, 0.5 s each", flush=True)
+    trust = {"SSL_CERT_FILE": certificate} if certificate else {}
+    good = True
+    for name in ("stock", "ours"):
+        with server(0.5, certificate, cores[-1]) as url, process(cores[0], "burst", name, url, **trust) as child:
+            result = json.loads(child.stdout.readline())
+            context = ssl.create_default_context(cafile=certificate) if certificate else None
+            with urllib.request.urlopen(url.replace("/v1", "/connections"), context=context) as answer:
+                made = int(answer.read()) - 1
+        print(
+            f"    {name}: {result['failed']} failed {' '.join(result['as'])}, {made} connections,"
+            f" {result['KB']:.1f} KB per call, {result['seconds']:.1f} s",
+            flush=True,
+        )
+    # Of ours, which is the last.
+    for says, value, most in (
+        ("failed", result["failed"], 0),
+        ("connections", made, 1.05 * LIMIT),
+        ("KB per waiting call", result["KB"], 8),
+    ):
+        good &= value <= most
+        print(f"        {says}: {value:.1f}, at most {most:g}: {'ok' if value <= most else 'MISSED'}", flush=True)
+    return good
+
+
+def make_certificate(folder: str) -> str:
+    key, certificate = Path(folder, "key.pem"), Path(folder, "certificate.pem")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=bench"
+    extensions = ["subjectAltName=IP:127.0.0.1", "keyUsage=critical,digitalSignature,keyCertSign"]
+    options = [option for extension in extensions for option in ("-addext", extension)]
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate, *options], check=True, capture_output=True)
+    certificate.write_text(certificate.read_text() + key.read_text())
+    return str(certificate)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("widths", nargs="*", type=int, help=f"calls in flight: {WIDTHS}")
+    parser.add_argument("--tls", action="store_true", help="over TLS; without it, plain HTTP")
+    parser.add_argument("--burst", action="store_true", help="only the ten thousand calls at once")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    assert len(cores) > 1, "needs a core for the client and one for the server"
+    with tempfile.TemporaryDirectory() as folder:
+        certificate = make_certificate(folder) if arguments.tls else None
+        good = True
+        if not arguments.burst:
+            good = show_widths(arguments.widths or list(WIDTHS), certificate, cores, arguments.rounds)
+        if arguments.burst or not arguments.widths:
+            good &= show_burst(certificate, cores)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--as"]:
+        _, _, core, role, *given = sys.argv
+        os.sched_setaffinity(0, {int(core)})
+        roles = {
+            "server": lambda latency, certificate: serve(float(latency), certificate or None),
+            "take_turns": lambda name, url, width: take_turns(name, url, int(width)),
+            "burst": burst,
+        }
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(roles[role](*given))
+    else:
+        sys.exit(main())

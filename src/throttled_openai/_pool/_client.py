@@ -1,0 +1,99 @@
+"""HTTP clients: what stands behind `pool=`, and the class that puts any httpx client on our transport."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
+
+from ._transport import PoolTransport
+
+if TYPE_CHECKING:
+    import httpx2
+
+    _AsyncClient = httpx2.AsyncClient
+else:
+    _AsyncClient = object
+
+# Connections to one server, as in the SDK.
+MAX_CONNECTIONS: Final = 1000
+# More of them for what the throttle does not count: listings, uploads, streams nobody has closed yet.
+SPARE: Final = 100
+# Seconds a connection may be idle. Calls of one batch are seconds apart, so with httpx's 5 many would
+# reconnect. Load balancers hang up after 60 (AWS), 75 (nginx), 240 (Azure): this is before them.
+KEEP_ALIVE: Final = 50.0
+
+Kind = Literal["httpx", "aiohttp", "sdk"]
+
+
+def http_client(kind: Kind, *, max_concurrency: int, **options: Any) -> Any:
+    """The client for `pool=kind`, with `options` for httpx; None where the SDK shall make its own.
+
+    Raises `ValueError` for other kinds, and `ImportError` where aiohttp is not installed.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"pool must be one of {', '.join(map(repr, get_args(Kind)))}, got {kind!r}")
+    if kind == "sdk":
+        return None
+    most = _affordable(max(MAX_CONNECTIONS, max_concurrency) + SPARE)
+    if kind == "httpx":
+        return PooledAsyncHttpxClient(limits=_limits(PooledAsyncHttpxClient, most), **options)
+    try:
+        return DefaultAioHttpClient(limits=_limits(DefaultAioHttpClient, most), **options)
+    except RuntimeError as missing:  # how the SDK says so
+        raise ImportError('pool="aiohttp" needs aiohttp: pip install "throttled-openai[aiohttp]"') from missing
+
+
+class Pooled(_AsyncClient):
+    """Mixed into an `AsyncClient` of httpx or httpx2: the same client, on connections that cost the same at any number.
+
+        class Client(Pooled, httpx.AsyncClient): ...
+
+    All arguments mean what they did; `limits` hold for each server. `transport=`, `mounts=` and
+    `http2=True` are left to httpx.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("limits", _limits(type(self), MAX_CONNECTIONS))
+        super().__init__(**options)
+
+    # httpx 0.27 to httpx2 2.16 make their transports in these two, and the SDK's own aiohttp client
+    # overrides them as well. Should they be renamed, what is left is the stock client.
+
+    def _init_transport(self, *args: Any, **options: Any) -> Any:
+        if args or any(options.get(theirs) for theirs in ("transport", "app", "http2")):
+            return super()._init_transport(*args, **options)
+        return PoolTransport(
+            _family(type(self)), **{name: value for name, value in options.items() if value is not None}
+        )
+
+    def _init_proxy_transport(self, proxy: Any, *args: Any, **options: Any) -> Any:
+        if args or options.get("http2"):
+            return super()._init_proxy_transport(proxy, *args, **options)
+        return PoolTransport(_family(type(self)), proxy=proxy, **options)
+
+
+class PooledAsyncHttpxClient(Pooled, DefaultAsyncHttpxClient):
+    """The SDK's default HTTP client on connections that cost the same at any number."""
+
+
+def _limits(client: type[Any], most: int) -> Any:
+    return _family(client).Limits(max_connections=most, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE)
+
+
+def _affordable(connections: int) -> int:
+    """As many of `connections` as this process may have files; 256 on a Mac, often 1,024 on Linux."""
+    try:
+        import resource  # noqa: PLC0415  # not on Windows
+    except ImportError:
+        return connections
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return connections
+    return min(connections, files - min(SPARE, files // 2))
+
+
+def _family(client: type[Any]) -> Any:
+    """The module, httpx or httpx2, whose `AsyncClient` this is."""
+    return next(sys.modules[base.__module__] for base in client.__mro__ if base.__module__ in {"httpx", "httpx2"})

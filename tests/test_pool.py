@@ -1,0 +1,903 @@
+"""The connection pool, before real servers on local ports."""
+
+import asyncio
+import contextlib
+import functools
+import gc
+import gzip
+import importlib
+import json
+import ssl
+import tracemalloc
+from dataclasses import dataclass, field
+
+import openai
+import pytest
+
+from clients import CHAT, FAMILIES, HI, say, without_jitter
+from throttled_openai import ThrottledAsyncOpenAI
+from throttled_openai._pool import Pooled, PooledAsyncHttpxClient, _client, _shelf, _stream, http_client
+from throttled_openai._pool._transport import PoolTransport
+from throttled_openai.simulator import Simulator, serve
+
+families = pytest.mark.parametrize("family", FAMILIES)
+
+# For localhost and 127.0.0.1, its own authority, valid until 2120, worth nothing anywhere else.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBxTCCAWugAwIBAgIUaBYWAFub51ZZw37QMsjO7Y/zl9swCgYIKoZIzj0EAwIw
+ITEfMB0GA1UEAwwWdGhyb3R0bGVkLW9wZW5haSB0ZXN0czAgFw0yMDAxMDEwMDAw
+MDBaGA8yMTIwMDEwMTAwMDAwMFowITEfMB0GA1UEAwwWdGhyb3R0bGVkLW9wZW5h
+aSB0ZXN0czBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABOcObkPqRSxrhVR0vYB+
+1U5RzjM0S7iXFuxsLVBANXa3/blLOcVnooszVUU4p4ZdylWnghKXAPd5PZbDnYFm
+DsqjfzB9MBoGA1UdEQQTMBGCCWxvY2FsaG9zdIcEfwAAATAPBgNVHRMBAf8EBTAD
+AQH/MA4GA1UdDwEB/wQEAwIChDAdBgNVHQ4EFgQUt2+7q4UyOmum19Gsj9LFN+TE
+K+AwHwYDVR0jBBgwFoAUt2+7q4UyOmum19Gsj9LFN+TEK+AwCgYIKoZIzj0EAwID
+SAAwRQIgUP3jSji1M+WMxzK3MsxSfOC7kPBipBMBuRxVgmZastICIQDTrc5E4vn5
+bfKBiz2UR5MrD8IhLRoqta9NllmCgpSrNg==
+-----END CERTIFICATE-----
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgS/lZZv4zDwBIWZq+
++crgZ9j24JDaRLdcmP1nhiEHrnOhRANCAATnDm5D6kUsa4VUdL2AftVOUc4zNEu4
+lxbsbC1QQDV2t/25SznFZ6KLM1VFOKeGXcpVp4ISlwD3eT2Ww52BZg7K
+-----END PRIVATE KEY-----
+"""
+
+
+def real(test):
+    """Run an async test on a real loop, for 30 seconds at most."""
+
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 30))
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    path = tmp_path / "certificate.pem"
+    path.write_text(CERTIFICATE)
+    return str(path)
+
+
+def trusting(certificate):
+    return ssl.create_default_context(cafile=certificate)
+
+
+def identity(certificate, *, asks_clients=False):
+    """The server's side."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    if asks_clients:
+        context.load_verify_locations(certificate)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def pooled(family=FAMILIES[-1], **options):
+    base = importlib.import_module(family).AsyncClient
+    return type("Client", (Pooled, base), {})(**options)
+
+
+def module_of(family):
+    return importlib.import_module(family)
+
+
+def limits(family=FAMILIES[-1], *, most=None, kept=None, seconds=None):
+    return module_of(family).Limits(max_connections=most, max_keepalive_connections=kept, keepalive_expiry=seconds)
+
+
+def shelf_of(client):
+    """The only shelf of a client on the running loop."""
+    shelves, _ = client._transport._loops[asyncio.get_running_loop()]
+    (shelf,) = shelves.values()
+    return shelf
+
+
+async def soon(condition, seconds=5.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# Servers.
+
+
+@dataclass
+class Asked:
+    """One request: the `nth` on connection number `connection`, both from 1."""
+
+    connection: int
+    nth: int
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+def says(body=CHAT, status=200, **headers):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"HTTP/1.1 {status} Said", f"content-length: {len(content)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
+
+
+@dataclass
+class Server:
+    """Answers each request with the bytes that `answer` gives; None closes the connection."""
+
+    answer: object = None
+    tls: ssl.SSLContext | None = None
+    shakes_hands_for: float = 0.0
+    asked: list[Asked] = field(default_factory=list)
+    connections: int = 0
+    shaking: int = 0
+    most_shaking: int = 0
+
+    @property
+    def open(self):
+        """Connections that neither side has closed."""
+        return sum(not reader.at_eof() for reader in self._readers)
+
+    async def __aenter__(self):
+        self._tasks = set()
+        self._readers = set()
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/v1"
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader, writer):
+        if self.tls:
+            writer.transport.pause_reading()  # the client's first words are for `start_tls`
+        self._tasks.add(asyncio.create_task(self._serve(reader, writer)))
+
+    async def _serve(self, reader, writer):
+        self.connections += 1
+        self._readers.add(reader)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+                await self._shake_hands(writer)
+                await self._converse(reader, writer, self.connections)
+        finally:
+            self._readers.discard(reader)
+            writer.transport.abort()
+
+    async def _shake_hands(self, writer):
+        self.shaking += 1
+        self.most_shaking = max(self.most_shaking, self.shaking)
+        try:
+            await asyncio.sleep(self.shakes_hands_for)
+            if self.tls:
+                await writer.start_tls(self.tls)
+        finally:
+            self.shaking -= 1
+
+    async def _converse(self, reader, writer, connection):
+        for nth in range(1, 10_000):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.strip().split("\r\n")
+            method, target, _ = first.split(" ")
+            headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            asked = Asked(connection, nth, method, target, headers, body, reader, writer)
+            self.asked.append(asked)
+            reply = says() if self.answer is None else await self.answer(asked)
+            if reply is None:
+                return
+            writer.write(reply)
+            await writer.drain()
+
+
+def after(seconds, reply=None):
+    async def answer(asked):
+        await asyncio.sleep(seconds)
+        return reply or says()
+
+    return answer
+
+
+async def forward(asked):
+    """What a proxy does: it passes requests on, and connects."""
+    if asked.method == "CONNECT":
+        host, port = asked.target.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        asked.writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(pipe(asked.reader, writer), pipe(reader, asked.writer))
+        return None
+    return says({"proxied": asked.target})
+
+
+async def pipe(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()
+
+
+# Connections.
+
+
+@families
+@real
+async def test_calls_in_flight_have_a_connection_each_and_calls_in_turn_share_one(family):
+    async with Server(after(0.1)) as server, pooled(family) as client:
+        await asyncio.gather(*(client.get(server.url) for _ in range(20)))
+        assert server.connections == 20
+        for _ in range(5):
+            await client.get(server.url)
+        assert server.connections == 20
+        assert len({asked.connection for asked in server.asked[20:]}) == 1
+
+
+@real
+async def test_idle_connections_are_closed_from_the_cold_end():
+    async with Server(after(0.1)) as server, pooled(limits=limits(seconds=1.0)) as client:
+        await asyncio.gather(*(client.get(server.url) for _ in range(6)))
+        server.answer = None
+        for _ in range(16):
+            await client.get(server.url)
+            await asyncio.sleep(0.1)
+        await soon(lambda: server.open == 1)
+        assert server.connections == 6
+
+
+@real
+async def test_a_connection_that_was_idle_too_long_is_not_used():
+    async with Server() as server, pooled(limits=limits(seconds=0.1)) as client:
+        await client.get(server.url)
+        await asyncio.sleep(0.2)
+        await client.get(server.url)
+        assert [asked.connection for asked in server.asked] == [1, 2]
+        await soon(lambda: server.open == 1)
+
+
+@real
+async def test_no_more_idle_connections_are_kept_than_allowed():
+    async with Server(after(0.1)) as server, pooled(limits=limits(kept=2)) as client:
+        await asyncio.gather(*(client.get(server.url) for _ in range(6)))
+        await soon(lambda: server.open == 2)
+
+
+@families
+@real
+async def test_what_exceeds_the_connections_waits_in_order_of_arrival(family):
+    async with Server(after(0.02)) as server, pooled(family, limits=limits(family, most=2)) as client:
+        await asyncio.gather(*(client.get(f"{server.url}/{number}") for number in range(10)))
+        assert server.connections == 2
+        numbers = [int(asked.target.rpartition("/")[2]) for asked in server.asked]
+        assert all(abs(number - place) <= 1 for place, number in enumerate(numbers))
+
+
+@families
+@real
+async def test_waiting_for_a_connection_ends_with_the_pool_timeout(family):
+    module = module_of(family)
+    async with Server(after(0.5)) as server, pooled(family, limits=limits(family, most=1)) as client:
+        slow = asyncio.create_task(client.get(server.url))
+        await soon(lambda: server.asked)
+        with pytest.raises(module.PoolTimeout):
+            await client.get(server.url, timeout=module.Timeout(5, pool=0.1))
+        assert (await slow).status_code == 200
+        assert (await client.get(server.url)).status_code == 200
+        assert server.connections == 1
+
+
+@real
+async def test_a_call_cancelled_while_it_waits_or_works_leaves_its_place_to_others():
+    async with Server(after(0.2)) as server, pooled(limits=limits(most=2)) as client:
+        calls = [asyncio.create_task(client.get(server.url)) for _ in range(6)]
+        await soon(lambda: len(server.asked) == 2)
+        for call in calls[:4]:
+            call.cancel()
+        done = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(result, asyncio.CancelledError) for result in done] == [True] * 4 + [False] * 2
+        await asyncio.gather(*(client.get(server.url) for _ in range(4)))
+        assert server.open == 2
+
+
+@families
+@real
+async def test_a_thousand_connections_are_opened_a_few_at_a_time(family, certificate, monkeypatch):
+    monkeypatch.setattr(_shelf, "HANDSHAKES", 3)
+    async with (
+        Server(after(0.5), tls=identity(certificate), shakes_hands_for=0.03) as server,
+        pooled(family, verify=trusting(certificate)) as client,
+    ):
+        await asyncio.gather(*(client.get(server.url) for _ in range(12)))
+        assert server.connections == 12
+        assert server.most_shaking == 3
+
+
+@families
+@real
+async def test_waiting_for_ones_turn_to_connect_counts_for_no_timeout(family, certificate, monkeypatch):
+    monkeypatch.setattr(_shelf, "HANDSHAKES", 1)
+    timeout = module_of(family).Timeout(0.4)
+    async with (
+        Server(after(0.3), tls=identity(certificate), shakes_hands_for=0.15) as server,
+        pooled(family, verify=trusting(certificate), timeout=timeout) as client,
+    ):
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(client.get(server.url) for _ in range(6)))
+        assert asyncio.get_running_loop().time() - began > 0.4
+        assert server.most_shaking == 1
+
+
+@real
+async def test_a_call_that_waits_to_connect_takes_a_connection_that_came_back(certificate, monkeypatch):
+    monkeypatch.setattr(_shelf, "HANDSHAKES", 1)
+    async with (
+        Server(tls=identity(certificate), shakes_hands_for=0.1) as server,
+        pooled(verify=trusting(certificate)) as client,
+    ):
+        await asyncio.gather(*(client.get(server.url) for _ in range(10)))
+        assert server.connections < 5
+
+
+@families
+@real
+async def test_calls_to_a_server_that_shakes_no_hands_fail_together(family, certificate, monkeypatch):
+    monkeypatch.setattr(_shelf, "HANDSHAKES", 2)
+    monkeypatch.setattr(_shelf, "HANDSHAKE", 0.05)
+    module = module_of(family)
+    async with (
+        Server(tls=identity(certificate), shakes_hands_for=60) as server,
+        pooled(family, verify=trusting(certificate), timeout=0.5) as client,
+    ):
+        began = asyncio.get_running_loop().time()
+        results = await asyncio.gather(*(client.get(server.url) for _ in range(6)), return_exceptions=True)
+        assert {type(result) for result in results} == {module.ConnectTimeout}
+        assert asyncio.get_running_loop().time() - began < 1.2  # one after the other: 1.5
+
+
+@real
+async def test_the_first_connection_of_a_burst_has_its_timeout_for_itself():
+    async with Server() as server, pooled(timeout=0.3) as client:
+
+        async def call(number):
+            if number:
+                import time
+
+                time.sleep(0.02)  # noqa: ASYNC251  # what the SDK does before it sends
+            return await client.get(server.url)
+
+        # 0.6 s before the first turn of the loop is over.
+        results = await asyncio.gather(*(call(number) for number in range(30)))
+        assert {result.status_code for result in results} == {200}
+
+
+@families
+@real
+async def test_a_trace_of_the_users_sees_every_event(family):
+    seen = []
+
+    async def trace(name, info):
+        seen.append(name)
+
+    async with Server() as server, pooled(family) as client:
+        await client.get(server.url, extensions={"trace": trace})
+        assert "connection.connect_tcp.started" in seen
+        assert "http11.response_closed.complete" in seen
+
+
+# Connections that died.
+
+
+@families
+@real
+async def test_a_connection_the_server_has_closed_is_not_used(family):
+    async def once(asked):
+        asked.writer.write(says())
+
+    async with Server(once) as server, pooled(family) as client:
+        for _ in range(3):
+            await client.post(server.url, json=1)
+            await soon(lambda: server.open == 0)
+        assert [asked.nth for asked in server.asked] == [1, 1, 1]
+
+
+async def closes_the_second_time(asked):
+    return says() if asked.nth == 1 else None
+
+
+@families
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@real
+async def test_a_request_on_a_connection_that_was_being_closed_is_sent_again_once(family, method):
+    async with Server(closes_the_second_time) as server, pooled(family) as client:
+        await client.request(method, server.url, content=b"1")
+        assert (await client.request(method, server.url, content=b"2")).status_code == 200
+        assert [(asked.connection, asked.nth, asked.body) for asked in server.asked] == [
+            (1, 1, b"1"),
+            (1, 2, b"2"),
+            (2, 1, b"2"),
+        ]
+
+
+@families
+@real
+async def test_a_request_that_dies_on_a_new_connection_is_not_sent_again(family):
+    async def closes(asked):
+        return None
+
+    async with Server(closes) as server, pooled(family) as client:
+        with pytest.raises(module_of(family).RemoteProtocolError):
+            await client.get(server.url)
+        assert len(server.asked) == 1
+
+
+@real
+async def test_a_request_sent_again_is_not_sent_a_third_time():
+    async def one_answer(asked):
+        return says() if len(server.asked) == 1 else None
+
+    async with Server(one_answer) as server, pooled() as client:
+        await client.get(server.url)
+        with pytest.raises(module_of(FAMILIES[-1]).RemoteProtocolError):
+            await client.get(server.url)
+        assert len(server.asked) == 3
+
+
+@real
+async def test_a_request_that_dies_later_may_have_been_worked_on_and_is_not_sent_again(monkeypatch):
+    monkeypatch.setattr(_shelf, "STALE", 0.05)
+
+    async def slowly(asked):
+        if asked.nth == 1:
+            return says()
+        await asyncio.sleep(0.2)
+        return None
+
+    async with Server(slowly) as server, pooled() as client:
+        await client.get(server.url)
+        with pytest.raises(module_of(FAMILIES[-1]).RemoteProtocolError):
+            await client.get(server.url)
+        assert len(server.asked) == 2
+
+
+@real
+async def test_a_body_that_can_be_read_only_once_is_not_sent_again():
+    async def pieces():
+        yield b"1"
+
+    async with Server(closes_the_second_time) as server, pooled() as client:
+        await client.get(server.url)
+        with pytest.raises(module_of(FAMILIES[-1]).RemoteProtocolError):
+            await client.post(server.url, content=pieces(), headers={"content-length": "1"})
+        assert len(server.asked) == 2
+
+
+@real
+async def test_a_response_that_was_not_read_to_its_end_costs_its_connection_only():
+    async def endless(asked):
+        if asked.target.endswith("short"):
+            return says()
+        asked.writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while True:
+            asked.writer.write(b"4\r\nmore\r\n")
+            await asyncio.sleep(0.01)
+
+    async with Server(endless) as server, pooled() as client:
+        async with client.stream("GET", server.url) as response:
+            async for _ in response.aiter_raw():
+                break
+        await soon(lambda: server.open == 0)
+        assert (await client.get(f"{server.url}/short")).status_code == 200
+        assert (await client.get(f"{server.url}/short")).status_code == 200
+        assert server.connections == 2
+
+
+# The SDK's calls.
+
+
+def sdk(server, **options):
+    return openai.AsyncOpenAI(
+        **{"api_key": "k", "base_url": server.url, "http_client": PooledAsyncHttpxClient(), "max_retries": 0, **options}
+    )
+
+
+def event(delta):
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+    return b"data: %b\n\n" % json.dumps({**chunk, "choices": [{"index": 0, "delta": delta}]}).encode()
+
+
+def chunk(data):
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def streams(*, pause):
+    """One word, and `[DONE]` in two pieces; the stream ends a `pause` later."""
+
+    async def answer(asked):
+        pieces = (event({"content": "yes"}), b"data: [DO", b"NE]\n\n")
+        asked.writer.write(HEAD + b"".join(map(chunk, pieces)))
+        await asyncio.sleep(pause)
+        return b"0\r\n\r\n"
+
+    return answer
+
+
+@pytest.mark.parametrize("pause", [0, 0.02])
+@real
+async def test_a_connection_is_reused_after_a_stream_on_every_sdk(pause):
+    async with Server(streams(pause=pause)) as server, sdk(server) as client:
+        for _ in range(5):
+            stream = await client.chat.completions.create(model="m", messages=HI, stream=True)
+            assert [part.choices[0].delta.content async for part in stream] == ["yes"]
+        assert server.connections == 1
+
+
+@real
+async def test_the_throttled_client_reuses_connections_after_streams():
+    simulator = Simulator(latency=0.02)
+    async with serve(simulator) as url:
+        async with ThrottledAsyncOpenAI(api_key="k", base_url=url, http_client=PooledAsyncHttpxClient()) as client:
+            without_jitter(client)
+            for _ in range(5):
+                async with await say(client, stream=True) as stream:
+                    assert [part async for part in stream]
+        assert simulator.counters.connections_made == 1
+
+
+@real
+async def test_a_server_that_does_not_end_its_stream_after_done_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(_stream, "DRAIN", 0.05)
+    async with Server(streams(pause=20)) as server, pooled() as client:
+        async with client.stream("POST", server.url) as response:
+            async for data in response.aiter_raw():
+                if b"NE]" in data:
+                    break
+        await soon(lambda: server.open == 0, seconds=2)
+
+
+@real
+async def test_ten_thousand_tasks_share_the_connections_of_the_limit():
+    simulator = Simulator(latency=0.01)
+    async with serve(simulator) as url:
+        client = ThrottledAsyncOpenAI(
+            api_key="k", base_url=url, http_client=PooledAsyncHttpxClient(), max_concurrency=20, max_retries=0
+        )
+        async with client:
+            answers = await asyncio.gather(*(say(without_jitter(client)) for _ in range(300)))
+        assert len(answers) == 300
+        assert simulator.counters.connections_made <= 20
+
+
+# Nothing lost.
+
+
+@families
+@real
+async def test_a_proxy_from_the_environment_is_used(family, monkeypatch):
+    async with Server(forward) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{proxy.port}")
+        async with pooled(family) as client:
+            for _ in range(3):
+                answer = await client.get("http://somewhere.invalid/v1")
+                assert answer.json() == {"proxied": "http://somewhere.invalid/v1"}
+        assert proxy.asked[0].headers["proxy-authorization"] == "Basic bWU6c2VjcmV0"
+        assert proxy.connections == 1
+
+
+@families
+@real
+async def test_a_proxy_for_tls_is_a_tunnel(family, certificate, monkeypatch):
+    async with Server(forward) as proxy, Server(tls=identity(certificate)) as server:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        async with pooled(family, verify=trusting(certificate)) as client:
+            for _ in range(3):
+                assert (await client.get(server.url)).json() == CHAT
+        assert [asked.method for asked in proxy.asked] == ["CONNECT"]
+        assert server.connections == 1
+
+
+@families
+@real
+async def test_a_tunnel_counts_as_a_handshake_until_the_server_is_reached(family, certificate, monkeypatch):
+    monkeypatch.setattr(_shelf, "HANDSHAKES", 2)
+    async with (
+        Server(forward) as proxy,
+        Server(after(0.5), tls=identity(certificate), shakes_hands_for=0.05) as server,
+        pooled(family, verify=trusting(certificate), proxy=f"http://127.0.0.1:{proxy.port}") as client,
+    ):
+        await asyncio.gather(*(client.get(server.url) for _ in range(6)))
+        assert server.connections == 6
+        assert server.most_shaking == 2
+
+
+@families
+@real
+async def test_no_proxy_and_trust_env_are_kept(family, monkeypatch):
+    async with Server(forward) as proxy, Server() as server:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        async with pooled(family, trust_env=False) as client:
+            assert (await client.get(server.url)).json() == CHAT
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        async with pooled(family) as client:
+            assert (await client.get(server.url)).json() == CHAT
+        assert not proxy.asked
+
+
+@families
+@real
+async def test_certificates_are_verified(family, certificate, monkeypatch):
+    async with Server(tls=identity(certificate)) as server:
+        async with pooled(family) as client:
+            with pytest.raises(module_of(family).ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+                await client.get(server.url)
+        async with pooled(family, verify=False) as client:
+            assert (await client.get(server.url)).status_code == 200
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        async with pooled(family) as client:
+            assert (await client.get(server.url)).status_code == 200
+
+
+@families
+@real
+async def test_a_client_certificate_is_shown(family, certificate):
+    async with Server(tls=identity(certificate, asks_clients=True)) as server:
+        async with pooled(family, verify=trusting(certificate)) as client:
+            with pytest.raises(module_of(family).TransportError):
+                await client.get(server.url)
+        with pytest.warns(DeprecationWarning, match="cert"):
+            client = pooled(family, verify=trusting(certificate), cert=certificate)
+        async with client:
+            assert (await client.get(server.url)).status_code == 200
+
+
+@families
+@real
+async def test_certificates_are_loaded_once_for_all_connections(family, certificate, monkeypatch):
+    loaded = []
+    load = ssl.SSLContext.load_verify_locations
+    monkeypatch.setattr(
+        ssl.SSLContext, "load_verify_locations", lambda *args, **kwargs: (loaded.append(1), load(*args, **kwargs))
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", certificate)
+    async with Server(after(0.1), tls=identity(certificate)) as server, pooled(family) as client:
+        await asyncio.gather(*(client.get(server.url) for _ in range(10)))
+        assert server.connections == 10
+    assert len(loaded) == 1
+
+
+@families
+@real
+async def test_hooks_cookies_redirects_and_compression_work(family):
+    calls = []
+
+    async def sent(request):
+        calls.append(("sent", request.url.path))
+
+    async def answered(response):
+        calls.append(("answered", response.status_code))
+
+    async def answer(asked):
+        if asked.target == "/v1/old":
+            return says(b"", 307, location="/v1/new", set_cookie="seen=1")
+        return says(gzip.compress(json.dumps(asked.headers["cookie"]).encode()), content_encoding="gzip")
+
+    async with (
+        Server(answer) as server,
+        pooled(family, event_hooks={"request": [sent], "response": [answered]}, follow_redirects=True) as client,
+    ):
+        response = await client.post(f"{server.url}/old", content=b"body")
+        assert response.json() == "seen=1"
+        assert [asked.body for asked in server.asked] == [b"body", b"body"]
+        assert calls == [("sent", "/v1/old"), ("answered", 307), ("sent", "/v1/new"), ("answered", 200)]
+        assert server.connections == 1
+
+
+@families
+@real
+async def test_servers_do_not_share_connections(family):
+    async with Server(after(0.05)) as one, Server(after(0.05)) as other, pooled(family) as client:
+        await asyncio.gather(*(client.get(server.url) for server in (one, other) * 3))
+        assert (one.connections, other.connections) == (3, 3)
+
+
+@families
+@real
+async def test_timeouts_are_the_requests_own(family):
+    module = module_of(family)
+    async with Server(after(5)) as server, pooled(family) as client:
+        with pytest.raises(module.ReadTimeout):
+            await client.get(server.url, timeout=module.Timeout(5, read=0.1))
+        await soon(lambda: server.open == 0)
+
+
+@families
+@real
+async def test_nobody_there_is_a_connect_error(family):
+    async with Server() as server:
+        pass
+    async with pooled(family) as client:
+        with pytest.raises(module_of(family).ConnectError):
+            await client.get(server.url)
+        with pytest.raises(module_of(family).UnsupportedProtocol):
+            await client.get("gopher://somewhere/")
+
+
+@families
+def test_transports_mounts_and_http2_are_left_to_httpx(family, monkeypatch):
+    module = module_of(family)
+    mine = module.AsyncHTTPTransport()
+    client = pooled(family, transport=mine, mounts={"https://": mine})
+    assert client._transport is mine
+    assert list(client._mounts.values()) == [mine]
+    monkeypatch.setitem(importlib.import_module("sys").modules, "h2", type(module)("h2"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    client = pooled(family, http2=True)
+    assert isinstance(client._transport, module.AsyncHTTPTransport)
+    assert {type(proxy) for proxy in client._mounts.values()} == {module.AsyncHTTPTransport}
+
+
+@families
+def test_every_way_out_of_a_client_is_pooled(family, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    client = pooled(family)
+    assert type(client._transport) is PoolTransport
+    assert {type(proxy) for proxy in client._mounts.values()} == {PoolTransport}
+
+
+@families
+def test_the_sdk_accepts_the_client_and_keeps_its_own_defaults(family):
+    client = openai.AsyncOpenAI(api_key="k", http_client=PooledAsyncHttpxClient())
+    assert client.timeout == openai.AsyncOpenAI(api_key="k").timeout
+    assert client._client.follow_redirects
+    assert client.copy(timeout=3)._client is client._client
+    assert isinstance(client._client, type(openai.AsyncOpenAI(api_key="k")._client).__mro__[1])
+
+
+@real
+async def test_a_prompt_of_a_megabyte_is_not_copied_while_it_waits():
+    prompt = b"x" * 1_000_000
+    async with Server(after(0.3)) as server, pooled(limits=limits(most=1)) as client:
+        first = asyncio.create_task(client.get(server.url))
+        await soon(lambda: server.asked)
+        tracemalloc.start()
+        calls = [asyncio.create_task(client.post(server.url, content=prompt)) for _ in range(10)]
+        await asyncio.sleep(0.1)
+        waiting, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(first, *calls, return_exceptions=True)
+        assert waiting < 500_000
+
+
+# Lives.
+
+
+@families
+def test_event_loops_in_turn_each_have_their_own_connections(family):
+    client = pooled(family)
+    simulator = Simulator(latency=0.01)
+
+    async def main():
+        async with serve(simulator) as url:
+            for _ in range(3):
+                assert (await client.get(f"{url}/models")).status_code == 200
+            await soon(lambda: simulator.counters.connections == 1)
+        gc.collect()
+
+    for _ in range(3):
+        asyncio.run(main())
+    assert simulator.counters.connections_made == 3
+
+
+@real
+async def test_event_loops_beside_each_other_have_their_own_connections():
+    async with Server(after(0.1)) as server, pooled() as client:
+
+        async def elsewhere():
+            return (await client.get(server.url)).status_code
+
+        codes = await asyncio.gather(*(asyncio.to_thread(asyncio.run, elsewhere()) for _ in range(3)), elsewhere())
+        assert codes == [200] * 4
+        assert (await client.get(server.url)).status_code == 200
+        assert server.connections == 4
+
+
+@real
+async def test_the_end_of_a_loop_closes_its_connections():
+    async with Server() as server:
+        client = pooled()
+
+        async def elsewhere():
+            await client.get(server.url)
+            assert server.open == 1
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        await soon(lambda: server.open == 0)
+
+
+@real
+async def test_a_client_that_is_dropped_closes_its_connections():
+    async with Server() as server:
+        client = pooled()
+        await client.get(server.url)
+        assert server.open == 1
+        del client
+        gc.collect()
+        await soon(lambda: server.open == 0)
+
+
+@families
+@real
+async def test_a_closed_client_has_no_connections_and_what_was_under_way_fails(family):
+    async with Server(after(5)) as server:
+        client = pooled(family)
+        call = asyncio.create_task(client.get(server.url))
+        await soon(lambda: server.asked)
+        await client.aclose()
+        with pytest.raises(module_of(family).TransportError):
+            await call
+        await soon(lambda: server.open == 0)
+
+
+def test_a_client_may_be_closed_where_it_was_never_used():
+    client = pooled()
+
+    async def use(url):
+        await client.get(url)
+
+    async def main():
+        async with Server() as server:
+            await use(server.url)
+
+    asyncio.run(main())
+    asyncio.run(client.aclose())
+    asyncio.run(pooled().aclose())
+
+
+# The choices.
+
+
+def test_the_pool_is_chosen_by_name():
+    ours = http_client("httpx", max_concurrency=10)
+    assert isinstance(ours, PooledAsyncHttpxClient)
+    assert http_client("sdk", max_concurrency=10) is None
+    with pytest.raises(ValueError, match="pool must be one of 'httpx', 'aiohttp', 'sdk', got 'urllib'"):
+        http_client("urllib", max_concurrency=10)
+
+
+def test_there_are_connections_for_the_whole_limit_and_some_more(monkeypatch):
+    monkeypatch.setattr(_client, "_affordable", lambda connections: connections)
+    assert http_client("httpx", max_concurrency=10)._transport._limits.max_connections == 1100
+    assert http_client("httpx", max_concurrency=5000)._transport._limits.max_connections == 5100
+
+
+@pytest.mark.parametrize(("files", "most"), [(-1, 1100), (100_000, 1100), (1024, 924), (256, 156), (64, 32)])
+def test_there_are_no_more_connections_than_the_process_may_have_files(files, most, monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert http_client("httpx", max_concurrency=10)._transport._limits.max_connections == most
+
+
+def test_aiohttp_is_used_where_it_is_installed_and_named_where_it_is_not():
+    try:
+        openai.DefaultAioHttpClient()
+    except RuntimeError:
+        with pytest.raises(ImportError, match=r"throttled-openai\[aiohttp\]"):
+            http_client("aiohttp", max_concurrency=10)
+    else:
+        assert isinstance(http_client("aiohttp", max_concurrency=10), openai.DefaultAioHttpClient)
