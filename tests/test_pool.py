@@ -17,7 +17,7 @@ import pytest
 from clients import CHAT, FAMILIES, HI, say, without_jitter
 from throttled_openai import ThrottledAsyncOpenAI
 from throttled_openai._pool import Pooled, PooledAsyncHttpxClient, _client, _shelf, _stream, http_client
-from throttled_openai._pool._transport import PoolTransport
+from throttled_openai._pool._loops import LoopTransport
 from throttled_openai.simulator import Simulator, serve
 
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -97,8 +97,8 @@ def limits(family=FAMILIES[-1], *, most=None, kept=None, seconds=None):
 
 def shelf_of(client):
     """The only shelf of a client on the running loop."""
-    shelves, _ = client._transport._loops[asyncio.get_running_loop()]
-    (shelf,) = shelves.values()
+    transport, _ = client._transport._loops[asyncio.get_running_loop()]
+    (shelf,) = transport._shelves.values()
     return shelf
 
 
@@ -754,8 +754,8 @@ def test_transports_mounts_and_http2_are_left_to_httpx(family, monkeypatch):
 def test_every_way_out_of_a_client_is_pooled(family, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     client = pooled(family)
-    assert type(client._transport) is PoolTransport
-    assert {type(proxy) for proxy in client._mounts.values()} == {PoolTransport}
+    assert type(client._transport) is LoopTransport
+    assert {type(proxy) for proxy in client._mounts.values()} == {LoopTransport}
 
 
 @families
@@ -880,17 +880,22 @@ def test_the_pool_is_chosen_by_name():
         http_client("urllib", max_concurrency=10)
 
 
+def most_connections(**options):
+    _, allowed, _ = http_client("httpx", **options)._transport._make.args
+    return allowed.max_connections
+
+
 def test_there_are_connections_for_the_whole_limit_and_some_more(monkeypatch):
     monkeypatch.setattr(_client, "_affordable", lambda connections: connections)
-    assert http_client("httpx", max_concurrency=10)._transport._limits.max_connections == 1100
-    assert http_client("httpx", max_concurrency=5000)._transport._limits.max_connections == 5100
+    assert most_connections(max_concurrency=10) == 1100
+    assert most_connections(max_concurrency=5000) == 5100
 
 
 @pytest.mark.parametrize(("files", "most"), [(-1, 1100), (100_000, 1100), (1024, 924), (256, 156), (64, 32)])
 def test_there_are_no_more_connections_than_the_process_may_have_files(files, most, monkeypatch):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
-    assert http_client("httpx", max_concurrency=10)._transport._limits.max_connections == most
+    assert most_connections(max_concurrency=10) == most
 
 
 def test_aiohttp_is_used_where_it_is_installed_and_named_where_it_is_not():

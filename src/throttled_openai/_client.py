@@ -16,6 +16,7 @@ from ._core.providers import Provider, provider_named, provider_of
 from ._core.refusals import read_stream_error
 from ._http import PERMIT, send_admitted
 from ._permit import Call, Manners, Outcome, Permit
+from ._pool import http_client
 from ._throttle import Throttle
 from .errors import AdmissionError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from openai import NotGiven, Timeout
 
     from ._core.limits import Limits
+    from ._pool import Kind
 
 
 class _Current:
@@ -44,7 +46,7 @@ _current: ContextVar[_Current | None] = ContextVar("throttled_openai_call", defa
 
 _THROTTLE_OPTIONS = ("rpm", "tpm", "rpd", "tpd", "limits", "max_concurrency", "max_refusals")
 _MANNERS_OPTIONS = ("priority", "max_wait", "max_queued")
-_OPTIONS = ("throttle", *_THROTTLE_OPTIONS, *_MANNERS_OPTIONS, "dialect")
+_OPTIONS = ("throttle", *_THROTTLE_OPTIONS, *_MANNERS_OPTIONS, "dialect")  # those of copy()
 
 
 class ThrottledAsyncOpenAI(AsyncOpenAI):
@@ -64,8 +66,11 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
     refusals to the SDK's own retries.
     `dialect`: how the server counts tokens, such as `"openai"`, `"mistral"` or `"self-hosted"`; by
     default it is told from `base_url`.
+    `pool`: the connections, where no `http_client` is given: `"httpx"` (ours, the default),
+    `"aiohttp"` (needs the extra of that name) or `"sdk"` (the SDK's own).
 
-    Raises `ValueError` or `TypeError` for limits that cannot be meant. Calls raise what the SDK's
+    Raises `ValueError` or `TypeError` for limits that cannot be meant, and `ImportError` where
+    aiohttp is asked for and missing. Calls raise what the SDK's
     raise, and `AdmissionTimeout`, `QueueFull` or `RequestTooLarge`, all `openai.OpenAIError`.
     """
 
@@ -109,18 +114,32 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
             max_wait: float | None = None,
             max_queued: int | None = None,
             dialect: str | None = None,
+            pool: Kind | None = None,
         ) -> None: ...
 
     else:
 
         def __init__(self, **options: Any) -> None:
             ours = {name: options.pop(name) for name in _OPTIONS if name in options}
+            pool = options.pop("pool", None)
             self._dialect = ours.pop("dialect", None)
             if self._dialect is not None:
                 provider_named(self._dialect)
             self._manners = Manners(**{name: ours.pop(name) for name in _MANNERS_OPTIONS if name in ours})
             self.throttle = _throttle_from(**{name: value for name, value in ours.items() if value is not None})
+            made = self._pool(pool, options)
             super().__init__(**options)
+            if made is not None:  # what the SDK gives to its own
+                made.base_url, made.timeout = self.base_url, self.timeout
+
+        def _pool(self, kind: Kind | None, options: dict[str, Any]) -> Any:
+            """Our HTTP client, put into the SDK's `options`; None if it is the user's or the SDK's."""
+            if options.get("http_client") is None:
+                options["http_client"] = http_client(kind or "httpx", max_concurrency=self.throttle.max_concurrency)
+                return options["http_client"]
+            if kind is not None:
+                raise ValueError(f"http_client has its own connections: leave out it or pool={kind!r}")
+            return None
 
         def copy(self, *, _extra_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
             """A client with the same options but those given; the budgets are shared unless limits are among them.
@@ -238,9 +257,9 @@ def _throttle_from(throttle: Throttle | None = None, **options: Any) -> Throttle
 def _show_signatures() -> None:
     """Make `help()` and `inspect.signature` show the SDK's arguments and ours in one list."""
     keyword = inspect.Parameter.KEYWORD_ONLY
-    ours = [inspect.Parameter(name, keyword, default=0 if name == "priority" else None) for name in _OPTIONS]
-    for name in ("__init__", "copy"):
+    for name, options in ("__init__", (*_OPTIONS, "pool")), ("copy", _OPTIONS):
         theirs = inspect.signature(getattr(AsyncOpenAI, name))
+        ours = [inspect.Parameter(option, keyword, default=0 if option == "priority" else None) for option in options]
         function: Any = vars(ThrottledAsyncOpenAI)[name]
         function.__signature__ = theirs.replace(parameters=[*theirs.parameters.values(), *ours])
 

@@ -6,6 +6,6 @@ patches httpx's transports or httpcore's pools (respx, vcrpy, OpenTelemetry) sti
 exchange. For `httpx` and `httpx2` alike.
 """
 
-from ._client import Pooled, PooledAsyncHttpxClient, http_client
+from ._client import Kind, Pooled, PooledAsyncHttpxClient, http_client
 
-__all__ = ["Pooled", "PooledAsyncHttpxClient", "http_client"]
+__all__ = ["Kind", "Pooled", "PooledAsyncHttpxClient", "http_client"]

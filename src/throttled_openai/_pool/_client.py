@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
 
+from ._loops import LoopTransport
 from ._transport import PoolTransport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import httpx2
 
     _AsyncClient = httpx2.AsyncClient
@@ -40,7 +44,7 @@ def http_client(kind: Kind, *, max_concurrency: int, **options: Any) -> Any:
     if kind == "httpx":
         return PooledAsyncHttpxClient(limits=_limits(PooledAsyncHttpxClient, most), **options)
     try:
-        return DefaultAioHttpClient(limits=_limits(DefaultAioHttpClient, most), **options)
+        return LoopedAioHttpClient(limits=_limits(LoopedAioHttpClient, most), **options)
     except RuntimeError as missing:  # how the SDK says so
         raise ImportError('pool="aiohttp" needs aiohttp: pip install "throttled-openai[aiohttp]"') from missing
 
@@ -64,18 +68,42 @@ class Pooled(_AsyncClient):
     def _init_transport(self, *args: Any, **options: Any) -> Any:
         if args or any(options.get(theirs) for theirs in ("transport", "app", "http2")):
             return super()._init_transport(*args, **options)
-        return PoolTransport(
-            _family(type(self)), **{name: value for name, value in options.items() if value is not None}
-        )
+        return self._pool(**{name: value for name, value in options.items() if value is not None})
 
     def _init_proxy_transport(self, proxy: Any, *args: Any, **options: Any) -> Any:
         if args or options.get("http2"):
             return super()._init_proxy_transport(proxy, *args, **options)
-        return PoolTransport(_family(type(self)), proxy=proxy, **options)
+        return self._pool(proxy=proxy, **options)
+
+    def _pool(self, *, limits: Any, **options: Any) -> Any:
+        family = _family(type(self))
+        one = family.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
+        new = functools.partial(family.AsyncHTTPTransport, limits=one, **_with_context(family, options))
+        return LoopTransport(functools.partial(PoolTransport, family, limits, new))
 
 
 class PooledAsyncHttpxClient(Pooled, DefaultAsyncHttpxClient):
     """The SDK's default HTTP client on connections that cost the same at any number."""
+
+
+class LoopedAioHttpClient(DefaultAioHttpClient):
+    """The SDK's aiohttp client, which alone works on one event loop only and is loud when it is dropped."""
+
+    def _init_transport(self, *args: Any, **options: Any) -> Any:
+        return self._on_each_loop(super()._init_transport, *args, **options)
+
+    def _init_proxy_transport(self, *args: Any, **options: Any) -> Any:
+        return self._on_each_loop(super()._init_proxy_transport, *args, **options)
+
+    def _on_each_loop(self, make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return LoopTransport(functools.partial(make, *args, **_with_context(_family(type(self)), options)))
+
+
+def _with_context(family: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """A transport's `options` with the certificates loaded, which takes 20 ms and a megabyte: once."""
+    files = {name: options.pop(name) for name in ("verify", "cert") if name in options}
+    context = family.create_ssl_context(**files, trust_env=options.get("trust_env", True))
+    return {**options, "verify": context}
 
 
 def _limits(client: type[Any], most: int) -> Any:
