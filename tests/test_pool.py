@@ -17,7 +17,7 @@ import pytest
 from clients import CHAT, FAMILIES, HI, say, without_jitter
 from throttled_openai import ThrottledAsyncOpenAI
 from throttled_openai._pool import Pooled, PooledAsyncHttpxClient, _client, _shelf, _stream, http_client
-from throttled_openai._pool._loops import LoopTransport
+from throttled_openai._pool._stack import StackPool
 from throttled_openai.simulator import Simulator, serve
 
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -97,8 +97,8 @@ def limits(family=FAMILIES[-1], *, most=None, kept=None, seconds=None):
 
 def shelf_of(client):
     """The only shelf of a client on the running loop."""
-    transport, _ = client._transport._loops[asyncio.get_running_loop()]
-    (shelf,) = transport._shelves.values()
+    shelves, _ = client._transport._pool._shelves._loops[asyncio.get_running_loop()]
+    (shelf,) = shelves._shelves.values()
     return shelf
 
 
@@ -748,14 +748,16 @@ def test_transports_mounts_and_http2_are_left_to_httpx(family, monkeypatch):
     client = pooled(family, http2=True)
     assert isinstance(client._transport, module.AsyncHTTPTransport)
     assert {type(proxy) for proxy in client._mounts.values()} == {module.AsyncHTTPTransport}
+    assert StackPool not in {type(transport._pool) for transport in [client._transport, *client._mounts.values()]}
 
 
 @families
 def test_every_way_out_of_a_client_is_pooled(family, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     client = pooled(family)
-    assert type(client._transport) is LoopTransport
-    assert {type(proxy) for proxy in client._mounts.values()} == {LoopTransport}
+    transports = [client._transport, *client._mounts.values()]
+    assert {type(transport) for transport in transports} == {module_of(family).AsyncHTTPTransport}
+    assert {type(transport._pool) for transport in transports} == {StackPool}
 
 
 @families
@@ -881,8 +883,7 @@ def test_the_pool_is_chosen_by_name():
 
 
 def most_connections(**options):
-    _, allowed, _ = http_client("httpx", **options)._transport._make.args
-    return allowed.max_connections
+    return http_client("httpx", **options)._transport._pool._max_connections
 
 
 def test_there_are_connections_for_the_whole_limit_and_some_more(monkeypatch):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
 
 from ._loops import LoopTransport
-from ._transport import PoolTransport
+from ._network import Backend
+from ._stack import StackPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,23 +64,33 @@ class Pooled(_AsyncClient):
         super().__init__(**options)
 
     # httpx 0.27 to httpx2 2.16 make their transports in these two, and the SDK's own aiohttp client
-    # overrides them as well. Should they be renamed, what is left is the stock client.
+    # overrides them as well. Should they be renamed, what is left is the stock client. The transport
+    # stays httpx's, so that whoever wraps it (OpenTelemetry, pytest-httpx) is still called.
 
     def _init_transport(self, *args: Any, **options: Any) -> Any:
         if args or any(options.get(theirs) for theirs in ("transport", "app", "http2")):
             return super()._init_transport(*args, **options)
-        return self._pool(**{name: value for name, value in options.items() if value is not None})
+        options = _with_context(_family(type(self)), options)
+        return self._stacked(super()._init_transport(**options), options, own_network=True)
 
     def _init_proxy_transport(self, proxy: Any, *args: Any, **options: Any) -> Any:
-        if args or options.get("http2"):
-            return super()._init_proxy_transport(proxy, *args, **options)
-        return self._pool(proxy=proxy, **options)
+        transport = super()._init_proxy_transport(proxy, *args, **options)
+        return transport if args or options.get("http2") else self._stacked(transport, options)
 
-    def _pool(self, *, limits: Any, **options: Any) -> Any:
-        family = _family(type(self))
-        one = family.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
-        new = functools.partial(family.AsyncHTTPTransport, limits=one, **_with_context(family, options))
-        return LoopTransport(functools.partial(PoolTransport, family, limits, new))
+    def _stacked(self, transport: Any, options: dict[str, Any], *, own_network: bool = False) -> Any:
+        """The same transport with a stack for a pool. httpcore's own network has TLS within TLS, for proxies."""
+        family, limits, stock = _family(type(self)), options["limits"], transport._pool  # noqa: SLF001
+        core = sys.modules[type(stock).__module__.partition(".")[0]]
+        if own_network:
+            stock = core.AsyncConnectionPool(
+                ssl_context=options["verify"],
+                max_connections=limits.max_connections,
+                max_keepalive_connections=limits.max_keepalive_connections,
+                keepalive_expiry=limits.keepalive_expiry,
+                network_backend=Backend(core),
+            )
+        transport._pool = StackPool(core, stock, limits, family.ByteStream)  # noqa: SLF001
+        return transport
 
 
 class PooledAsyncHttpxClient(Pooled, DefaultAsyncHttpxClient):

@@ -3,53 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+T = TypeVar("T")
 
-class LoopTransport:
-    """What an `AsyncClient` sends with: a transport that `make` makes for each event loop.
 
-    Not even closing a connection works on another loop than its own. So each transport is closed
-    when this is closed or dropped, or when its event loop ends.
+class PerLoop(Generic[T]):
+    """Something that `make` makes for each event loop, and that has `aclose()`.
+
+    Not even closing a connection works on another loop than its own. So it is closed when this is
+    closed or dropped, or when its event loop ends.
     """
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._loops: dict[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[None]]] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None]]] = {}
 
-    async def handle_async_request(self, request: Any) -> Any:
+    async def get(self) -> T:
+        """The one of the running loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
-            await self._begin(loop)
-        transport, _ = self._loops[loop]
-        return await transport.handle_async_request(request)
+            self._loops = {old: its for old, its in self._loops.items() if not old.is_closed()}
+            made = self._make()
+            lifetime = _lifetime(made)
+            await anext(lifetime)
+            self._loops[loop] = made, lifetime
+        return self._loops[loop][0]
 
     async def aclose(self) -> None:
-        """Close every connection; as with httpx, exchanges under way fail."""
+        """Close what the running loop has; what others have is closed with them."""
         _, lifetime = self._loops.pop(asyncio.get_running_loop(), (None, None))
         self._loops.clear()
         if lifetime is not None:
             await lifetime.aclose()
 
-    async def __aenter__(self) -> Self:
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loops = {old: its for old, its in self._loops.items() if not old.is_closed()}
-        transport = self._make()
-        lifetime = _lifetime(transport)
-        self._loops[loop] = transport, lifetime
-        await anext(lifetime)
-
-
-async def _lifetime(transport: Any) -> AsyncGenerator[None]:
-    """Close `transport` when this is closed or dropped, or when the event loop ends.
+async def _lifetime(made: Any) -> AsyncGenerator[None]:
+    """Close `made` when this is closed or dropped, or when the event loop ends.
 
     An event loop closes its asynchronous generators as its last act, and those that nobody refers
     to any more.
@@ -57,4 +50,24 @@ async def _lifetime(transport: Any) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        await transport.aclose()
+        await made.aclose()
+
+
+class LoopTransport:
+    """What an `AsyncClient` sends with: a transport that `make` makes for each event loop."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._transports = PerLoop(make)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        transport = await self._transports.get()
+        return await transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._transports.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-import select
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from ._stream import stream_class
+from ._stream import PooledStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,53 +24,43 @@ STALE: Final = 1.0
 
 
 class _Connection:
-    """A transport for one connection, from before it is opened until it is closed."""
+    """A connection of httpcore's, from before it is opened until it is closed."""
 
-    __slots__ = ("idle_since", "opening", "socket", "transport")
+    __slots__ = ("core", "opening")
 
-    def __init__(self, transport: Any) -> None:
-        self.transport = transport
+    def __init__(self, core: Any) -> None:
+        self.core = core
         self.opening: asyncio.TimerHandle | None = None
-        self.socket: Any = None  # from the first response on
-        self.idle_since = math.inf
-
-    def answered(self, response: Any) -> None:
-        if self.socket is None and (stream := response.extensions.get("network_stream")) is not None:
-            self.socket = stream.get_extra_info("socket")
-
-    def hung_up(self) -> bool:
-        """Whether the server has closed: when nothing was asked, it has nothing else to say.
-
-        httpcore asks this too (`is_readable`), which takes 17 us where this takes 2.
-        """
-        if self.socket is None or self.socket.fileno() < 0:
-            return True
-        if not hasattr(select, "poll"):  # Windows
-            return bool(select.select([self.socket], [], [], 0)[0])
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        return bool(poll.poll(0))
 
 
 class Shelf:
     """Connections in use, and a stack of idle ones, the warmest on top.
 
-    `new` makes a transport for one connection; `limits` are httpx's.
+    `new` makes a connection of `core`, which is the module httpcore or httpcore2; `limits` are
+    httpx's. `replayable`: the class of bodies that can be read twice.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, family: Any, new: Callable[[], Any], limits: Any) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        new: Callable[[], Any],
+        *,
+        core: Any,
+        limits: Any,
+        replayable: type[Any],
+    ) -> None:
         self._loop = loop
-        self._family = family
         self._new = new
-        most, kept, seconds = limits.max_connections, limits.max_keepalive_connections, limits.keepalive_expiry
+        self._core = core
+        self._replayable = replayable
+        most, kept = limits.max_connections, limits.max_keepalive_connections
         self._room = None if most is None else asyncio.Semaphore(most)
         self._kept = math.inf if kept is None else kept
-        self._seconds = math.inf if seconds is None else seconds
         self._handshakes = asyncio.Semaphore(HANDSHAKES)
         self._idle: deque[_Connection] = deque()
         self._connections: set[_Connection] = set()
         self._closing: set[asyncio.Task[None]] = set()
-        self._died = family.ReadError, family.WriteError, family.RemoteProtocolError
+        self._died = core.ReadError, core.WriteError, core.RemoteProtocolError
 
     async def exchange(self, request: Any) -> Any:
         """Send `request`; the response's stream has its connection until it is closed.
@@ -89,7 +78,7 @@ class Shelf:
                 return await self._send(connection, request)
             except self._died:
                 late = self._loop.time() - began > STALE
-                if not reused or late or not isinstance(request.stream, self._family.ByteStream):
+                if not reused or late or not isinstance(request.stream, self._replayable):
                     raise
             await self._handshakes.acquire()
             return await self._send(self._open(), request)
@@ -102,7 +91,7 @@ class Shelf:
         self._connections.clear()
         self._idle.clear()
         for connection in connections:
-            await connection.transport.aclose()
+            await connection.core.aclose()
 
     async def _enter(self, request: Any) -> None:
         """Wait while `max_connections` are in use, at most for the request's pool timeout."""
@@ -115,7 +104,7 @@ class Shelf:
             async with asyncio.timeout(request.extensions.get("timeout", {}).get("pool")):
                 await self._room.acquire()
         except TimeoutError as late:
-            raise self._family.PoolTimeout("all connections are in use") from late
+            raise self._core.PoolTimeout("all connections are in use") from late
 
     def _leave(self) -> None:
         if self._room is not None:
@@ -133,10 +122,9 @@ class Shelf:
         return connection
 
     def _warmest(self) -> _Connection | None:
-        oldest = self._loop.time() - self._seconds
         while self._idle:
             connection = self._idle.pop()
-            if connection.idle_since >= oldest and not connection.hung_up():
+            if not connection.core.has_expired():  # idle for too long, or the server has hung up
                 return connection
             self._close(connection)
         return None
@@ -160,33 +148,30 @@ class Shelf:
                 # connect timeout before the last has started: the clock runs from the next turn.
                 await asyncio.sleep(0)
                 request = _traced(request, functools.partial(self._opened, connection))
-            response = await connection.transport.handle_async_request(request)
+            response = await connection.core.handle_async_request(request)
         except BaseException:
             self._close(connection)
             raise
         finally:
             self._opened(connection)
-        connection.answered(response)
-        over = functools.partial(self._over, connection)
-        response.stream = stream_class(self._family.AsyncByteStream)(response.stream, over)
+        response.stream = PooledStream(response.stream, functools.partial(self._over, connection))
         return response
 
-    def _over(self, connection: _Connection, reusable: bool) -> None:
-        """An exchange is over, and whether its connection can be used again."""
+    def _over(self, connection: _Connection) -> None:
+        """An exchange is over."""
         self._leave()
-        if not reusable:
+        if not connection.core.is_idle():
             self._close(connection)
         elif connection in self._connections:
-            now = connection.idle_since = self._loop.time()
             self._idle.append(connection)
             # The coldest go; two at a time are more than come, and hold nobody up.
             for _ in range(2):
-                if self._idle and (len(self._idle) > self._kept or now - self._idle[0].idle_since > self._seconds):
+                if self._idle and (len(self._idle) > self._kept or self._idle[0].core.has_expired()):
                     self._close(self._idle.popleft())
 
     def _close(self, connection: _Connection) -> None:
         async def close() -> None:
-            await connection.transport.aclose()
+            await connection.core.aclose()
             self._connections.discard(connection)
 
         task = self._loop.create_task(close())
@@ -209,6 +194,6 @@ def _traced(request: Any, opened: Callable[[], None]) -> Any:
         request.method,
         request.url,
         headers=request.headers,
-        stream=request.stream,
+        content=request.stream,
         extensions={**request.extensions, "trace": trace},
     )

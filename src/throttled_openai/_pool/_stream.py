@@ -1,10 +1,9 @@
-"""The response's stream: it has the connection until it is closed."""
+"""The response's body: it has the connection until it is closed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -16,13 +15,13 @@ DRAIN: Final = 0.1
 _TAIL: Final = len(b"[DONE]\r\n\r\n")
 
 
-class _PooledStream:
-    """Calls `over` when it is closed, with whether the response was read to its end."""
+class PooledStream:
+    """Calls `over` once it is closed."""
 
-    def __init__(self, inner: Any, over: Callable[[bool], None]) -> None:
+    def __init__(self, inner: Any, over: Callable[[], None]) -> None:
         self._inner = inner
         self._iterator: AsyncIterator[bytes] | None = None
-        self._over: Callable[[bool], None] | None = over
+        self._over: Callable[[], None] | None = over
         self._tail = b""
         self._ended = False
 
@@ -46,14 +45,12 @@ class _PooledStream:
         over, self._over = self._over, None
         if over is None:
             return
-        reusable = False
         try:
             if not self._ended and self._tail[-_TAIL:].rstrip().endswith(b"[DONE]"):
                 await self._drain()
             await self._inner.aclose()
-            reusable = self._ended
         finally:
-            over(reusable)
+            over()
 
     async def _drain(self) -> None:
         """Read what follows the `[DONE]`, where SDK 2.9 to 3.29 leave a stream.
@@ -64,9 +61,3 @@ class _PooledStream:
             async with asyncio.timeout(DRAIN):
                 async for _ in self:
                     pass
-
-
-@functools.cache
-def stream_class(base: type[Any]) -> type[Any]:
-    """The class for responses of the family with this `AsyncByteStream`, which httpx asks for."""
-    return type("PooledStream", (_PooledStream, base), {})

@@ -1,0 +1,79 @@
+"""The stack: what an httpx transport has in place of httpcore's pool."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import types
+from typing import TYPE_CHECKING, Any, Self
+
+from ._loops import PerLoop
+from ._shelf import Shelf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class StackPool:
+    """Sends httpcore's requests on the connections that `stock`, a pool of httpcore, would make.
+
+    `core` is the module, httpcore or httpcore2. `limits` are httpx's, and hold for each server.
+    `replayable`: the class of bodies that can be read twice.
+    """
+
+    def __init__(self, core: Any, stock: Any, limits: Any, replayable: type[Any]) -> None:
+        self._core = core
+        self._stock = stock
+        make = functools.partial(Shelf, core=core, limits=limits, replayable=replayable)
+        self._shelves = PerLoop(functools.partial(_Shelves, stock, make))
+
+    async def handle_async_request(self, request: Any) -> Any:
+        if request.url.scheme not in {b"http", b"https"} or _is_patched(type(self._stock), self._core):
+            return await self._stock.handle_async_request(request)
+        shelves = await self._shelves.get()
+        return await shelves.of(request.url).exchange(request)
+
+    async def aclose(self) -> None:
+        """Close every connection; as with httpcore, exchanges under way fail."""
+        await self._shelves.aclose()
+        await self._stock.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)
+
+
+class _Shelves:
+    """The shelves of one event loop, one for each server."""
+
+    def __init__(self, stock: Any, make: Callable[..., Shelf]) -> None:
+        self._stock = stock
+        self._make = make
+        self._loop = asyncio.get_running_loop()
+        self._shelves: dict[tuple[bytes, bytes, int | None], Shelf] = {}
+
+    def of(self, url: Any) -> Shelf:
+        server = url.scheme, url.host, url.port
+        shelf = self._shelves.get(server)
+        if shelf is None:
+            new = functools.partial(self._stock.create_connection, url.origin)
+            shelf = self._shelves[server] = self._make(self._loop, new)
+        return shelf
+
+    async def aclose(self) -> None:
+        for shelf in self._shelves.values():
+            await shelf.aclose()
+
+
+def _is_patched(pool: type[Any], core: Any) -> bool:
+    """Whether respx, vcrpy or the like has put a method of its own into httpcore's pool, to answer in its place.
+
+    It may have been there before us, so the method is compared with a neighbour.
+    """
+    method, neighbour = pool.handle_async_request, core.AsyncConnectionPool.aclose
+    return type(method) is not types.FunctionType or method.__code__.co_filename != neighbour.__code__.co_filename
