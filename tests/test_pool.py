@@ -877,7 +877,7 @@ def test_a_client_may_be_closed_where_it_was_never_used():
 def test_the_pool_is_chosen_by_name():
     ours = http_client("httpx", max_concurrency=10)
     assert isinstance(ours, PooledAsyncHttpxClient)
-    assert http_client("sdk", max_concurrency=10) is None
+    assert type(http_client("sdk", max_concurrency=10)) is openai.DefaultAsyncHttpxClient
     with pytest.raises(ValueError, match="pool must be one of 'httpx', 'aiohttp', 'sdk', got 'urllib'"):
         http_client("urllib", max_concurrency=10)
 
@@ -907,3 +907,40 @@ def test_aiohttp_is_used_where_it_is_installed_and_named_where_it_is_not():
             http_client("aiohttp", max_concurrency=10)
     else:
         assert isinstance(http_client("aiohttp", max_concurrency=10), openai.DefaultAioHttpClient)
+
+
+def test_the_client_has_our_pool_unless_told_otherwise():
+    client = ThrottledAsyncOpenAI(api_key="k", base_url="http://here/v1", timeout=7)
+    assert isinstance(client._client, PooledAsyncHttpxClient)
+    stock = openai.AsyncOpenAI(api_key="k", base_url="http://here/v1", timeout=7)
+    assert (client._client.base_url, client._client.timeout) == (stock._client.base_url, stock._client.timeout)
+    assert type(ThrottledAsyncOpenAI(api_key="k", pool="sdk")._client) is type(stock._client)
+    assert ThrottledAsyncOpenAI(api_key="k").timeout == openai.AsyncOpenAI(api_key="k").timeout
+
+
+def test_a_clients_own_http_client_is_left_alone():
+    mine = openai.DefaultAsyncHttpxClient(timeout=3)
+    client = ThrottledAsyncOpenAI(api_key="k", base_url="http://here/v1", http_client=mine)
+    assert client._client is mine
+    assert (client.timeout, mine.base_url) == (mine.timeout, "")
+    with pytest.raises(ValueError, match="http_client has its own connections: leave out it or pool='aiohttp'"):
+        ThrottledAsyncOpenAI(api_key="k", http_client=mine, pool="aiohttp")
+
+
+def test_a_pool_nobody_knows_fails_in_the_constructor():
+    with pytest.raises(ValueError, match="pool must be one of"):
+        ThrottledAsyncOpenAI(api_key="k", pool="urllib")
+    with pytest.raises(ValueError, match="pool must be one of"):
+        ThrottledAsyncOpenAI(api_key="k").copy(pool="urllib")
+
+
+def test_copies_share_the_connections_unless_given_others():
+    client = ThrottledAsyncOpenAI(api_key="k")
+    assert client.copy(rpm=5)._client is client._client
+    other = client.copy(pool="sdk")
+    assert type(other._client) is openai.DefaultAsyncHttpxClient
+    assert other.throttle is client.throttle
+    mine = openai.DefaultAsyncHttpxClient()
+    assert client.copy(http_client=mine)._client is mine
+    with pytest.raises(ValueError, match="http_client has its own connections"):
+        client.copy(http_client=mine, pool="httpx")

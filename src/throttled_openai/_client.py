@@ -46,7 +46,7 @@ _current: ContextVar[_Current | None] = ContextVar("throttled_openai_call", defa
 
 _THROTTLE_OPTIONS = ("rpm", "tpm", "rpd", "tpd", "limits", "max_concurrency", "max_refusals")
 _MANNERS_OPTIONS = ("priority", "max_wait", "max_queued")
-_OPTIONS = ("throttle", *_THROTTLE_OPTIONS, *_MANNERS_OPTIONS, "dialect")  # those of copy()
+_OPTIONS = ("throttle", *_THROTTLE_OPTIONS, *_MANNERS_OPTIONS, "dialect", "pool")
 
 
 class ThrottledAsyncOpenAI(AsyncOpenAI):
@@ -79,6 +79,7 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
 
     _manners: Manners
     _dialect: str | None
+    _counter: tuple[object, Provider | None] = (None, None)
 
     if TYPE_CHECKING:
 
@@ -121,36 +122,38 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
 
         def __init__(self, **options: Any) -> None:
             ours = {name: options.pop(name) for name in _OPTIONS if name in options}
-            pool = options.pop("pool", None)
+            pool = ours.pop("pool", None)
             self._dialect = ours.pop("dialect", None)
             if self._dialect is not None:
                 provider_named(self._dialect)
             self._manners = Manners(**{name: ours.pop(name) for name in _MANNERS_OPTIONS if name in ours})
             self.throttle = _throttle_from(**{name: value for name, value in ours.items() if value is not None})
-            made = self._pool(pool, options)
+            made = None
+            if options.get("http_client") is not None:
+                if pool is not None:
+                    raise ValueError(f"http_client has its own connections: leave out it or pool={pool!r}")
+            elif pool != "sdk":
+                made = options["http_client"] = self._http_client(pool or "httpx")
             super().__init__(**options)
             if made is not None:  # what the SDK gives to its own
                 made.base_url, made.timeout = self.base_url, self.timeout
 
-        def _pool(self, kind: Kind | None, options: dict[str, Any]) -> Any:
-            """Our HTTP client, put into the SDK's `options`; None if it is the user's or the SDK's."""
-            if options.get("http_client") is None:
-                options["http_client"] = http_client(kind or "httpx", max_concurrency=self.throttle.max_concurrency)
-                return options["http_client"]
-            if kind is not None:
-                raise ValueError(f"http_client has its own connections: leave out it or pool={kind!r}")
-            return None
+        def _http_client(self, pool: Kind) -> Any:
+            return http_client(pool, max_concurrency=self.throttle.max_concurrency)
 
         def copy(self, *, _extra_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-            """A client with the same options but those given; the budgets are shared unless limits are among them.
+            """A client with the same options but those given.
 
-            `None` keeps what this client has, as with the SDK's own arguments.
+            Budgets are shared unless limits are among them, connections unless `pool` or
+            `http_client` is. `None` keeps what this client has, as with the SDK's own arguments.
             """
             extra = dict(_extra_kwargs or {})
             given = {name: source.pop(name) for source in (options, extra) for name in _OPTIONS if name in source}
             ours = {name: getattr(self._manners, name) for name in _MANNERS_OPTIONS}
             ours["dialect"] = self._dialect
             ours |= {name: value for name, value in given.items() if value is not None}
+            if "pool" in ours and options.get("http_client") is None:
+                options["http_client"] = self._http_client(ours.pop("pool"))
             if "throttle" not in ours:
                 limits = {name: ours.pop(name) for name in _THROTTLE_OPTIONS if name in ours}
                 ours["throttle"] = self.throttle.changed(**limits) if limits else self.throttle
@@ -193,7 +196,7 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
             body = {**(body or {}), **options.extra_json}  # extra_body=, which the SDK merges later
         if current is not None and is_metered(options.method, options.url, body):
             if current.call is None:
-                provider = provider_named(self._dialect) if self._dialect else _provider_of(str(self.base_url))
+                provider = self._counted_by()
                 cost = estimate(options.url, body, provider)
                 current.call = Call(model_of(options.url, body), cost.input, self._manners, cost, provider)
             try:
@@ -202,6 +205,15 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
                 error.request = self._bare_request(options)
                 raise
         return await super()._prepare_options(options)
+
+    def _counted_by(self) -> Provider:
+        """Who answers; looked up once, as long as `base_url` stays."""
+        url, provider = self._counter
+        if provider is None or url is not self.base_url:
+            url = self.base_url
+            provider = provider_named(self._dialect) if self._dialect else provider_of(str(url))
+            self._counter = url, provider
+        return provider
 
     def _bare_request(self, options: Any) -> Any:
         """Method and address, for an error; headers and query may hold keys, and the body the prompt."""
@@ -232,11 +244,6 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
         return super()._process_response_data(data=data, cast_to=cast_to, response=response)
 
 
-@functools.lru_cache(maxsize=64)
-def _provider_of(base_url: str) -> Provider:
-    return provider_of(base_url)
-
-
 @functools.cache
 def _platform() -> Any:
     return get_platform()  # 2 ms, once per process
@@ -257,9 +264,9 @@ def _throttle_from(throttle: Throttle | None = None, **options: Any) -> Throttle
 def _show_signatures() -> None:
     """Make `help()` and `inspect.signature` show the SDK's arguments and ours in one list."""
     keyword = inspect.Parameter.KEYWORD_ONLY
-    for name, options in ("__init__", (*_OPTIONS, "pool")), ("copy", _OPTIONS):
+    ours = [inspect.Parameter(name, keyword, default=0 if name == "priority" else None) for name in _OPTIONS]
+    for name in ("__init__", "copy"):
         theirs = inspect.signature(getattr(AsyncOpenAI, name))
-        ours = [inspect.Parameter(option, keyword, default=0 if option == "priority" else None) for option in options]
         function: Any = vars(ThrottledAsyncOpenAI)[name]
         function.__signature__ = theirs.replace(parameters=[*theirs.parameters.values(), *ours])
 

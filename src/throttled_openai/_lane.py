@@ -115,6 +115,8 @@ class Lane:
         instant, a corrected budget.
         """
         queue = self.queue
+        if not queue.waiting and self._timer is None:
+            return
         now = self.throttle.loop.time()
         for waiter in queue.expired(now):
             waiter.future.set_exception(self._timeout(waiter, now))

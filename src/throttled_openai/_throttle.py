@@ -76,6 +76,7 @@ class Throttle:
         self.arrivals = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: dict[object, Lane] = {}
+        self._lane_of: dict[str, Lane] = {}  # by model
         self._moved_at = -math.inf
         self.stuck_for = STUCK
 
@@ -121,10 +122,13 @@ class Throttle:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind(loop)
-        key, name, limits = self._book.find(model)
-        lane = self._lanes.get(key)
+        lane = self._lane_of.get(model)
         if lane is None:
-            lane = self._lanes[key] = Lane(self, name, limits)
+            key, name, limits = self._book.find(model)
+            lane = self._lanes.get(key)
+            if lane is None:
+                lane = self._lanes[key] = Lane(self, name, limits)
+            self._lane_of[model] = lane
         return lane
 
     def share(self, lane: Lane, group: str) -> None:
@@ -153,6 +157,7 @@ class Throttle:
         # Real loops read one monotonic clock, so what refilled in between counts; virtual ones do not.
         same_clock = abs(old.time() - loop.time()) < 1.0
         self._lanes = {key: lane.moved(same_clock=same_clock) for key, lane in self._lanes.items()}
+        self._lane_of.clear()
 
     def has_room(self) -> bool:
         """Whether the ceiling of all lanes together leaves room for one more; each lane keeps to it by itself."""

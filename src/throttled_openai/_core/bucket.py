@@ -54,12 +54,12 @@ class TokenBucket:
 
     def spend(self, amount: float) -> None:
         """Take `amount`, into debt if need be. A negative amount gives back."""
-        self.set_level(self.level - amount)
-
-    def set_level(self, level: float) -> None:
-        self._limiter.has_capacity()  # or what refilled since the last look would be added to it
+        level = self.level - amount
         # AsyncLimiter counts what is used, from 0; there is no public name for it.
         self._limiter._level = max(0.0, self._limiter.max_rate - level)  # noqa: SLF001
+
+    def set_level(self, level: float) -> None:
+        self.spend(self.level - level)
 
     def resize(self, rate: float, capacity: float) -> None:
         """Change rate and capacity; what has been used stays used.

@@ -105,6 +105,8 @@ class Budget:
     @property
     def largest_announced(self) -> float:
         """Tokens of the largest attempt the server could admit, as far as it has told its limit."""
+        if not self._announced:
+            return math.inf
         limits = [self.mirrors[key].limit for key in self._announced if key[0] == "tokens"]
         return min(limits, default=math.inf)
 

@@ -7,10 +7,9 @@ hold the event loop for 6 ms (7). Whether output is taken too, and how far off
 a guess of real tokens is, is learnt: see tariff.py.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import Final, NamedTuple
 
 from .providers import OPENAI, Provider
 
@@ -104,9 +103,8 @@ _UNMETERED: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What one attempt, or several together, may take from the token limit.
+class Estimate(NamedTuple):
+    """What one attempt may take from the token limit.
 
     `input`: tokens taken at admission, without any output.
     `output`: most output tokens the request allows, of all its answers; 0: it does not tell.
@@ -123,19 +121,8 @@ class Estimate:
     real: bool = False
     whole: bool = True
 
-    def __add__(self, other: "Estimate") -> "Estimate":
-        return Estimate(
-            self.input + other.input,
-            self.output + other.output,
-            self.choices + other.choices,
-            self.surcharge + other.surcharge,
-            self.real or other.real,
-            self.whole and other.whole,
-        )
 
-
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens that a response reports; `output` with reasoning, `cached` the part of `input` that a cache had."""
 
     input: int
@@ -212,18 +199,19 @@ def read_usage(data: object) -> Usage | None:
         usage = _field(_field(data, "response"), "usage")
     if usage is None:
         return None
+    field = _fields(usage)
     # Either pair of names; some servers send both, with the same numbers.
-    taken = _most(usage, "prompt_tokens", "input_tokens")
-    given = _most(usage, "completion_tokens", "output_tokens")
-    total = _count(_field(usage, "total_tokens"))
+    taken = _most(field("prompt_tokens"), field("input_tokens"))
+    given = _most(field("completion_tokens"), field("output_tokens"))
+    total = _count(field("total_tokens"))
     if taken is None:
         if given is None and total is None:
             return None
         taken = max(0, (total or 0) - (given or 0))
     # xAI and Gemini leave reasoning out of the output, not out of the total.
     output = max(given or 0, (total or 0) - taken)
-    details = _field(usage, "prompt_tokens_details") or _field(usage, "input_tokens_details")
-    cached = _count(_field(details, "cached_tokens")) or _count(_field(usage, "prompt_cache_hit_tokens")) or 0
+    details = field("prompt_tokens_details") or field("input_tokens_details")
+    cached = _count(_field(details, "cached_tokens")) or _count(field("prompt_cache_hit_tokens")) or 0
     return Usage(taken, output, min(cached, taken))
 
 
@@ -284,14 +272,16 @@ def _responses(body: object, *, real: bool) -> Estimate:
 
 def _choices(body: object) -> int:
     """Answers that a request asks for, or has made to choose from."""
-    told = [n for name in ("n", "best_of") if isinstance(n := _field(body, name), int) and 1 <= n <= _MOST_CHOICES]
+    field = _fields(body)
+    told = [n for n in (field("n"), field("best_of")) if isinstance(n, int) and 1 <= n <= _MOST_CHOICES]
     return max(told, default=1)
 
 
 def _most_output(body: object) -> int:
     """Most tokens of one answer; 0: not told."""
+    field = _fields(body)
     for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        count = _count(_field(body, name))
+        count = _count(field(name))
         if count is not None:
             return count
     return 0
@@ -411,9 +401,14 @@ def _field(value: object, name: str) -> object:
     return getattr(value, name, None)
 
 
-def _most(usage: object, *names: str) -> int | None:
-    told = [count for name in names if (count := _count(_field(usage, name))) is not None]
-    return max(told, default=None)
+def _fields(value: object) -> Callable[[str], object]:
+    """`_field` of `value`, for several names."""
+    return value.get if isinstance(value, dict) else partial(_field, value)
+
+
+def _most(one: object, other: object) -> int | None:
+    first, second = _count(one), _count(other)
+    return first if second is None else second if first is None else max(first, second)
 
 
 def _count(value: object) -> int | None:

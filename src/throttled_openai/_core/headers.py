@@ -6,6 +6,7 @@ would be a guess: guessed wrong, it makes us faster than the server allows. Numb
 sections of the project's reference on how providers count, announce and refuse.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, NamedTuple
@@ -130,14 +131,9 @@ def _table(headers: Mapping[str, str]) -> dict[bytes, bytes]:
 def _other_dialects(table: dict[bytes, bytes], headers: Mapping[str, str]) -> Announcement:
     requests: list[Window] = []
     tokens: list[Window] = []
-    for match in map(_LIMIT_NAME.fullmatch, table):
-        if match is None:
-            continue
-        suffix, what, count, unit = match.groups()
-        period = None if unit is None else UNITS[unit[:3].decode()] * int(count or 1)
-        kind, least = (requests, 1.0) if what.startswith(b"req") else (tokens, 0.0)
-        if period is None or period <= LONGEST:
-            kind += _told(_window(table, _family(suffix), least, period))
+    for names, what, period in _limit_names(tuple(table)):
+        kind, least = (requests, 1.0) if what == "requests" else (tokens, 0.0)
+        kind += _told(_window(table, names, least, period))
     requests = requests or _told(_window(table, _ANTHROPIC_REQUESTS, period=MINUTE))
     tokens = tokens or _told(
         _window(table, _ANTHROPIC_INPUT, period=MINUTE) or _window(table, _ANTHROPIC_TOKENS, period=MINUTE)
@@ -145,6 +141,20 @@ def _other_dialects(table: dict[bytes, bytes], headers: Mapping[str, str]) -> An
     if not requests and not tokens and (b"ratelimit-policy" in table or b"ratelimit-limit" in table):
         requests, tokens = _ietf(headers)
     return Announcement(_binding(requests), _binding(tokens)) if requests or tokens else NOTHING
+
+
+@functools.lru_cache(maxsize=256)  # a server's responses have the same names again and again
+def _limit_names(names: tuple[bytes, ...]) -> list[tuple[_Names, Dimension, float | None]]:
+    """The families of limits among names of headers, of what, and their periods where the name tells."""
+    found: list[tuple[_Names, Dimension, float | None]] = []
+    for match in map(_LIMIT_NAME.fullmatch, names):
+        if match is None:
+            continue
+        suffix, what, count, unit = match.groups()
+        period = None if unit is None else UNITS[unit[:3].decode()] * int(count or 1)
+        if period is None or period <= LONGEST:
+            found.append((_family(suffix), "requests" if what.startswith(b"req") else "tokens", period))
+    return found
 
 
 def _told(window: Window | None) -> list[Window]:

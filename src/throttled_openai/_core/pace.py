@@ -50,7 +50,7 @@ class Pace:
     @property
     def known(self) -> float | None:
         """Units per second by the limits we were told; None: not told."""
-        return min((rate for rate in (self._ceiling, self._announced) if rate is not None), default=None)
+        return _lower(self._ceiling, self._announced)
 
     @property
     def is_mirrored(self) -> bool:
@@ -60,7 +60,7 @@ class Pace:
     @property
     def rate(self) -> float | None:
         """Units per second that may leave in the long run; None: not known."""
-        return min((rate for rate in (self.known, self.learner.rate) if rate is not None), default=None)
+        return _lower(_lower(self._ceiling, self._announced), self.learner.rate)
 
     @property
     def level(self) -> float:
@@ -203,3 +203,8 @@ class Pace:
             self._spent = 0.0
             self._held_until = -math.inf
             self.learner.rebind()
+
+
+def _lower(one: float | None, other: float | None) -> float | None:
+    """The lower of two rates, as far as they are known."""
+    return other if one is None else one if other is None else min(one, other)

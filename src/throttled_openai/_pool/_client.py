@@ -33,14 +33,14 @@ Kind = Literal["httpx", "aiohttp", "sdk"]
 
 
 def http_client(kind: Kind, *, max_concurrency: int, **options: Any) -> Any:
-    """The client for `pool=kind`, with `options` for httpx; None where the SDK shall make its own.
+    """The client for `pool=kind`, with `options` for httpx.
 
     Raises `ValueError` for other kinds, and `ImportError` where aiohttp is not installed.
     """
     if kind not in get_args(Kind):
         raise ValueError(f"pool must be one of {', '.join(map(repr, get_args(Kind)))}, got {kind!r}")
     if kind == "sdk":
-        return None
+        return DefaultAsyncHttpxClient(**options)
     most = _affordable(max(MAX_CONNECTIONS, max_concurrency) + SPARE)
     if kind == "httpx":
         return PooledAsyncHttpxClient(limits=_limits(PooledAsyncHttpxClient, most), **options)
