@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
 
+from ._connection import Connection
 from ._loops import LoopTransport
 from ._network import Backend
 from ._stack import StackPool
@@ -71,25 +72,23 @@ class Pooled(_AsyncClient):
         if args or any(options.get(theirs) for theirs in ("transport", "app", "http2")):
             return super()._init_transport(*args, **options)
         options = _with_context(_family(type(self)), options)
-        return self._stacked(super()._init_transport(**options), options, own_network=True)
+        transport: Any = super()._init_transport(**options)
+        core = _core_of(transport)
+        backend, context = Backend(core), options["verify"]
+        return self._stacked(transport, options, lambda origin: Connection(core, backend, origin, context))
 
     def _init_proxy_transport(self, proxy: Any, *args: Any, **options: Any) -> Any:
-        transport = super()._init_proxy_transport(proxy, *args, **options)
-        return transport if args or options.get("http2") else self._stacked(transport, options)
+        transport: Any = super()._init_proxy_transport(proxy, *args, **options)
+        if args or options.get("http2"):
+            return transport
+        # httpcore knows forwarding, tunnels, TLS within TLS, and SOCKS.
+        return self._stacked(transport, options, transport._pool.create_connection)  # noqa: SLF001
 
-    def _stacked(self, transport: Any, options: dict[str, Any], *, own_network: bool = False) -> Any:
-        """The same transport with a stack for a pool. httpcore's own network has TLS within TLS, for proxies."""
-        family, limits, stock = _family(type(self)), options["limits"], transport._pool  # noqa: SLF001
-        core = sys.modules[type(stock).__module__.partition(".")[0]]
-        if own_network:
-            stock = core.AsyncConnectionPool(
-                ssl_context=options["verify"],
-                max_connections=limits.max_connections,
-                max_keepalive_connections=limits.max_keepalive_connections,
-                keepalive_expiry=limits.keepalive_expiry,
-                network_backend=Backend(core),
-            )
-        transport._pool = StackPool(core, stock, limits, family.ByteStream)  # noqa: SLF001
+    def _stacked(self, transport: Any, options: dict[str, Any], connect: Callable[[Any], Any]) -> Any:
+        """The same transport with a stack for a pool."""
+        replayable = _family(type(self)).ByteStream
+        stack = StackPool(_core_of(transport), transport._pool, connect, options["limits"], replayable)  # noqa: SLF001
+        transport._pool = stack  # noqa: SLF001
         return transport
 
 
@@ -115,6 +114,11 @@ def _with_context(family: Any, options: dict[str, Any]) -> dict[str, Any]:
     files = {name: options.pop(name) for name in ("verify", "cert") if name in options}
     context = family.create_ssl_context(**files, trust_env=options.get("trust_env", True))
     return {**options, "verify": context}
+
+
+def _core_of(transport: Any) -> Any:
+    """The module, httpcore or httpcore2, that a transport of httpx stands on."""
+    return sys.modules[type(transport._pool).__module__.partition(".")[0]]  # noqa: SLF001
 
 
 def _limits(client: type[Any], most: int) -> Any:

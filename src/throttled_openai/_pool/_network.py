@@ -1,7 +1,7 @@
-"""The network: asyncio's own transports, as the streams httpcore reads and writes.
+"""The network: asyncio's own transports, with the interface of httpcore's backends and streams.
 
-httpcore's default goes through anyio, which asks the selector to stop listening after every read
-and to listen again before the next, and has a cancel scope for each read and each write.
+httpcore's own go through anyio, which asks the selector to stop listening after every read and to
+listen again before the next, and has a cancel scope for each read and each write.
 """
 
 from __future__ import annotations
@@ -13,53 +13,27 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 # Bytes read ahead of whoever reads the response.
 READ_AHEAD: Final = 256 * 1024
-# Bytes of a write that may wait to leave together with the next one.
-HELD: Final = 64 * 1024
 # Seconds a host's first address has before its second is tried as well (RFC 8305), as in anyio.
 EYEBALLS: Final = 0.25
 
 
 class Backend:
-    """An `AsyncNetworkBackend` of `core`, which is the module httpcore or httpcore2."""
+    """Connects; `core` is the module, httpcore or httpcore2, whose errors it raises."""
 
     def __init__(self, core: Any) -> None:
         self._core = core
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's interface
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> Stream:
-        local = None if local_address is None else (local_address, 0)
+    async def connect_tcp(self, host: str, port: int, timeout: float | None) -> Stream:  # noqa: ASYNC109
         with _failures(self._core):
             async with asyncio.timeout(timeout):
                 _, stream = await asyncio.get_running_loop().create_connection(
-                    lambda: Stream(self._core), host, port, local_addr=local, happy_eyeballs_delay=EYEBALLS
+                    lambda: Stream(self._core), host, port, happy_eyeballs_delay=EYEBALLS
                 )
-        for option in socket_options or ():
-            stream.get_extra_info("socket").setsockopt(*option)
         return stream
-
-    async def connect_unix_socket(
-        self,
-        path: str,
-        timeout: float | None = None,  # noqa: ASYNC109
-        socket_options: Iterable[Any] | None = None,  # noqa: ARG002
-    ) -> Stream:
-        with _failures(self._core):
-            async with asyncio.timeout(timeout):
-                _, stream = await asyncio.get_running_loop().create_unix_connection(lambda: Stream(self._core), path)
-        return stream
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 class Stream(asyncio.Protocol):
@@ -71,7 +45,6 @@ class Stream(asyncio.Protocol):
         self._transport: Any = None
         self._received: list[bytes] = []
         self._ahead = 0
-        self._held = b""
         self._paused = False  # writing, by asyncio
         self._ended = False
         self._failure: Exception | None = None
@@ -108,10 +81,9 @@ class Stream(asyncio.Protocol):
         if not self._lost.done():
             self._lost.set_result(None)
 
-    # What httpcore calls.
+    # What a connection calls; `AsyncNetworkStream` has all but the last three.
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        self._flush()
         if not self._received and not self._ended:
             await self._wait(timeout, self._core.ReadTimeout)
         if self._received:
@@ -131,14 +103,6 @@ class Stream(asyncio.Protocol):
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         if not buffer:
             return
-        if not self._held and len(buffer) <= HELD:
-            # Headers: they leave with the body, if it comes at once.
-            self._held = buffer
-            self._loop.call_soon(self._flush)
-            return
-        if len(buffer) <= HELD:
-            buffer, self._held = self._held + buffer, b""
-        self._flush()
         if self._ended:
             raise self._core.WriteError(str(self._failure or "the connection was closed")) from self._failure
         self._transport.write(buffer)
@@ -146,8 +110,7 @@ class Stream(asyncio.Protocol):
             await self._wait(timeout, self._core.WriteTimeout)
 
     async def aclose(self) -> None:
-        self._held = b""
-        self._transport.abort()
+        self.abort()
         await self._lost
 
     async def start_tls(
@@ -167,12 +130,18 @@ class Stream(asyncio.Protocol):
     def get_extra_info(self, info: str) -> Any:
         names = {"client_addr": "sockname", "server_addr": "peername"}
         if info == "is_readable":
-            return self._readable()
+            return self.is_readable()
         return self._transport.get_extra_info(names.get(info, info))
 
-    # Between the two.
+    def abort(self) -> None:
+        self._transport.abort()
 
-    def _readable(self) -> bool:
+    def unread(self, data: bytes) -> None:
+        """The next `read` begins with `data`."""
+        if data:
+            self._received.insert(0, data)
+
+    def is_readable(self) -> bool:
         """Whether there is something to read, or the end.
 
         The socket is asked too, as asyncio may not yet have looked. This takes 2 us.
@@ -188,10 +157,7 @@ class Stream(asyncio.Protocol):
         poll.register(socket, select.POLLIN)
         return bool(poll.poll(0))
 
-    def _flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, b""
-            self._transport.write(held)
+    # Between the two.
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -24,20 +24,21 @@ STALE: Final = 1.0
 
 
 class _Connection:
-    """A connection of httpcore's, from before it is opened until it is closed."""
+    """A connection, ours or httpcore's, from before it is opened until it is closed."""
 
-    __slots__ = ("core", "opening")
+    __slots__ = ("core", "idle_since", "opening")
 
     def __init__(self, core: Any) -> None:
         self.core = core
         self.opening: asyncio.TimerHandle | None = None
+        self.idle_since = math.inf
 
 
 class Shelf:
     """Connections in use, and a stack of idle ones, the warmest on top.
 
-    `new` makes a connection of `core`, which is the module httpcore or httpcore2; `limits` are
-    httpx's. `replayable`: the class of bodies that can be read twice.
+    `new` makes a connection with the errors of `core`, which is the module httpcore or httpcore2.
+    `limits` are httpx's. `replayable`: the class of bodies that can be read twice.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class Shelf:
         self._new = new
         self._core = core
         self._replayable = replayable
-        most, kept = limits.max_connections, limits.max_keepalive_connections
+        most, kept, seconds = limits.max_connections, limits.max_keepalive_connections, limits.keepalive_expiry
         self._room = None if most is None else asyncio.Semaphore(most)
         self._kept = math.inf if kept is None else kept
+        self._seconds = math.inf if seconds is None else seconds
         self._handshakes = asyncio.Semaphore(HANDSHAKES)
         self._idle: deque[_Connection] = deque()
         self._connections: set[_Connection] = set()
@@ -122,9 +124,10 @@ class Shelf:
         return connection
 
     def _warmest(self) -> _Connection | None:
+        oldest = self._loop.time() - self._seconds
         while self._idle:
             connection = self._idle.pop()
-            if not connection.core.has_expired():  # idle for too long, or the server has hung up
+            if connection.idle_since >= oldest and not connection.core.has_expired():
                 return connection
             self._close(connection)
         return None
@@ -163,10 +166,11 @@ class Shelf:
         if not connection.core.is_idle():
             self._close(connection)
         elif connection in self._connections:
+            now = connection.idle_since = self._loop.time()
             self._idle.append(connection)
             # The coldest go; two at a time are more than come, and hold nobody up.
             for _ in range(2):
-                if self._idle and (len(self._idle) > self._kept or self._idle[0].core.has_expired()):
+                if self._idle and (len(self._idle) > self._kept or now - self._idle[0].idle_since > self._seconds):
                     self._close(self._idle.popleft())
 
     def _close(self, connection: _Connection) -> None:

@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 
 
 class StackPool:
-    """Sends httpcore's requests on the connections that `stock`, a pool of httpcore, would make.
+    """Sends httpcore's requests in place of `stock`, which is httpcore's pool.
 
-    `core` is the module, httpcore or httpcore2. `limits` are httpx's, and hold for each server.
-    `replayable`: the class of bodies that can be read twice.
+    `core` is the module, httpcore or httpcore2. `connect` makes a connection to an origin. `limits`
+    are httpx's, and hold for each server. `replayable`: the class of bodies that can be read twice.
     """
 
-    def __init__(self, core: Any, stock: Any, limits: Any, replayable: type[Any]) -> None:
+    def __init__(
+        self, core: Any, stock: Any, connect: Callable[[Any], Any], limits: Any, replayable: type[Any]
+    ) -> None:
         self._core = core
         self._stock = stock
         make = functools.partial(Shelf, core=core, limits=limits, replayable=replayable)
-        self._shelves = PerLoop(functools.partial(_Shelves, stock, make))
+        self._shelves = PerLoop(functools.partial(_Shelves, connect, make))
 
     async def handle_async_request(self, request: Any) -> Any:
         if request.url.scheme not in {b"http", b"https"} or _is_patched(type(self._stock), self._core):
@@ -51,8 +53,8 @@ class StackPool:
 class _Shelves:
     """The shelves of one event loop, one for each server."""
 
-    def __init__(self, stock: Any, make: Callable[..., Shelf]) -> None:
-        self._stock = stock
+    def __init__(self, connect: Callable[[Any], Any], make: Callable[..., Shelf]) -> None:
+        self._connect = connect
         self._make = make
         self._loop = asyncio.get_running_loop()
         self._shelves: dict[tuple[bytes, bytes, int | None], Shelf] = {}
@@ -61,7 +63,7 @@ class _Shelves:
         server = url.scheme, url.host, url.port
         shelf = self._shelves.get(server)
         if shelf is None:
-            new = functools.partial(self._stock.create_connection, url.origin)
+            new = functools.partial(self._connect, url.origin)
             shelf = self._shelves[server] = self._make(self._loop, new)
         return shelf
 
