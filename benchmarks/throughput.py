@@ -3,6 +3,7 @@
     python benchmarks/throughput.py                      # every width, and ten thousand calls at once
     python benchmarks/throughput.py --tls 50 1000        # some widths, over TLS (needs `openssl`)
     python benchmarks/throughput.py --burst              # the ten thousand only
+    python benchmarks/throughput.py --rate               # 30,000 requests a minute only
 
 CPU per call is the client process's own time. Each rival is a process of its own; they take turns,
 and ratios are medians over the turns, so that a busy machine slows all of them alike. Linux only.
@@ -10,7 +11,8 @@ Exits with 1 if a target is missed.
 
 Rivals: `floor`, the SDK over a transport that answers at once; `stock`, the SDK; `kept`, the SDK with
 as many connections kept alive as there may be; `aiohttp`, the SDK's aiohttp client, if installed;
-`pool`, the SDK with our pool; `ours`, the throttled client.
+`pool`, the SDK with our pool; `ours`, the throttled client, whose share is what it takes more than
+`pool`; `semaphore`, the SDK behind `asyncio.Semaphore(1000)`.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from typing import Any
 import openai
 
 from throttled_openai import ThrottledAsyncOpenAI
-from throttled_openai._pool import PooledAsyncHttpxClient, http_client
+from throttled_openai._pool import PooledAsyncHttpxClient
 
 WIDTHS = (10, 50, 500, 1000)
 RIVALS = ("floor", "stock", "kept", "aiohttp", "pool", "ours")
@@ -43,6 +45,8 @@ ROUNDS = 7
 BURST = 10_000
 LIMIT = 1_000
 RPM = 10_000_000
+# The rate test: 30,000 requests a minute need 1,000 calls in flight when each takes two seconds.
+RATE, LATENCY, SECONDS, QUEUED = 500, 2.0, 60.0, 33_000
 
 BODY = json.dumps(
     {
@@ -62,16 +66,35 @@ HEADERS = {"content-type": "application/json", "content-length": str(len(BODY))}
 # The server.
 
 
-class Connection(asyncio.Protocol):
-    made = 0
+class Bucket:
+    """Refuses what exceeds `rate` requests per second; one second's worth may come at once."""
 
-    def __init__(self, latency: float) -> None:
+    def __init__(self, rate: float) -> None:
+        self.rate = rate or float("inf")
+        self.level, self.at = float(rate), 0.0
+        self.made = self.served = self.refused = 0
+
+    def admits(self, now: float) -> bool:
+        if self.rate < float("inf"):
+            self.level = min(self.rate, self.level + self.rate * (now - self.at))
+            self.at = now
+            if self.level < 1:
+                self.refused += 1
+                return False
+            self.level -= 1
+        self.served += 1
+        return True
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self, latency: float, bucket: Bucket) -> None:
         self.latency = latency
+        self.bucket = bucket
         self.buffer = b""
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        Connection.made += 1
+        self.bucket.made += 1
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -82,24 +105,32 @@ class Connection(asyncio.Protocol):
             if len(self.buffer) < whole:
                 return
             self.buffer = self.buffer[whole:]
-            if head.startswith(b"get /connections"):
-                self.reply(str(Connection.made).encode())
+            loop = asyncio.get_running_loop()
+            if head.startswith(b"get /stats"):
+                told = {name: getattr(self.bucket, name) for name in ("made", "served", "refused")}
+                self.reply("200 OK", json.dumps(told).encode())
+            elif self.bucket.admits(loop.time()):
+                loop.call_later(self.latency, self.reply, "200 OK", BODY)
             else:
-                asyncio.get_running_loop().call_later(self.latency, self.reply, BODY)
+                self.reply(
+                    "429 Too Many Requests",
+                    b'{"error": {"message": "Rate limit reached", "code": "rate_limit_exceeded"}}',
+                )
 
-    def reply(self, body: bytes) -> None:
+    def reply(self, status: str, body: bytes) -> None:
         if not self.transport.is_closing():
-            head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             self.transport.write(head.encode() + body)
 
 
-async def serve(latency: float, certificate: str | None) -> None:
+async def serve(latency: float, rate: float, certificate: str | None) -> None:
     context = None
+    bucket = Bucket(rate)
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
     server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(latency), "127.0.0.1", 0, backlog=4096, ssl=context
+        lambda: Connection(latency, bucket), "127.0.0.1", 0, backlog=4096, ssl=context
     )
     print(f"http{'s' if context else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     await server.serve_forever()
@@ -131,7 +162,7 @@ def client(name: str, url: str, rpm: float | None = None) -> openai.AsyncOpenAI:
     match name:
         case "floor":
             return openai.AsyncOpenAI(**options, http_client=openai.DefaultAsyncHttpxClient(transport=instant()))
-        case "stock":
+        case "stock" | "semaphore":
             return openai.AsyncOpenAI(**options)
         case "kept":
             return openai.AsyncOpenAI(**options, http_client=openai.DefaultAsyncHttpxClient(limits=many))
@@ -140,8 +171,7 @@ def client(name: str, url: str, rpm: float | None = None) -> openai.AsyncOpenAI:
         case "pool":
             return openai.AsyncOpenAI(**options, http_client=PooledAsyncHttpxClient())
         case "ours":
-            ours = http_client("httpx", max_concurrency=LIMIT)
-            return ThrottledAsyncOpenAI(**options, http_client=ours, max_concurrency=LIMIT, rpm=rpm)
+            return ThrottledAsyncOpenAI(**options, rpm=rpm, max_concurrency=None if rpm == 60 * RATE else LIMIT)
         case _:
             raise ValueError(name)
 
@@ -173,6 +203,36 @@ async def take_turns(name: str, url: str, width: int) -> None:
         print(json.dumps(None), flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
             print(json.dumps(await calls(sdk, width, max(width, 300))), flush=True)
+
+
+async def rate(name: str, url: str) -> None:
+    """More calls than a minute allows in one `gather`; how many are done in a minute from the first on."""
+    done: list[float] = []
+    failed = 0
+    places = asyncio.Semaphore(1000 if name == "semaphore" else QUEUED)
+
+    async def one(sdk: openai.AsyncOpenAI) -> None:
+        nonlocal failed
+        try:
+            async with places:
+                await call(sdk)
+            done.append(time.perf_counter())
+        except openai.OpenAIError:
+            failed += 1
+
+    async with client(name, url, rpm=60 * RATE) as sdk:
+        tasks = [asyncio.create_task(one(sdk)) for _ in range(QUEUED)]
+        while not done:
+            await asyncio.sleep(0.01)
+        cpu = time.process_time()
+        while time.perf_counter() < done[0] + SECONDS and len(done) + failed < QUEUED:
+            await asyncio.sleep(0.05)
+        cpu = time.process_time() - cpu
+        in_time = sum(at < done[0] + SECONDS for at in done)
+        print(json.dumps({"done": in_time, "failed": failed, "cpu": cpu}), flush=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def burst(name: str, url: str) -> None:
@@ -210,9 +270,18 @@ def process(core: int, *arguments: object, **environment: str) -> Any:
 
 
 @contextlib.contextmanager
-def server(latency: float, certificate: str | None, core: int) -> Any:
-    with process(core, "server", latency, certificate or "") as child:
+def server(latency: float, certificate: str | None, core: int, rate: float = 0) -> Any:
+    with process(core, "server", latency, rate, certificate or "") as child:
         yield child.stdout.readline().strip()
+
+
+def stats(url: str, certificate: str | None) -> dict[str, int]:
+    """What the server counted."""
+    context = ssl.create_default_context(cafile=certificate) if certificate else None
+    with urllib.request.urlopen(url.replace("/v1", "/stats"), context=context) as answer:
+        told: dict[str, int] = json.loads(answer.read())
+    told["made"] -= 1  # this one
+    return told
 
 
 def measure(width: int, certificate: str | None, cores: list[int], rounds: int) -> dict[str, list[float]]:
@@ -277,9 +346,7 @@ def show_burst(certificate: str | None, cores: list[int]) -> bool:
     for name in ("stock", "ours"):
         with server(0.5, certificate, cores[-1]) as url, process(cores[0], "burst", name, url, **trust) as child:
             result = json.loads(child.stdout.readline())
-            context = ssl.create_default_context(cafile=certificate) if certificate else None
-            with urllib.request.urlopen(url.replace("/v1", "/connections"), context=context) as answer:
-                made = int(answer.read()) - 1
+            made = stats(url, certificate)["made"]
         print(
             f"    {name}: {result['failed']} failed {' '.join(result['as'])}, {made} connections,"
             f" {result['KB']:.1f} KB per call, {result['seconds']:.1f} s",
@@ -293,6 +360,28 @@ def show_burst(certificate: str | None, cores: list[int]) -> bool:
     ):
         good &= value <= most
         print(f"        {says}: {value:.1f}, at most {most:g}: {'ok' if value <= most else 'MISSED'}", flush=True)
+    return good
+
+
+def show_rate(certificate: str | None, cores: list[int]) -> bool:
+    print(f"{60 * RATE:,} requests a minute allowed, {LATENCY:g} s each, for {SECONDS:g} s", flush=True)
+    trust = {"SSL_CERT_FILE": certificate} if certificate else {}
+    for name in ("ours",):
+        with (
+            server(LATENCY, certificate, cores[-1], RATE) as url,
+            process(cores[0], "rate", name, url, **trust) as child,
+        ):
+            result = json.loads(child.stdout.readline())
+            told = stats(url, certificate)
+        share = result["done"] / (RATE * SECONDS)
+        refused = told["refused"] / (told["refused"] + told["served"])
+        print(
+            f"    {name}: {share:.1%} of the limit, {refused:.2%} of attempts refused, {result['failed']} calls failed,"
+            f" {told['made']} connections, {result['cpu'] / SECONDS:.0%} of a core",
+            flush=True,
+        )
+    good = share >= 0.99 and refused <= 0.001
+    print(f"        at least 99 %, at most 0.1 % refused: {'ok' if good else 'MISSED'}", flush=True)
     return good
 
 
@@ -311,6 +400,7 @@ def main() -> int:
     parser.add_argument("widths", nargs="*", type=int, help=f"calls in flight: {WIDTHS}")
     parser.add_argument("--tls", action="store_true", help="over TLS; without it, plain HTTP")
     parser.add_argument("--burst", action="store_true", help="only the ten thousand calls at once")
+    parser.add_argument("--rate", action="store_true", help="only the 30,000 requests a minute")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
@@ -318,10 +408,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         certificate = make_certificate(folder) if arguments.tls else None
         good = True
-        if not arguments.burst:
+        if not (arguments.burst or arguments.rate):
             good = show_widths(arguments.widths or list(WIDTHS), certificate, cores, arguments.rounds)
-        if arguments.burst or not arguments.widths:
+        if arguments.burst or not (arguments.widths or arguments.rate):
             good &= show_burst(certificate, cores)
+        if arguments.rate or not (arguments.widths or arguments.burst):
+            good &= show_rate(certificate, cores)
     return 0 if good else 1
 
 
@@ -330,9 +422,10 @@ if __name__ == "__main__":
         _, _, core, role, *given = sys.argv
         os.sched_setaffinity(0, {int(core)})
         roles = {
-            "server": lambda latency, certificate: serve(float(latency), certificate or None),
+            "server": lambda latency, rate, certificate: serve(float(latency), float(rate), certificate or None),
             "take_turns": lambda name, url, width: take_turns(name, url, int(width)),
             "burst": burst,
+            "rate": rate,
         }
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(roles[role](*given))

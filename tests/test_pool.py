@@ -15,8 +15,8 @@ import openai
 import pytest
 
 from clients import CHAT, FAMILIES, HI, say, without_jitter
-from throttled_openai import ThrottledAsyncOpenAI
-from throttled_openai._pool import Pooled, PooledAsyncHttpxClient, _client, _shelf, _stream, http_client
+from throttled_openai import Throttle, ThrottledAsyncOpenAI
+from throttled_openai._pool import Pooled, PooledAsyncHttpxClient, _shelf, _stream, http_client
 from throttled_openai._pool._stack import StackPool
 from throttled_openai.simulator import Simulator, serve
 
@@ -875,28 +875,26 @@ def test_a_client_may_be_closed_where_it_was_never_used():
 
 
 def test_the_pool_is_chosen_by_name():
-    ours = http_client("httpx", max_concurrency=10)
+    ours = http_client("httpx", most_in_flight=10)
     assert isinstance(ours, PooledAsyncHttpxClient)
-    assert type(http_client("sdk", max_concurrency=10)) is openai.DefaultAsyncHttpxClient
+    assert type(http_client("sdk", most_in_flight=10)) is openai.DefaultAsyncHttpxClient
     with pytest.raises(ValueError, match="pool must be one of 'httpx', 'aiohttp', 'sdk', got 'urllib'"):
-        http_client("urllib", max_concurrency=10)
+        http_client("urllib", most_in_flight=10)
 
 
-def most_connections(**options):
-    return http_client("httpx", **options)._transport._pool._max_connections
+def test_there_are_connections_for_all_calls_in_flight_and_some_more():
+    assert ThrottledAsyncOpenAI(api_key="k", max_concurrency=10)._client._transport._pool._max_connections == 110
+    throttle = Throttle()
+    client = ThrottledAsyncOpenAI(api_key="k", throttle=throttle)
+    assert client._client._transport._pool._max_connections == throttle.most_in_flight + 100
 
 
-def test_there_are_connections_for_the_whole_limit_and_some_more(monkeypatch):
-    monkeypatch.setattr(_client, "_affordable", lambda connections: connections)
-    assert most_connections(max_concurrency=10) == 1100
-    assert most_connections(max_concurrency=5000) == 5100
-
-
-@pytest.mark.parametrize(("files", "most"), [(-1, 1100), (100_000, 1100), (1024, 924), (256, 156), (64, 32)])
-def test_there_are_no_more_connections_than_the_process_may_have_files(files, most, monkeypatch):
+@pytest.mark.parametrize(("files", "most"), [(-1, 10_000), (100_000, 10_000), (1024, 824), (256, 128), (64, 32)])
+def test_no_more_calls_are_in_flight_than_the_process_may_have_files(files, most, monkeypatch):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
-    assert most_connections(max_concurrency=10) == most
+    assert Throttle().most_in_flight == most
+    assert Throttle(max_concurrency=5).most_in_flight == 5
 
 
 def test_aiohttp_is_used_where_it_is_installed_and_named_where_it_is_not():
@@ -904,9 +902,9 @@ def test_aiohttp_is_used_where_it_is_installed_and_named_where_it_is_not():
         openai.DefaultAioHttpClient()
     except RuntimeError:
         with pytest.raises(ImportError, match=r"throttled-openai\[aiohttp\]"):
-            http_client("aiohttp", max_concurrency=10)
+            http_client("aiohttp", most_in_flight=10)
     else:
-        assert isinstance(http_client("aiohttp", max_concurrency=10), openai.DefaultAioHttpClient)
+        assert isinstance(http_client("aiohttp", most_in_flight=10), openai.DefaultAioHttpClient)
 
 
 def test_the_client_has_our_pool_unless_told_otherwise():

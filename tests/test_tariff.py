@@ -26,7 +26,7 @@ RESPONSE = Estimate(1019, 1000, choices=1, surcharge=19, real=True)
 
 counts = st.integers(0, 10**12)
 estimates = st.builds(
-    lambda estimate, surcharge: replace(estimate, surcharge=min(surcharge, estimate.input)),
+    lambda estimate, surcharge: estimate._replace(surcharge=min(surcharge, estimate.input)),
     st.builds(Estimate, counts, counts, choices=st.integers(0, 300_000), real=st.booleans(), whole=st.booleans()),
     st.sampled_from([0, 19, 217]),
 )
@@ -48,7 +48,7 @@ def test_the_most_output_costs_where_it_is_reserved():
 
 def test_an_answer_without_a_maximum_reserves_the_providers_default():
     assert Tariff(CEREBRAS).cost(OPEN) == 1016
-    assert Tariff(CEREBRAS).cost(replace(OPEN, choices=3)) == 1048
+    assert Tariff(CEREBRAS).cost(OPEN._replace(choices=3)) == 1048
     assert Tariff(CEREBRAS).cost(Estimate(1000, 0)) == 1000  # an embedding writes nothing
     assert Tariff(PROVIDERS["groq"]).cost(OPEN) == 1000
 
@@ -62,16 +62,16 @@ def test_where_usage_is_charged_an_attempt_costs_the_usual_answer():
 
 
 def test_the_usual_answer_is_bounded_by_what_the_request_allows():
-    assert Tariff(MISTRAL).cost(replace(REAL, output=100)) == 1100
-    assert Tariff(MISTRAL).cost(replace(REAL, output=0)) == 1000 + FIRST_OUTPUT
+    assert Tariff(MISTRAL).cost(REAL._replace(output=100)) == 1100
+    assert Tariff(MISTRAL).cost(REAL._replace(output=0)) == 1000 + FIRST_OUTPUT
     assert Tariff(MISTRAL).cost(Estimate(1000, 0, real=True)) == 1000  # an embedding
 
 
 def test_each_answer_counts():
     tariff = Tariff(MISTRAL)
     for _ in range(100):
-        tariff.learn_usage(replace(REAL, choices=5), Usage(1000, 500))
-    assert tariff.cost(replace(REAL, choices=2, output=0)) == pytest.approx(1200, abs=1)
+        tariff.learn_usage(REAL._replace(choices=5), Usage(1000, 500))
+    assert tariff.cost(REAL._replace(choices=2, output=0)) == pytest.approx(1200, abs=1)
 
 
 @pytest.mark.parametrize("name", ["anthropic", "gemini", "fireworks"])
@@ -181,7 +181,7 @@ def test_a_response_is_calibrated_but_not_what_is_charged_on_top():
     assert tariff.cost(ASKED) == 1000
 
 
-@pytest.mark.parametrize("estimate", [replace(REAL, whole=False), replace(REAL, input=0), replace(RESPONSE, input=19)])
+@pytest.mark.parametrize("estimate", [REAL._replace(whole=False), REAL._replace(input=0), RESPONSE._replace(input=19)])
 def test_what_could_not_be_read_is_no_error_of_the_ratio(estimate):
     tariff = Tariff(MISTRAL)
     tariff.learn_usage(estimate, Usage(2000, 100))
@@ -232,8 +232,8 @@ def test_the_three_have_to_agree(between):
         (ASKED, math.inf),
         (ASKED, math.nan),
         (ASKED, -1),
-        (replace(ASKED, output=100), 0),
-        (replace(ASKED, input=10_000), 0),
+        (ASKED._replace(output=100), 0),
+        (ASKED._replace(input=10_000), 0),
         (OPEN, 0),
     ],
 )
@@ -337,7 +337,7 @@ def test_a_refusal_that_fits_neither_changes_nothing(reserves, estimate, request
     assert tariff.reserves_output is reserves
 
 
-@pytest.mark.parametrize("estimate", [replace(ASKED, output=500), replace(ASKED, whole=False), OPEN])
+@pytest.mark.parametrize("estimate", [ASKED._replace(output=500), ASKED._replace(whole=False), OPEN])
 def test_a_refusal_that_may_be_either_changes_nothing(estimate):
     tariff = Tariff(AZURE)
     tariff.learn_requested(estimate.input + (estimate.output or 16), estimate)

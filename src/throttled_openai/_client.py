@@ -139,7 +139,7 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
                 made.base_url, made.timeout = self.base_url, self.timeout
 
         def _http_client(self, pool: Kind) -> Any:
-            return http_client(pool, max_concurrency=self.throttle.max_concurrency)
+            return http_client(pool, most_in_flight=self.throttle.most_in_flight)
 
         def copy(self, *, _extra_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
             """A client with the same options but those given.

@@ -50,7 +50,7 @@ class Lane:
         self._loop = throttle.loop
         self.name = name
         self.budget = Budget(limits)
-        self.concurrency = ConcurrencyLimit(throttle.max_concurrency)
+        self.concurrency = ConcurrencyLimit(throttle.max_concurrency, throttle.most_in_flight)
         self.in_flight = 0
         self.streams = 0
         self.admitted = self.succeeded = self.refused = self.tokens_used = 0
@@ -263,7 +263,7 @@ class Lane:
         if not self.throttle.has_room():
             return (
                 f"all models together have {self.throttle.in_flight} calls in flight "
-                f"of max_concurrency={self.throttle.max_concurrency}"
+                f"of {self.throttle.most_in_flight}; max_concurrency= changes that"
             )
         return f"{self.name} has {self.in_flight} calls in flight of {self.limit}"
 
@@ -303,8 +303,9 @@ class Lane:
             self._settle_usage(permit, permit.usage)
         if outcome is Outcome.SUCCESS:
             self.succeeded += 1
-            beside = (busy - permit.busy) / took if took > 0 else self.in_flight
-            self.concurrency.succeeded(reservation.at, took, beside, binding=permit.binding)
+            if not self.throttle.late or self.concurrency.latency is None:
+                beside = (busy - permit.busy) / took if took > 0 else self.in_flight
+                self.concurrency.succeeded(reservation.at, took, beside, binding=permit.binding)
             budget.succeeded(reservation, now)
             if self._billing is not None and reservation.number > self._blocked_after:
                 self._billing, self._blocked_until = None, -math.inf

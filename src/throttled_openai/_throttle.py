@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("throttled_openai")
 
-# As many connections as the SDK's own pool opens.
+# Calls in flight that are reached by feeling the way: as many connections as the SDK's own pool opens.
 MAX_CONCURRENCY: Final = 1000
+# Where the rate is known, and so what it needs. One process cannot serve more, whatever the latency.
+MOST_IN_FLIGHT: Final = 10_000
+# Files that are left to the rest of the process, and to connections the throttle does not count.
+SPARE_FILES: Final = 200
+# Seconds between two looks at how late the event loop is, and how late is too late to learn from.
+BEAT: Final = 0.25
+LATE: Final = 0.1
 # Refusals of one call before its last one is handed to the caller.
 MAX_REFUSALS: Final = 20
 # Seconds without any movement after which streams that nobody holds any more are looked for.
@@ -71,6 +78,7 @@ class Throttle:
             check_count("max_concurrency", max_concurrency, "a number of calls such as 100, or None to find it")
         check_count("max_refusals", max_refusals, "a number such as 20, or 0 to see every refusal", least=0)
         self.max_concurrency = MAX_CONCURRENCY if max_concurrency is None else max_concurrency
+        self.most_in_flight = affordable(MOST_IN_FLIGHT) if max_concurrency is None else max_concurrency
         self.max_refusals = max_refusals
         self.random = random.random  # jitter
         self.arrivals = itertools.count()
@@ -78,6 +86,8 @@ class Throttle:
         self._lanes: dict[object, Lane] = {}
         self._lane_of: dict[str, Lane] = {}  # by model
         self._moved_at = -math.inf
+        self._listened_at = -math.inf
+        self.late = False
         self.stuck_for = STUCK
 
     def changed(self, **options: Any) -> Throttle:
@@ -109,7 +119,9 @@ class Throttle:
 
         Raises `AdmissionTimeout`, `QueueFull` or `RequestTooLarge`.
         """
-        return await self._lane(call.model).admit(call)
+        lane = self._lane(call.model)
+        self._listen(self.loop.time())
+        return await lane.admit(call)
 
     def observe(self, announcement: Announcement) -> None:
         """Limits announced on a response that needed no permit: they are told where there is no doubt for whom."""
@@ -154,6 +166,7 @@ class Throttle:
                 "this Throttle is in use on another event loop that is still running; "
                 "give each running loop a client of its own"
             )
+        self._listened_at, self.late = -math.inf, False
         # Real loops read one monotonic clock, so what refilled in between counts; virtual ones do not.
         same_clock = abs(old.time() - loop.time()) < 1.0
         self._lanes = {key: lane.moved(same_clock=same_clock) for key, lane in self._lanes.items()}
@@ -161,7 +174,7 @@ class Throttle:
 
     def has_room(self) -> bool:
         """Whether the ceiling of all lanes together leaves room for one more; each lane keeps to it by itself."""
-        return len(self._lanes) == 1 or self.in_flight < self.max_concurrency
+        return len(self._lanes) == 1 or self.in_flight < self.most_in_flight
 
     def admit_waiting(self, lane: Lane) -> None:
         """Something changed in `lane`, and if the ceiling was what held others back, for them too."""
@@ -169,15 +182,29 @@ class Throttle:
             lane.admit_waiting()
             return
         others = [other for other in self._lanes.values() if other.queue.waiting and other is not lane]
-        if others and self.in_flight >= self.max_concurrency - 1:
+        if others and self.in_flight >= self.most_in_flight - 1:
             # The oldest first, or a busy model would keep the ceiling to itself.
             for other in sorted([lane, *others], key=lambda other: other.queue.head()):
                 other.admit_waiting()
         else:
             lane.admit_waiting()
 
+    def _listen(self, now: float) -> None:
+        """Look from time to time how late the event loop is.
+
+        One that is busy all the time takes time for latency: more calls in flight would only wait
+        in this process, for longer and longer.
+        """
+        if now - self._listened_at >= BEAT:
+            self._listened_at = now
+            self.loop.call_soon(self._heard, self.loop, now)
+
+    def _heard(self, loop: asyncio.AbstractEventLoop, asked_at: float) -> None:
+        self.late = loop.time() - asked_at > LATE
+
     def moved(self, now: float) -> None:
         """An attempt ended."""
+        self._listen(now)
         self._moved_at = now
         self.stuck_for = STUCK
 
@@ -201,3 +228,15 @@ class Throttle:
 
     def __repr__(self) -> str:
         return f"<Throttle [{self.stats().summary()}]>"
+
+
+def affordable(connections: int) -> int:
+    """As many of `connections` as this process may have files; 256 on a Mac, often 1,024 on Linux."""
+    try:
+        import resource  # noqa: PLC0415  # not on Windows
+    except ImportError:
+        return connections
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return connections
+    return min(connections, files - min(SPARE_FILES, files // 2))

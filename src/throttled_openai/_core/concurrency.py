@@ -31,10 +31,12 @@ class ConcurrencyLimit:
     refuses, latency tells where more calls only wait (`Knee`).
     """
 
-    __slots__ = ("_ceiling", "_failed_at", "_failing", "_knee", "_limit", "_overloaded", "latency")
+    __slots__ = ("_ceiling", "_failed_at", "_failing", "_knee", "_limit", "_most", "_overloaded", "latency")
 
-    def __init__(self, ceiling: int) -> None:
+    def __init__(self, ceiling: int, most: int | None = None) -> None:
+        """`ceiling`: what it may grow to by itself; `most`: what a known rate may need, by default no more."""
         self._ceiling = ceiling
+        self._most = ceiling if most is None else most
         self._limit = min(START, ceiling)
         self._failed_at = math.inf  # the limit at the last decrease
         self._failing = 0.0  # smoothed share of attempts that met congestion
@@ -50,8 +52,8 @@ class ConcurrencyLimit:
         """
         limit = self._limit
         if rate is not None and not self._overloaded and self.latency is not None:
-            limit = max(limit, HEADROOM * rate * self.latency + 2)
-        return max(1, min(int(limit), self._ceiling))
+            limit = max(limit, min(HEADROOM * rate * self.latency + 2, self._most))
+        return max(1, int(limit))
 
     def expect(self, rate: float) -> None:
         """The budget's rate became known: start from what it may need, and do not go by latency."""

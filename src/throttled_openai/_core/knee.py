@@ -62,7 +62,7 @@ class Knee:
         self._in_flight += in_flight
         if len(self._latencies) < max(FEWEST, min(MOST, limit)):
             return None
-        typical, beside = median(self._latencies), max(1.0, self._in_flight / len(self._latencies))
+        typical, beside = max(1e-9, median(self._latencies)), max(1.0, self._in_flight / len(self._latencies))
         self._latencies.clear()
         self._in_flight = 0.0
         if self._shortest == math.inf:
@@ -79,7 +79,7 @@ class Knee:
 
     def _change(self, latency: float, in_flight: float, limit: float) -> float:
         """What to multiply the limit by, after one window."""
-        stretch = latency / max(1e-9, self._shortest)
+        stretch = latency / self._shortest
         if self.ramping:
             if stretch < FLAT:
                 return 1.0

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 else:
     _AsyncClient = object
 
-# Connections to one server, as in the SDK.
+# Connections to one server, for a client of one's own: as in the SDK.
 MAX_CONNECTIONS: Final = 1000
-# More of them for what the throttle does not count: listings, uploads, streams nobody has closed yet.
+# More than there may be calls in flight, for what the throttle does not count: listings, uploads,
+# streams nobody has closed yet.
 SPARE: Final = 100
 # Seconds a connection may be idle. Calls of one batch are seconds apart, so with httpx's 5 many would
 # reconnect. Load balancers hang up after 60 (AWS), 75 (nginx), 240 (Azure): this is before them.
@@ -33,8 +34,8 @@ KEEP_ALIVE: Final = 50.0
 Kind = Literal["httpx", "aiohttp", "sdk"]
 
 
-def http_client(kind: Kind, *, max_concurrency: int, **options: Any) -> Any:
-    """The client for `pool=kind`, with `options` for httpx.
+def http_client(kind: Kind, *, most_in_flight: int, **options: Any) -> Any:
+    """The client for `pool=kind` and so many calls in flight, with `options` for httpx.
 
     Raises `ValueError` for other kinds, and `ImportError` where aiohttp is not installed.
     """
@@ -42,7 +43,7 @@ def http_client(kind: Kind, *, max_concurrency: int, **options: Any) -> Any:
         raise ValueError(f"pool must be one of {', '.join(map(repr, get_args(Kind)))}, got {kind!r}")
     if kind == "sdk":
         return DefaultAsyncHttpxClient(**options)
-    most = _affordable(max(MAX_CONNECTIONS, max_concurrency) + SPARE)
+    most = most_in_flight + SPARE
     if kind == "httpx":
         return PooledAsyncHttpxClient(limits=_limits(PooledAsyncHttpxClient, most), **options)
     try:
@@ -123,18 +124,6 @@ def _core_of(transport: Any) -> Any:
 
 def _limits(client: type[Any], most: int) -> Any:
     return _family(client).Limits(max_connections=most, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE)
-
-
-def _affordable(connections: int) -> int:
-    """As many of `connections` as this process may have files; 256 on a Mac, often 1,024 on Linux."""
-    try:
-        import resource  # noqa: PLC0415  # not on Windows
-    except ImportError:
-        return connections
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files == resource.RLIM_INFINITY:
-        return connections
-    return min(connections, files - min(SPARE, files // 2))
 
 
 def _family(client: type[Any]) -> Any:
