@@ -291,7 +291,7 @@ def test_three_clear_charges_always_teach_the_truth(truth, taken, times, noise, 
 
 def test_a_reserve_is_seen_in_the_sum_of_many_attempts():
     tariff = Tariff(AZURE)
-    total = sum([Estimate(20, 256, choices=1)] * 50, Estimate(0, 0))
+    total = Estimate(50 * 20, 50 * 256, choices=50)
     for _ in range(3):
         tariff.learn_charge(50 * 276 + 40, total, 100)
     assert tariff.reserves_output

@@ -38,6 +38,9 @@ LEARNING: Final = 1.0
 # A wait for a limit of more than a minute that is worth a warning, and how often it is repeated (seconds).
 LONG: Final = 60.0
 WARN_EVERY: Final = 600.0
+# Permits given in one go. A burst of hundreds would hold the event loop; and as the SDK takes a
+# millisecond to send each, what was reserved first would be sent together with what is reserved later.
+AT_ONCE: Final = 32
 # After a refusal for billing, seconds in which no call is sent; then one tries.
 BLOCKED: Final = 10.0
 
@@ -121,7 +124,11 @@ class Lane:
         for waiter in queue.expired(now):
             waiter.future.set_exception(self._timeout(waiter, now))
         wake_at = math.inf
+        given = 0
         while queue.waiting:
+            if given == AT_ONCE:
+                wake_at = now
+                break
             oldest = queue.oldest()
             if not oldest:
                 wake_at = now  # too many have given up to clear away in one go
@@ -137,6 +144,7 @@ class Lane:
                 break
             queue.take(chosen)
             chosen.future.set_result(self._grant(chosen.call, now))
+            given += 1
         self._set_timer(min(wake_at, queue.next_deadline()))
 
     def _next(self, oldest: list[Waiter], now: float) -> tuple[Waiter | None, float]:
