@@ -3,6 +3,7 @@
 from ._client import ThrottledAsyncOpenAI
 from ._core.limits import Limits
 from ._core.stats import BudgetStats, Stats, WindowStats
+from ._pool import PooledAsyncHttpxClient
 from ._throttle import Throttle
 from .errors import AccountBlocked, AdmissionError, AdmissionTimeout, QueueFull, RequestTooLarge
 
@@ -12,6 +13,7 @@ __all__ = [
     "AdmissionTimeout",
     "BudgetStats",
     "Limits",
+    "PooledAsyncHttpxClient",
     "QueueFull",
     "RequestTooLarge",
     "Stats",

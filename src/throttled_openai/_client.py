@@ -170,6 +170,9 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
             current = _Current()
             token = _current.set(current)
             try:
+                # Here, and not in `_prepare_options`, as the SDK would have made two copies of the
+                # options by then: 2 KB for each call that waits.
+                await self._admit(current, args[1] if len(args) > 1 else kwargs["options"])
                 return await super().request(*args, **kwargs)
             finally:
                 _current.reset(token)
@@ -189,22 +192,28 @@ class ThrottledAsyncOpenAI(AsyncOpenAI):
         return self.copy(_extra_kwargs={name: value for name, value in given.items() if value is not None})
 
     async def _prepare_options(self, options: Any) -> Any:
-        """Admission: once per attempt, before the key is refreshed and the body serialised."""
+        """Admission of the SDK's own retries, before the key is refreshed and the body serialised."""
         current = _current.get()
+        if current is not None and current.permit is None:
+            await self._admit(current, options)
+        return await super()._prepare_options(options)
+
+    async def _admit(self, current: _Current, options: Any) -> None:
+        """Get `current` a permit for its next attempt, if that runs a model."""
         body = options.json_data
         if options.extra_json and (body is None or isinstance(body, dict)):
             body = {**(body or {}), **options.extra_json}  # extra_body=, which the SDK merges later
-        if current is not None and is_metered(options.method, options.url, body):
-            if current.call is None:
-                provider = self._counted_by()
-                cost = estimate(options.url, body, provider)
-                current.call = Call(model_of(options.url, body), cost.input, self._manners, cost, provider)
-            try:
-                current.permit = await self.throttle.admit(current.call)
-            except AdmissionError as error:
-                error.request = self._bare_request(options)
-                raise
-        return await super()._prepare_options(options)
+        if not is_metered(options.method, options.url, body):
+            return
+        if current.call is None:
+            provider = self._counted_by()
+            cost = estimate(options.url, body, provider)
+            current.call = Call(model_of(options.url, body), cost.input, self._manners, cost, provider)
+        try:
+            current.permit = await self.throttle.admit(current.call)
+        except AdmissionError as error:
+            error.request = self._bare_request(options)
+            raise
 
     def _counted_by(self) -> Provider:
         """Who answers; looked up once, as long as `base_url` stays."""

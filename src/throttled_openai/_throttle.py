@@ -16,7 +16,7 @@ from ._lane import Lane
 from ._permit import check_count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from ._core.headers import Announcement
     from ._permit import Call, Permit
@@ -114,14 +114,14 @@ class Throttle:
         """Attempts admitted and not settled."""
         return sum(lane.in_flight for lane in self._lanes.values())
 
-    async def admit(self, call: Call) -> Permit:
+    def admit(self, call: Call) -> Coroutine[Any, Any, Permit]:
         """Wait until `call` may go.
 
         Raises `AdmissionTimeout`, `QueueFull` or `RequestTooLarge`.
         """
         lane = self._lane(call.model)
         self._listen(self.loop.time())
-        return await lane.admit(call)
+        return lane.admit(call)
 
     def observe(self, announcement: Announcement) -> None:
         """Limits announced on a response that needed no permit: they are told where there is no doubt for whom."""

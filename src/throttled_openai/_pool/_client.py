@@ -94,7 +94,11 @@ class Pooled(_AsyncClient):
 
 
 class PooledAsyncHttpxClient(Pooled, DefaultAsyncHttpxClient):
-    """The SDK's default HTTP client on connections that cost the same at any number."""
+    """The SDK's `DefaultAsyncHttpxClient` on connections that cost the same at any number.
+
+    For settings of your own: `ThrottledAsyncOpenAI(http_client=PooledAsyncHttpxClient(verify=...))`.
+    Takes what `httpx.AsyncClient` takes; `limits` hold for each server, by default 1,000 connections.
+    """
 
 
 class LoopedAioHttpClient(DefaultAioHttpClient):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 from ._wire import (
@@ -19,8 +18,6 @@ from ._wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ._network import Backend, Stream
 
 # Bytes to ask for at once, as in httpcore.
@@ -55,15 +52,18 @@ class Connection:
             if self._stream is None:
                 self._stream = await self._connect(request, trace, timeouts.get("connect"))
             stream = self._stream
-            # Head and body leave together, and so do their events.
-            send = _traced(trace, "send_request_body", request, self._send(stream, request, timeouts.get("write")))
-            await _traced(trace, "send_request_headers", request, send)
+            send = self._send(stream, request, timeouts.get("write"))
+            if trace is not None:  # head and body leave together, and so do their events
+                send = _traced(
+                    trace, "send_request_headers", request, _traced(trace, "send_request_body", request, send)
+                )
+            await send
             receive = self._receive_head(stream, timeouts.get("read"))
-            head: Head = await _traced(trace, "receive_response_headers", request, receive)
-            with self._malformed():
-                body = body_of(request.method, head, self._buffer)
-        except BaseException:
+            head = await (receive if trace is None else _traced(trace, "receive_response_headers", request, receive))
+            body = body_of(request.method, head, self._buffer)
+        except BaseException as failure:
             self._close()
+            self._raise_malformed(failure)
             raise
         self._buffer = b""
         if head.status == UPGRADED:
@@ -107,35 +107,33 @@ class Connection:
 
     async def _send(self, stream: Stream, request: Any, timeout: float | None) -> None:  # noqa: ASYNC109
         try:
-            with self._malformed():
-                body = RequestBody(request.headers)
-                self._all_sent = not body.closes
-                out = request_head(request.method, request.url.target, request.headers)
-                async for part in request.stream:
-                    framed = body.frame(part)
-                    if len(framed) > SMALL:
-                        await stream.write(out, timeout)
-                        out = framed
-                    else:
-                        out += framed
-                    if body.more:
-                        await stream.write(out, timeout)
-                        out = b""
-                await stream.write(out + body.end(), timeout)
+            body = RequestBody(request.headers)
+            self._all_sent = not body.closes
+            out = request_head(request.method, request.url.target, request.headers)
+            async for part in request.stream:
+                framed = body.frame(part)
+                if len(framed) > SMALL:
+                    await stream.write(out, timeout)
+                    out = framed
+                else:
+                    out += framed
+                if body.more:
+                    await stream.write(out, timeout)
+                    out = b""
+            await stream.write(out + body.end(), timeout)
         except self._core.WriteError:
             # A server may answer early and hang up on the rest; what it said is still there to read.
             self._all_sent = False
 
     async def _receive_head(self, stream: Stream, timeout: float | None) -> Head:  # noqa: ASYNC109
         while True:
-            with self._malformed():
-                split = split_head(self._buffer)
-                if split is not None:
-                    lines, self._buffer = split
-                    head = parse_head(lines)
-                    if head.status >= 200 or head.status == UPGRADED:
-                        return head
-                    continue
+            split = split_head(self._buffer)
+            if split is not None:
+                lines, self._buffer = split
+                head = parse_head(lines)
+                if head.status >= 200 or head.status == UPGRADED:
+                    return head
+                continue
             data = await stream.read(READ, timeout)
             if not data:
                 raise self._core.RemoteProtocolError("Server disconnected without sending a response.")
@@ -144,15 +142,15 @@ class Connection:
     async def read(self, body: Body, timeout: float | None) -> bytes:  # noqa: ASYNC109
         """What comes next of the response's body; empty: nothing does."""
         try:
-            with self._malformed():
-                while not body.ended:
-                    if data := body.take():
-                        return data
-                    if not body.ended:
-                        await self._receive(body, timeout)
-                return b""
-        except BaseException:
+            while not body.ended:
+                if data := body.take():
+                    return data
+                if not body.ended:
+                    await self._receive(body, timeout)
+            return b""
+        except BaseException as failure:
             self._close()
+            self._raise_malformed(failure)
             raise
 
     async def _receive(self, body: Body, timeout: float | None) -> None:  # noqa: ASYNC109
@@ -176,14 +174,12 @@ class Connection:
         if self._stream is not None:
             self._stream.abort()
 
-    @contextlib.contextmanager
-    def _malformed(self) -> Iterator[None]:
-        try:
-            yield
-        except MalformedRequest as ours:
-            raise self._core.LocalProtocolError(str(ours)) from ours
-        except MalformedResponse as theirs:
-            raise self._core.RemoteProtocolError(str(theirs)) from theirs
+    def _raise_malformed(self, failure: BaseException) -> None:
+        """As httpcore's error, where `failure` is the wire's."""
+        if isinstance(failure, MalformedRequest):
+            raise self._core.LocalProtocolError(str(failure)) from failure
+        if isinstance(failure, MalformedResponse):
+            raise self._core.RemoteProtocolError(str(failure)) from failure
 
 
 class _Content:
@@ -203,7 +199,9 @@ class _Content:
         if self._connection is None:
             raise StopAsyncIteration
         read = self._connection.read(self._body, self._timeout)
-        data: bytes = await _traced(self._trace, "receive_response_body", self._request, read)
+        if self._trace is not None:
+            read = _traced(self._trace, "receive_response_body", self._request, read)
+        data = await read
         if not data:
             raise StopAsyncIteration
         return data

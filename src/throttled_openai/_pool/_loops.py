@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# What is open. Only so is a dropped one closed before it is collected, by whatever complains of that.
+_open: set[Any] = set()
+
 
 class PerLoop(Generic[T]):
     """Something that `make` makes for each event loop, and that has `aclose()`.
@@ -47,10 +50,14 @@ async def _lifetime(made: Any) -> AsyncGenerator[None]:
     An event loop closes its asynchronous generators as its last act, and those that nobody refers
     to any more.
     """
+    _open.add(made)
     try:
         yield
     finally:
-        await made.aclose()
+        try:
+            await made.aclose()
+        finally:
+            _open.discard(made)
 
 
 class LoopTransport:

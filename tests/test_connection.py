@@ -1,0 +1,277 @@
+"""One connection of ours: what servers do to it, and what else is done with httpx and httpcore."""
+
+import asyncio
+import contextlib
+import functools
+import importlib
+
+import pytest
+
+from clients import FAMILIES
+from servers import CERTIFICATE, Server, identity, real, says, trusting
+from throttled_openai._pool import Pooled
+
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def pooled(family, **options):
+    return type("Client", (Pooled, importlib.import_module(family).AsyncClient), {})(trust_env=False, **options)
+
+
+def error(family, name):
+    return getattr(importlib.import_module(family), name)
+
+
+def core_of(family):
+    return importlib.import_module(family.replace("httpx", "httpcore"))
+
+
+def url_of(server):
+    return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+def raw(*parts, hang_up=True, pause=0.0):
+    """Answers with these bytes, and hangs up."""
+
+    async def answer(asked):
+        for part in parts:
+            asked.writer.write(part)
+            await asyncio.sleep(pause)
+        return None if hang_up else b""
+
+    return answer
+
+
+@families
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"", "Server disconnected without sending a response"),
+        (b"HTTP/1.1 200 OK\r\nContent-", "Server disconnected without sending a response"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "illegal status line"),
+        (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", "illegal header line"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe", r"received 2 bytes, expected 5"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe", "incomplete chunked read"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfive\r\n", "illegal chunk header"),
+    ],
+)
+@real
+async def test_what_is_no_response_is_a_protocol_error(family, said, why):
+    async with Server(raw(said)) as server, pooled(family) as client:
+        with pytest.raises(error(family, "RemoteProtocolError"), match=why):
+            await client.get(server.url)
+
+
+@families
+@real
+async def test_a_connection_that_is_reset_is_a_read_error_or_a_protocol_error(family):
+    async def reset(asked):
+        asked.writer.transport.get_extra_info("socket").setsockopt(1, 13, b"\x01\0\0\0\0\0\0\0")  # SO_LINGER 0
+        asked.writer.transport.abort()
+
+    async with Server(reset) as server, pooled(family) as client:
+        with pytest.raises((error(family, "ReadError"), error(family, "RemoteProtocolError"))):
+            await client.get(server.url)
+
+
+@families
+@real
+async def test_a_server_that_says_nothing_is_a_read_timeout_in_head_and_body(family):
+    async def half(asked):
+        asked.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+        await asyncio.sleep(5)
+
+    for answer in (lambda _: asyncio.sleep(5), half):
+        async with Server(answer) as server, pooled(family) as client:
+            with pytest.raises(error(family, "ReadTimeout")):
+                await client.get(server.url, timeout=0.1)
+
+
+@families
+@real
+async def test_a_body_without_length_ends_with_its_connection(family):
+    async with Server(raw(b"HTTP/1.1 200 OK\r\n\r\nall", b" of it", pause=0.02)) as server, pooled(family) as client:
+        for _ in range(2):
+            assert (await client.get(server.url)).text == "all of it"
+        assert server.connections == 2
+
+
+@families
+@real
+async def test_answers_before_the_answer_are_passed_over(family):
+    said = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + says({"a": 1})
+    async with Server(raw(said, hang_up=False)) as server, pooled(family) as client:
+        assert (await client.get(server.url)).json() == {"a": 1}
+        assert (await client.get(server.url)).json() == {"a": 1}
+        assert server.connections == 1
+
+
+@families
+@pytest.mark.parametrize("tls", [False, True])
+@real
+async def test_large_bodies_pass_both_ways(family, tls, tmp_path):
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_text(CERTIFICATE)
+    prompt = bytes(range(256)) * 40_000
+
+    async def echo(asked):
+        return says(asked.body)
+
+    server = Server(echo, tls=identity(str(certificate)) if tls else None)
+    verify = trusting(str(certificate)) if tls else True
+    async with server, pooled(family, verify=verify) as client:
+        for _ in range(2):
+            assert (await client.post(server.url, content=prompt)).content == prompt
+        assert server.connections == 1
+
+
+@families
+@real
+async def test_a_server_that_does_not_read_is_a_write_timeout(family):
+    stuck = asyncio.Event()
+
+    async def ignore(reader, writer):
+        await stuck.wait()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(ignore, "127.0.0.1", 0, limit=1024)
+    url = url_of(server)
+    async with server, pooled(family) as client:
+        with pytest.raises(error(family, "WriteTimeout")):
+            await client.post(url, content=b"x" * 20_000_000, timeout=0.2)
+        stuck.set()
+
+
+@families
+@real
+async def test_a_body_of_unknown_length_goes_in_chunks(family):
+    async def parts():
+        yield b"one, "
+        yield b""
+        await asyncio.sleep(0.01)
+        yield b"two"
+
+    async def unchunk(asked):
+        body = b""
+        while size := int(await asked.reader.readline(), 16):
+            body += await asked.reader.readexactly(size)
+            await asked.reader.readline()
+        await asked.reader.readline()
+        return says(body)
+
+    async with Server(unchunk) as server, pooled(family) as client:
+        for _ in range(2):
+            assert (await client.post(server.url, content=parts())).text == "one, two"
+        assert server.connections == 1
+
+
+@families
+@real
+async def test_an_early_answer_is_heard_though_the_server_hangs_up_on_the_rest(family):
+    gone = asyncio.Event()
+
+    async def refuse(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
+        await writer.drain()
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
+        writer.transport.abort()
+        gone.set()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    url = url_of(server)
+    async with server, pooled(family) as client:
+        answer = await client.post(url, content=b"x" * 3_000_000)
+        assert (answer.status_code, answer.text) == (413, "big")
+        await gone.wait()
+
+
+@families
+@real
+async def test_an_upgrade_leaves_the_stream_to_the_caller(family):
+    async def shout(asked):
+        asked.writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: shout\r\n\r\nfirst ")
+        asked.writer.write((await asked.reader.readexactly(5)).upper())
+        await asked.writer.drain()
+        return b""
+
+    async with Server(shout) as server, pooled(family) as client:
+        headers = {"Connection": "upgrade", "Upgrade": "shout"}
+        async with client.stream("GET", server.url, headers=headers) as answer:
+            assert answer.status_code == 101
+            stream = answer.extensions["network_stream"]
+            await stream.write(b"hello", 1.0)
+            heard = b""
+            while len(heard) < len(b"first HELLO"):
+                heard += await stream.read(100, 1.0)
+            assert heard == b"first HELLO"
+            assert stream.get_extra_info("server_addr") == ("127.0.0.1", server.port)
+
+
+@families
+@real
+async def test_what_cannot_be_a_request_is_not_sent(family):
+    async with Server() as server, pooled(family) as client:
+        with pytest.raises(error(family, "LocalProtocolError"), match="characters"):
+            await client.get(server.url, headers={"X": "a\r\nY: b"})
+        with pytest.raises(error(family, "LocalProtocolError"), match="Too little data"):
+            await client.post(server.url, content=b"abc", headers={"Content-Length": "5"})
+        assert not server.asked
+
+
+@families
+@real
+async def test_httpcores_events_are_all_told_in_order(family):
+    seen = []
+
+    async def trace(name, info):
+        seen.append(name)
+
+    async with Server() as server, pooled(family) as client:
+        await client.get(server.url, extensions={"trace": trace})
+        started = [name.removesuffix(".started") for name in seen if name.endswith(".started")]
+        assert [*dict.fromkeys(started)] == [
+            "connection.connect_tcp",
+            "http11.send_request_headers",
+            "http11.send_request_body",
+            "http11.receive_response_headers",
+            "http11.receive_response_body",
+            "http11.response_closed",
+        ]
+        assert sum(name.endswith(".complete") for name in seen) == len(started)
+
+
+@families
+@real
+async def test_who_wraps_httpxs_transport_meets_every_exchange(family, monkeypatch):
+    transport = importlib.import_module(family).AsyncHTTPTransport
+    seen = []
+    original = transport.handle_async_request
+
+    @functools.wraps(original)
+    async def wrapped(self, request):
+        seen.append(request.url.path)
+        return await original(self, request)
+
+    monkeypatch.setattr(transport, "handle_async_request", wrapped)
+    async with Server() as server, pooled(family) as client:
+        for _ in range(3):
+            await client.get(server.url)
+        assert (seen, server.connections) == (["/v1"] * 3, 1)
+
+
+@families
+@pytest.mark.parametrize("first", [False, True])
+@real
+async def test_who_answers_in_httpcores_place_does(family, first, monkeypatch):
+    core = core_of(family)
+
+    async def answer(self, request):
+        return core.Response(200, content=b"mocked")
+
+    client = None if first else pooled(family)
+    monkeypatch.setattr(core.AsyncConnectionPool, "handle_async_request", answer)
+    async with client or pooled(family) as client:
+        assert (await client.get("http://nowhere.invalid/")).text == "mocked"
