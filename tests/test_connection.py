@@ -63,6 +63,23 @@ async def test_what_is_no_response_is_a_protocol_error(family, said, why):
 
 
 @families
+@pytest.mark.parametrize("said", [b"HTTP/1.1 200 OK\r\nContent-", b"SSH-2.0-OpenSSH\r\n\r\n"])
+@real
+async def test_what_was_begun_to_be_answered_is_not_sent_again(family, said):
+    async def answer(asked):
+        if asked.nth == 1:
+            return says()
+        asked.writer.write(said)
+        return None
+
+    async with Server(answer) as server, pooled(family) as client:
+        await client.post(server.url, content=b"first")
+        with pytest.raises(error(family, "RemoteProtocolError")):
+            await client.post(server.url, content=b"second")
+        assert [asked.body for asked in server.asked] == [b"first", b"second"]
+
+
+@families
 @real
 async def test_a_connection_that_is_reset_is_a_read_error_or_a_protocol_error(family):
     async def reset(asked):

@@ -1,9 +1,14 @@
 """The connection pool: a stack of connections to each server, as cheap with a thousand as with ten.
 
-httpcore's pool looks at every connection it has, twice for every call. Here a call takes one of
-httpcore's connections off a stack and has it for itself, and the connections stand on asyncio's own
-transports instead of anyio's. The transport stays httpx's, so whatever patches or wraps httpx and
-httpcore (respx, vcrpy, OpenTelemetry) meets every exchange. For `httpx` and `httpx2` alike.
+httpcore's pool looks at every connection it has, twice for every call. Here a call takes a connection
+off a stack and has it for itself, and the connections speak HTTP/1.1 on asyncio's own transports.
+The httpx transport above and the exceptions stay what they are, so whatever patches or wraps httpx
+and httpcore's pool (respx, vcrpy, OpenTelemetry) meets every exchange; httpcore's own log lines are
+gone, its trace events are not. For `httpx` and `httpx2` alike.
+
+A client has a transport, whose pool (`_stack`) has a shelf of connections for each server
+(`_shelf`), on each event loop (`_loops`). A connection (`_connection`) puts requests and responses
+(`_wire`) on a stream (`_network`).
 """
 
 from ._client import Kind, Pooled, PooledAsyncHttpxClient, http_client

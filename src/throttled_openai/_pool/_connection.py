@@ -42,11 +42,13 @@ class Connection:
         self._busy = False
         self._closed = False
         self._all_sent = True
+        self.heard = False  # whether the server has said anything since it was asked
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send `request`; the connection belongs to the response until its stream is closed."""
         assert not self._busy, "one exchange at a time"
         self._busy = True
+        self.heard = False
         trace, timeouts = request.extensions.get("trace"), request.extensions.get("timeout", {})
         try:
             if self._stream is None:
@@ -137,6 +139,7 @@ class Connection:
             data = await stream.read(READ, timeout)
             if not data:
                 raise self._core.RemoteProtocolError("Server disconnected without sending a response.")
+            self.heard = True
             self._buffer += data
 
     async def read(self, body: Body, timeout: float | None) -> bytes:  # noqa: ASYNC109

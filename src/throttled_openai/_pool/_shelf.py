@@ -78,9 +78,11 @@ class Shelf:
             reused, began = connection.opening is None, self._loop.time()
             try:
                 return await self._send(connection, request)
-            except self._died:
+            except self._died as failure:
                 late = self._loop.time() - began > STALE
                 if not reused or late or not isinstance(request.stream, self._replayable):
+                    raise
+                if _was_heard(connection.core, failure):
                     raise
             await self._handshakes.acquire()
             return await self._send(self._open(), request)
@@ -181,6 +183,14 @@ class Shelf:
         task = self._loop.create_task(close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _was_heard(core: Any, failure: Exception) -> bool:
+    """Whether the server had begun to answer; httpcore's connections tell by their words only."""
+    heard = getattr(core, "heard", None)
+    if heard is None:
+        return "Protocol" in type(failure).__name__ and not str(failure).startswith("Server disconnected")
+    return bool(heard)
 
 
 def _traced(request: Any, opened: Callable[[], None]) -> Any:
