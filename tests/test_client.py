@@ -891,3 +891,19 @@ def test_an_upload_that_is_metered_is_admitted_by_its_model():
         assert b"sound" in script.seen[0].body
 
     virtual_run(main())
+
+
+def test_it_works_on_uvloop():
+    uvloop = pytest.importorskip("uvloop", reason="there is none for Windows")
+    simulator = Simulator(rpm=6000, burst=1.0, latency=0.01)
+
+    async def main():
+        async with serve(simulator) as url, ThrottledAsyncOpenAI(base_url=url, api_key="any", rpm=6000) as client:
+            answers = await asyncio.gather(*(say(client) for _ in range(150)))
+            stream = await say(client, stream=True)
+            assert [chunk async for chunk in stream]
+            assert len(answers) == 150
+            assert (client.throttle.waiting, client.throttle.in_flight) == (0, 0)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

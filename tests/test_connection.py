@@ -292,3 +292,25 @@ async def test_who_answers_in_httpcores_place_does(family, first, monkeypatch):
     monkeypatch.setattr(core.AsyncConnectionPool, "handle_async_request", answer)
     async with client or pooled(family) as client:
         assert (await client.get("http://nowhere.invalid/")).text == "mocked"
+
+
+@families
+@pytest.mark.parametrize("tls", [False, True])
+def test_it_works_on_uvloop(family, tls, tmp_path):
+    uvloop = pytest.importorskip("uvloop", reason="there is none for Windows")
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_text(CERTIFICATE)
+
+    async def main():
+        verify = trusting(str(certificate)) if tls else True
+        server = Server(tls=identity(str(certificate)) if tls else None)
+        async with server, pooled(family, verify=verify) as client:
+            for _ in range(3):
+                assert (await client.post(server.url, content=b"x" * 1_000_000)).status_code == 200
+            assert server.connections == 1
+        async with pooled(family) as client:
+            with pytest.raises(error(family, "ConnectError")):
+                await client.get(server.url)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

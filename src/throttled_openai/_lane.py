@@ -68,7 +68,8 @@ class Lane:
         self._blocked_until = -math.inf
         self._blocked_after = 0  # number of the newest attempt then
         self._billing: Any = None  # the response that said so
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._wakes_at = math.inf
         self._learned()
 
     # Admission
@@ -275,22 +276,18 @@ class Lane:
             )
         return f"{self.name} has {self.in_flight} calls in flight of {self.limit}"
 
-    @property
-    def _wakes_at(self) -> float:
-        return math.inf if self._timer is None else self._timer.when()
-
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
             # One that fires too early only looks again: cheaper than cancelling it each time.
-            if self._timer.when() <= at < math.inf:
+            if self._wakes_at <= at < math.inf:
                 return
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._wakes_at = None, math.inf
         if at < math.inf and not self.throttle.loop.is_closed():
-            self._timer = self.throttle.loop.call_at(at, self._wake)
+            self._timer, self._wakes_at = self.throttle.loop.call_at(at, self._wake), at
 
     def _wake(self) -> None:
-        self._timer = None
+        self._timer, self._wakes_at = None, math.inf
         if self.streams and not self._has_room():
             self.throttle.collect_dropped_streams()
         self.admit_waiting()

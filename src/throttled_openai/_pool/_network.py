@@ -28,11 +28,12 @@ class Backend:
         self._core = core
 
     async def connect_tcp(self, host: str, port: int, timeout: float | None) -> Stream:  # noqa: ASYNC109
+        loop = asyncio.get_running_loop()
+        # uvloop tries one address after the other.
+        eyeballs: Any = {"happy_eyeballs_delay": EYEBALLS} if isinstance(loop, asyncio.BaseEventLoop) else {}
         with _failures(self._core):
             async with asyncio.timeout(timeout):
-                _, stream = await asyncio.get_running_loop().create_connection(
-                    lambda: Stream(self._core), host, port, happy_eyeballs_delay=EYEBALLS
-                )
+                _, stream = await loop.create_connection(lambda: Stream(self._core), host, port, **eyeballs)
         return stream
 
 

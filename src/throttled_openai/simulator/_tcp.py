@@ -9,7 +9,7 @@ import asyncio
 import math
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from ._http1 import MalformedRequestError, Request, RequestReader
 
@@ -56,8 +56,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # asyncio has set TCP_NODELAY already.
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from it
         self._connections.add(self)
         self._simulator.counters.connections += 1
         self._simulator.counters.connections_made += 1
