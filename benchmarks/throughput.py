@@ -28,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -47,6 +48,8 @@ LIMIT = 1_000
 RPM = 10_000_000
 # The rate test: 30,000 requests a minute need 1,000 calls in flight when each takes two seconds.
 # Counting begins some seconds after the first answer, when they are in flight.
+# Who has not got through it in PATIENCE seconds is told to stop.
+PATIENCE = 240.0
 RATE, LATENCY, WARM, SECONDS, QUEUED = 500, 2.0, 5.0, 60.0, 36_000
 
 BODY = json.dumps(
@@ -376,20 +379,29 @@ def show_burst(certificate: str | None, cores: list[int]) -> bool:
 def show_rate(certificate: str | None, cores: list[int]) -> bool:
     print(f"{60 * RATE:,} requests a minute allowed, {LATENCY:g} s each, for {SECONDS:g} s", flush=True)
     trust = {"SSL_CERT_FILE": certificate} if certificate else {}
-    for name in ("stock", "semaphore", "ours"):
+    good = False
+    for name in ("ours", "semaphore", "stock"):
         with (
             server(LATENCY, certificate, cores[-1], RATE) as url,
             process(cores[0], "rate", name, url, **trust) as child,
         ):
-            result = json.loads(child.stdout.readline())
+            late = threading.Timer(PATIENCE, child.kill)
+            late.start()
+            line = child.stdout.readline()
+            late.cancel()
+        if not line:
+            print(f"    {name}: not done in {PATIENCE:g} s", flush=True)
+            continue
+        result = json.loads(line)
         print(
             f"    {name}: {result['share']:.1%} of the limit, {result['refused']:.2%} of attempts refused"
             f" ({result['refused_before']} before), {result['failed']} calls failed,"
             f" {result['made']} connections, {result['cpu']:.0%} of a core",
             flush=True,
         )
-    good = result["share"] >= 0.99 and result["refused"] <= 0.001
-    print(f"        at least 99 %, at most 0.1 % refused: {'ok' if good else 'MISSED'}", flush=True)
+        if name == "ours":
+            good = result["share"] >= 0.99 and result["refused"] <= 0.001
+            print(f"        at least 99 %, at most 0.1 % refused: {'ok' if good else 'MISSED'}", flush=True)
     return good
 
 
