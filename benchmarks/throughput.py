@@ -111,6 +111,7 @@ class Connection(asyncio.Protocol):
             self.buffer = self.buffer[whole:]
             loop = asyncio.get_running_loop()
             if head.startswith(b"get /stats"):
+                self.bucket.made -= 1
                 told = {name: getattr(self.bucket, name) for name in ("made", "served", "refused")}
                 self.reply("200 OK", json.dumps(told).encode())
             elif self.bucket.admits(loop.time()):
@@ -237,7 +238,7 @@ async def rate(name: str, url: str) -> None:
             "refused": refused / max(1, refused + served),
             "refused_before": told["refused"],
             "failed": failed,
-            "made": later["made"] - 1,
+            "made": later["made"],
             "cpu": cpu / seconds,
         }
         print(json.dumps(found), flush=True)
@@ -256,7 +257,7 @@ async def burst(name: str, url: str) -> None:
         seconds = time.perf_counter() - began
         memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / BURST
     failures = [type(result).__name__ for result in results if result is not None]
-    made = stats(url)["made"] - 1
+    made = stats(url)["made"]
     found = {"failed": len(failures), "as": sorted(set(failures)), "KB": memory, "seconds": seconds, "made": made}
     print(json.dumps(found))
 
@@ -288,8 +289,13 @@ def server(latency: float, certificate: str | None, core: int, rate: float = 0) 
         yield child.stdout.readline().strip()
 
 
+def trusting(certificate: str | None) -> dict[str, str]:
+    """The environment in which `certificate` is an authority."""
+    return {"SSL_CERT_FILE": certificate} if certificate else {}
+
+
 def stats(url: str) -> dict[str, int]:
-    """What the server counted; this connection too."""
+    """What the server counted, without the connections that ask for it."""
     certificate = os.environ.get("SSL_CERT_FILE")
     context = ssl.create_default_context(cafile=certificate) if certificate else None
     with urllib.request.urlopen(url.replace("/v1", "/stats"), context=context) as answer:
@@ -299,7 +305,7 @@ def stats(url: str) -> dict[str, int]:
 
 def measure(width: int, certificate: str | None, cores: list[int], rounds: int) -> dict[str, list[float]]:
     """Microseconds of CPU per call of each rival, turn by turn."""
-    trust = {"SSL_CERT_FILE": certificate} if certificate else {}
+    trust = trusting(certificate)
     # As many as `width` stay in flight as long as a call takes less than a millisecond of the client.
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(server(min(0.001 * width, 0.6), certificate, cores[-1]))
@@ -354,21 +360,20 @@ def show_widths(widths: list[int], certificate: str | None, cores: list[int], ro
 
 def show_burst(certificate: str | None, cores: list[int]) -> bool:
     print(f"{BURST:,} calls in one gather over {'TLS' if certificate else 'plain HTTP'}, 0.5 s each", flush=True)
-    trust = {"SSL_CERT_FILE": certificate} if certificate else {}
+    trust = trusting(certificate)
     good = True
     for name in ("stock", "ours"):
         with server(0.5, certificate, cores[-1]) as url, process(cores[0], "burst", name, url, **trust) as child:
             result = json.loads(child.stdout.readline())
-            made = result["made"]
         print(
-            f"    {name}: {result['failed']} failed {' '.join(result['as'])}, {made} connections,"
+            f"    {name}: {result['failed']} failed {' '.join(result['as'])}, {result['made']} connections,"
             f" {result['KB']:.1f} KB per call, {result['seconds']:.1f} s",
             flush=True,
         )
     # Of ours, which is the last.
     for says, value, most in (
         ("failed", result["failed"], 0),
-        ("connections", made, 1.05 * LIMIT),
+        ("connections", result["made"], 1.05 * LIMIT),
         ("KB per waiting call", result["KB"], 8),
     ):
         good &= value <= most
@@ -378,7 +383,7 @@ def show_burst(certificate: str | None, cores: list[int]) -> bool:
 
 def show_rate(certificate: str | None, cores: list[int]) -> bool:
     print(f"{60 * RATE:,} requests a minute allowed, {LATENCY:g} s each, for {SECONDS:g} s", flush=True)
-    trust = {"SSL_CERT_FILE": certificate} if certificate else {}
+    trust = trusting(certificate)
     good = False
     for name in ("ours", "semaphore", "stock"):
         with (

@@ -258,6 +258,8 @@ async def test_httpcores_events_are_all_told_in_order(family):
             "http11.response_closed",
         ]
         assert sum(name.endswith(".complete") for name in seen) == len(started)
+        assert "connection.connect_tcp.started" in seen
+        assert "http11.response_closed.complete" in seen
 
 
 @families

@@ -162,14 +162,14 @@ async def test_a_thousand_connections_are_opened_a_few_at_a_time(family, certifi
 @real
 async def test_waiting_for_ones_turn_to_connect_counts_for_no_timeout(family, certificate, monkeypatch):
     monkeypatch.setattr(_shelf, "HANDSHAKES", 1)
-    timeout = module_of(family).Timeout(0.4)
+    timeout = module_of(family).Timeout(30, connect=1.0)
     async with (
-        Server(after(0.3), tls=identity(certificate), shakes_hands_for=0.15) as server,
+        Server(after(1.6), tls=identity(certificate), shakes_hands_for=0.2) as server,
         pooled(family, verify=trusting(certificate), timeout=timeout) as client,
     ):
         began = asyncio.get_running_loop().time()
-        await asyncio.gather(*(client.get(server.url) for _ in range(6)))
-        assert asyncio.get_running_loop().time() - began > 0.4
+        await asyncio.gather(*(client.get(server.url) for _ in range(7)))
+        assert asyncio.get_running_loop().time() - began > 1.0
         assert server.most_shaking == 1
 
 
@@ -192,42 +192,29 @@ async def test_calls_to_a_server_that_shakes_no_hands_fail_together(family, cert
     module = module_of(family)
     async with (
         Server(tls=identity(certificate), shakes_hands_for=60) as server,
-        pooled(family, verify=trusting(certificate), timeout=0.5) as client,
+        pooled(family, verify=trusting(certificate), timeout=1) as client,
     ):
         began = asyncio.get_running_loop().time()
         results = await asyncio.gather(*(client.get(server.url) for _ in range(6)), return_exceptions=True)
         assert {type(result) for result in results} == {module.ConnectTimeout}
-        assert asyncio.get_running_loop().time() - began < 1.2  # one after the other: 1.5
+        assert asyncio.get_running_loop().time() - began < 2.5  # one after the other: 3
 
 
 @real
 async def test_the_first_connection_of_a_burst_has_its_timeout_for_itself():
-    async with Server() as server, pooled(timeout=0.3) as client:
+    timeout = module_of(FAMILIES[-1]).Timeout(30, connect=0.8)
+    async with Server() as server, pooled(timeout=timeout) as client:
 
         async def call(number):
             if number:
                 import time
 
-                time.sleep(0.02)  # noqa: ASYNC251  # what the SDK does before it sends
+                time.sleep(0.04)  # noqa: ASYNC251  # what the SDK does before it sends
             return await client.get(server.url)
 
-        # 0.6 s before the first turn of the loop is over.
+        # 1.2 s before the first turn of the loop is over.
         results = await asyncio.gather(*(call(number) for number in range(30)))
         assert {result.status_code for result in results} == {200}
-
-
-@families
-@real
-async def test_a_trace_of_the_users_sees_every_event(family):
-    seen = []
-
-    async def trace(name, info):
-        seen.append(name)
-
-    async with Server() as server, pooled(family) as client:
-        await client.get(server.url, extensions={"trace": trace})
-        assert "connection.connect_tcp.started" in seen
-        assert "http11.response_closed.complete" in seen
 
 
 # Connections that died.

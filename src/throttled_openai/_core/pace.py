@@ -60,7 +60,7 @@ class Pace:
     @property
     def rate(self) -> float | None:
         """Units per second that may leave in the long run; None: not known."""
-        return _lower(_lower(self._ceiling, self._announced), self.learner.rate)
+        return _lower(self.known, self.learner.rate)
 
     @property
     def level(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ._wire import (
     UPGRADED,
@@ -18,7 +18,11 @@ from ._wire import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from ._network import Backend, Stream
+
+T = TypeVar("T")
 
 # Bytes to ask for at once, as in httpcore.
 READ: Final = 64 * 1024
@@ -54,14 +58,12 @@ class Connection:
             if self._stream is None:
                 self._stream = await self._connect(request, trace, timeouts.get("connect"))
             stream = self._stream
+            # Head and body leave together, and so do their events.
             send = self._send(stream, request, timeouts.get("write"))
-            if trace is not None:  # head and body leave together, and so do their events
-                send = _traced(
-                    trace, "send_request_headers", request, _traced(trace, "send_request_body", request, send)
-                )
-            await send
+            send = _traced(trace, "send_request_body", request, send)
+            await _traced(trace, "send_request_headers", request, send)
             receive = self._receive_head(stream, timeouts.get("read"))
-            head = await (receive if trace is None else _traced(trace, "receive_response_headers", request, receive))
+            head = await _traced(trace, "receive_response_headers", request, receive)
             body = body_of(request.method, head, self._buffer)
         except BaseException as failure:
             self._close()
@@ -100,7 +102,7 @@ class Connection:
     async def _connect(self, request: Any, trace: Any, timeout: float | None) -> Stream:  # noqa: ASYNC109
         host = self._origin.host.decode("ascii")
         tcp = self._backend.connect_tcp(host, self._origin.port, timeout)
-        stream: Stream = await _traced(trace, "connect_tcp", request, tcp, "connection")
+        stream = await _traced(trace, "connect_tcp", request, tcp, "connection")
         if self._origin.scheme == b"https":
             self._context.set_alpn_protocols(["http/1.1"])
             tls = stream.start_tls(self._context, request.extensions.get("sni_hostname") or host, timeout)
@@ -202,9 +204,7 @@ class _Content:
         if self._connection is None:
             raise StopAsyncIteration
         read = self._connection.read(self._body, self._timeout)
-        if self._trace is not None:
-            read = _traced(self._trace, "receive_response_body", self._request, read)
-        data = await read
+        data = await _traced(self._trace, "receive_response_body", self._request, read)
         if not data:
             raise StopAsyncIteration
         return data
@@ -215,15 +215,19 @@ class _Content:
             await _traced(self._trace, "response_closed", self._request, connection.end(self._body))
 
 
-async def _traced(trace: Any, name: str, request: Any, work: Any, prefix: str = "http11") -> Any:
-    """The result of `work`, with httpcore's events around it if somebody listens."""
-    if trace is None:
-        return await work
-    await trace(f"{prefix}.{name}.started", {"request": request})
+def _traced(
+    trace: Any, name: str, request: Any, work: Coroutine[Any, Any, T], prefix: str = "http11"
+) -> Coroutine[Any, Any, T]:
+    """`work`, with httpcore's events around it if somebody listens."""
+    return work if trace is None else _told(trace, f"{prefix}.{name}", request, work)
+
+
+async def _told(trace: Any, name: str, request: Any, work: Coroutine[Any, Any, T]) -> T:
+    await trace(f"{name}.started", {"request": request})
     try:
         result = await work
     except BaseException as failure:
-        await trace(f"{prefix}.{name}.failed", {"exception": failure})
+        await trace(f"{name}.failed", {"exception": failure})
         raise
-    await trace(f"{prefix}.{name}.complete", {"return_value": result})
+    await trace(f"{name}.complete", {"return_value": result})
     return result

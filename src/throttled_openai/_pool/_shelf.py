@@ -35,7 +35,7 @@ class _Connection:
 
 
 class Shelf:
-    """Connections in use, and a stack of idle ones, the warmest on top.
+    """Connections in use on the running loop, and a stack of idle ones, the warmest on top.
 
     `new` makes a connection with the errors of `core`, which is the module httpcore or httpcore2.
     `limits` are httpx's. `replayable`: the class of bodies that can be read twice.
@@ -43,14 +43,13 @@ class Shelf:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
         new: Callable[[], Any],
         *,
         core: Any,
         limits: Any,
         replayable: type[Any],
     ) -> None:
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
         self._new = new
         self._core = core
         self._replayable = replayable

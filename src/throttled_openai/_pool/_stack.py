@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import types
 from typing import TYPE_CHECKING, Any, Self
@@ -56,15 +55,13 @@ class _Shelves:
     def __init__(self, connect: Callable[[Any], Any], make: Callable[..., Shelf]) -> None:
         self._connect = connect
         self._make = make
-        self._loop = asyncio.get_running_loop()
         self._shelves: dict[tuple[bytes, bytes, int | None], Shelf] = {}
 
     def of(self, url: Any) -> Shelf:
         server = url.scheme, url.host, url.port
         shelf = self._shelves.get(server)
         if shelf is None:
-            new = functools.partial(self._connect, url.origin)
-            shelf = self._shelves[server] = self._make(self._loop, new)
+            shelf = self._shelves[server] = self._make(functools.partial(self._connect, url.origin))
         return shelf
 
     async def aclose(self) -> None:
