@@ -483,7 +483,7 @@ def test_an_unknown_post_is_metered_if_it_names_a_model():
     [
         (CHAT, {"model": "gpt-4o"}, "gpt-4o"),
         ("/openai/deployments/mine/chat/completions?api-version=1", {}, "mine"),
-        ("/openai/deployments/mine/chat/completions", {"model": "gpt-4o"}, "gpt-4o"),
+        ("/openai/deployments/mine/chat/completions", {"model": "gpt-4o"}, "mine"),
         ("https://x.openai.azure.com/openai/deployments/mine", {}, "mine"),
         ("/images/generations", {"prompt": "…"}, "images/generations"),
         ("https://host/v1/images/generations?x=1", None, "images/generations"),

@@ -21,19 +21,22 @@ LAYERS = [
     {"demo"},
     {"__init__"},
     {"batch"},
-    {"_client", "_azure"},
+    {"_client"},
+    {"_seam"},
+    {"_http_client"},
     {"_http", "_pool"},
     {"_throttle"},
     {"_lane"},
     {"_queue"},
     {"_permit"},
     {"_redis", "redis"},
+    {"_sdk"},
     {"errors", "events", "stats"},
     {"_core"},
     {"simulator"},
 ]
 # These may know the SDK and its HTTP libraries; the command line shows the SDK at work.
-SEAMS = {"_client", "_azure", "_http", "_pool", "errors", "cli", "demo", "__main__"}
+SEAMS = {"_client", "_seam", "_sdk", "_http_client", "_http", "_pool", "errors", "cli", "demo", "__main__"}
 FOREIGN = {"openai", "httpx", "httpx2", "httpcore", "httpcore2"}
 
 

@@ -1,9 +1,10 @@
 """AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s."""
 
-from ._client import ThrottledAsyncOpenAI
+from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from ._core.limits import Limits
 from ._core.stats import BudgetStats, Stats, WindowStats
 from ._pool import PooledAsyncHttpxClient
+from ._seam import Throttled, manners
 from ._throttle import Throttle
 from .errors import AccountBlocked, AdmissionError, AdmissionTimeout, QueueFull, RequestTooLarge
 
@@ -18,6 +19,9 @@ __all__ = [
     "RequestTooLarge",
     "Stats",
     "Throttle",
+    "Throttled",
+    "ThrottledAsyncAzureOpenAI",
     "ThrottledAsyncOpenAI",
     "WindowStats",
+    "manners",
 ]

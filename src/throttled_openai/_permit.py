@@ -60,20 +60,23 @@ def check_count(name: str, value: object, instead: str, *, least: int = 1) -> No
 class Call:
     """One use of an SDK method: what it may cost, how it behaves, and its age, kept over its attempts.
 
-    `tokens`: what an attempt costs, until the lane's tariff makes it out of `estimate`.
+    `tokens`: what an attempt costs, until the lane's tariff makes it out of `estimate`. `endpoint`:
+    the host, where `model` has limits of its own at each.
     """
 
-    __slots__ = ("estimate", "manners", "model", "order", "provider", "refusals", "tokens", "waited")
+    __slots__ = ("endpoint", "estimate", "manners", "model", "order", "provider", "refusals", "tokens", "waited")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # made once per call, by position
         self,
         model: str,
         tokens: float,
         manners: Manners,
         estimate: Estimate | None = None,
         provider: Provider = OPENAI,
+        endpoint: str = "",
     ) -> None:
         self.model = model
+        self.endpoint = endpoint
         self.tokens = tokens
         self.manners = manners
         self.estimate = estimate

@@ -84,7 +84,7 @@ class Throttle:
         self.arrivals = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes: dict[object, Lane] = {}
-        self._lane_of: dict[str, Lane] = {}  # by model
+        self._lane_of: dict[object, Lane] = {}  # by model, or by endpoint and model
         self._moved_at = -math.inf
         self._listened_at = -math.inf
         self.late = False
@@ -119,7 +119,7 @@ class Throttle:
 
         Raises `AdmissionTimeout`, `QueueFull` or `RequestTooLarge`.
         """
-        lane = self._lane(call.model)
+        lane = self._lane(call.model, call.endpoint)
         self._listen(self.loop.time())
         return lane.admit(call)
 
@@ -130,17 +130,18 @@ class Throttle:
                 lane.observe(announcement)
                 lane.admit_waiting()
 
-    def _lane(self, model: str) -> Lane:
+    def _lane(self, model: str, endpoint: str = "") -> Lane:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._bind(loop)
-        lane = self._lane_of.get(model)
+        whose = (endpoint, model) if endpoint else model
+        lane = self._lane_of.get(whose)
         if lane is None:
-            key, name, limits = self._book.find(model)
+            key, name, limits = self._book.find(model, endpoint)
             lane = self._lanes.get(key)
             if lane is None:
                 lane = self._lanes[key] = Lane(self, name, limits)
-            self._lane_of[model] = lane
+            self._lane_of[whose] = lane
         return lane
 
     def share(self, lane: Lane, group: str) -> None:
@@ -228,6 +229,19 @@ class Throttle:
 
     def __repr__(self) -> str:
         return f"<Throttle [{self.stats().summary()}]>"
+
+
+def throttle_from(throttle: Throttle | None = None, **options: Any) -> Throttle:
+    """The throttle that was given, or one made of the limits that were."""
+    if throttle is None:
+        return Throttle(**options)
+    if not isinstance(throttle, Throttle):
+        raise TypeError(f"throttle must be a throttled_openai.Throttle, got {type(throttle).__name__}")
+    if options:
+        raise ValueError(
+            f"a throttle has its own limits: give {', '.join(options)} to Throttle(...), or leave out throttle="
+        )
+    return throttle
 
 
 def affordable(connections: int) -> int:

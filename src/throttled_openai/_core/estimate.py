@@ -147,12 +147,14 @@ def is_metered(method: str, path: str, body: object) -> bool:
 
 
 def model_of(path: str, body: object) -> str:
-    """Name of the model whose limits apply: the body's, the Azure deployment's, else the endpoint's."""
+    """Name of the model whose limits apply: the Azure deployment's, else the body's, else the endpoint's."""
+    _, _, deployed = path.partition("/deployments/")
+    if deployed:
+        return deployed.partition("?")[0].partition("/")[0] or "unknown"
     model = _field(body, "model")
     if isinstance(model, str) and model:
         return model
-    _, _, deployed = path.partition("/deployments/")
-    return deployed.partition("?")[0].partition("/")[0] or _endpoint(path) or "unknown"
+    return _endpoint(path) or "unknown"
 
 
 def estimate(path: str, body: object, provider: Provider = OPENAI) -> Estimate:

@@ -95,13 +95,18 @@ class LimitsBook:
         self._limits = limits
         self._each_model = each_model
 
-    def find(self, model: str) -> tuple[object, str, Limits | None]:
-        """`(key, name, limits)` of `model`'s budget. Equal keys are one budget."""
-        family = family_of(model)
+    def find(self, model: str, endpoint: str = "") -> tuple[object, str, Limits | None]:
+        """`(key, name, limits)` of `model`'s budget. Equal keys are one budget.
+
+        `endpoint`: where `model` is the name of a deployment of the user's own, which has limits at
+        each endpoint and says nothing of a family.
+        """
+        family = f"{endpoint}/{model}" if endpoint else family_of(model)
         if isinstance(self._limits, Limits):
             return id(self._limits), "all models", self._limits
         if self._limits is not None:
-            limits = self._limits.get(model) or self._limits.get(family)
+            limits = self._limits.get(family) if endpoint else None
+            limits = limits or self._limits.get(model) or self._limits.get(family)
             if limits is not None:
                 names = [name for name, other in self._limits.items() if other is limits]
                 return id(limits), ", ".join(names), limits

@@ -1,0 +1,54 @@
+"""The installed SDK: whether the hooks the clients stand on are where they are known to be."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any, Final
+
+import openai
+from openai import AsyncOpenAI, OpenAI
+
+# One call, one attempt, one exchange, the parsed body; what they read is tested with each release.
+_HOOKS: Final = ("request", "_prepare_options", "_send_request", "_process_response_data", "copy")
+_OLDEST, _TOO_NEW = (2, 47), (4, 0)
+
+
+def missing_hooks() -> list[str]:
+    """Names of the hooks that the SDK's clients do not have any more."""
+    return [name for name in _HOOKS if not (hasattr(AsyncOpenAI, name) and hasattr(OpenAI, name))]
+
+
+@functools.cache
+def hooked() -> bool:
+    """Whether calls meet the throttle inside the SDK; otherwise they meet it in the HTTP client.
+
+    Warns, once, where that is not so, or where this SDK is one we have not seen.
+    """
+    moved = missing_hooks()
+    numbers = tuple(int(part) if part.isdecimal() else 0 for part in openai.__version__.split(".")[:2])
+    if moved:
+        warnings.warn(
+            f"openai {openai.__version__} has no {', '.join(moved)}: calls are throttled in the HTTP client instead. "
+            "Limits, refusals and retries work as before; max_wait errors may come as connection errors, "
+            "API keys are fetched before the wait, and each waiting call holds its serialised body. "
+            "throttled-openai is tested with openai 2.47 to 3.x",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    elif not _OLDEST <= numbers < _TOO_NEW:
+        warnings.warn(
+            f"openai {openai.__version__} is not one of those throttled-openai is tested with, 2.47 to 3.x. "
+            "Its hooks are all there, so everything should work",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return not moved
+
+
+@functools.cache
+def platform() -> Any:
+    """What the SDK tells servers of the system, asked for once per process: it takes 2 ms."""
+    from openai._base_client import get_platform  # noqa: PLC0415  # private: missed only when used
+
+    return get_platform()
