@@ -116,6 +116,22 @@ async def test_a_small_call_larger_than_the_other_half_does_not_pass():
 
 
 @virtual
+async def test_urgent_calls_overtake_a_batch_and_do_not_starve_it():
+    """Urgent calls come faster than the limit admits, so a strict order would never get to the batch."""
+    t = throttle(rpm=600)
+    batch = [start(call(t, 10)) for _ in range(40)]
+    await ticks()
+    urgent = []
+    for _ in range(700):
+        urgent.append(start(call(t, 10, priority=1)))
+        await asyncio.sleep(0.08)
+    assert sum(task.done() for task in batch) >= 40
+    waited = await gather(*urgent[:100])
+    assert max(waited) <= 100 * 0.1 * 10 / 9 + 1
+    await gather(*urgent)
+
+
+@virtual
 async def test_an_urgent_call_goes_before_the_one_that_saves_up_and_takes_nothing_of_its_half():
     t = await told(150)
     large = start(call(t, 20_000))

@@ -15,7 +15,7 @@ from support import ORDINARY, Call, Manners, admit, call, start, throttle, ticks
 from throttled_openai import _queue
 from throttled_openai._core.budget import Budget
 from throttled_openai._permit import Outcome
-from throttled_openai._queue import GIVEN_UP_AT_ONCE, LAST, Queue, Waiter
+from throttled_openai._queue import FAIR, GIVEN_UP_AT_ONCE, LAST, Queue, Waiter
 
 MANY = 100_000
 
@@ -62,6 +62,31 @@ async def test_a_higher_priority_is_older_than_any_arrival():
 
 
 @virtual
+async def test_every_tenth_to_leave_is_the_one_that_has_waited_longest():
+    patient, urgent = [waiter(n) for n in range(3)], [waiter(n, priority=5) for n in range(10, 50)]
+    queue = queue_of(*patient, *urgent)
+    left = []
+    while queue.waiting:
+        left.append(queue.oldest()[0])
+        queue.take(left[-1])
+    assert [left.index(one) for one in patient] == [FAIR - 1, 2 * FAIR - 1, 3 * FAIR - 1]
+    assert [one for one in left if one in urgent] == urgent
+
+
+@virtual
+async def test_whose_turn_it_is_by_age_stays_first_while_smaller_ones_pass():
+    large, urgent = waiter(0, 5000), [waiter(n, priority=5) for n in range(1, 30)]
+    queue = queue_of(large, *urgent)
+    for _ in range(FAIR - 1):
+        queue.take(queue.oldest()[0])
+    for _ in range(5):
+        assert queue.oldest()[0] is large
+        queue.take(queue.oldest()[1])
+    queue.take(large)
+    assert queue.oldest()[0] is urgent[FAIR + 4]
+
+
+@virtual
 async def test_adding_tells_whether_it_is_now_the_oldest_of_its_size():
     queue = Queue()
     assert queue.add(waiter(5, 100))
@@ -102,7 +127,7 @@ async def test_who_has_given_up_is_neither_counted_nor_told():
     for one in waiters[3:]:
         give_up(queue, one)
     assert (queue.waiting, queue.oldest(), queue.head()) == (0, [], LAST)
-    assert not queue._sizes
+    assert not queue._heaps
 
 
 @virtual
@@ -184,10 +209,14 @@ def test_it_tells_what_a_sorted_list_would_tell(seed):
                     one.future.cancel()
                     assert one.deadline <= now
                     left.remove(one)
-            by_size = {}
+            heaps = {}
             for one in sorted(left):
-                by_size.setdefault(int(one.call.tokens).bit_length(), one)
-            assert queue.oldest() == sorted(by_size.values())
+                heaps.setdefault((one.call.manners.priority, int(one.call.tokens).bit_length()), one)
+            told = queue.oldest()
+            assert sorted(told) == sorted(heaps.values())
+            if told:
+                assert told[0] in (min(left), min(left, key=lambda one: one.order[1]))
+                assert told[1:] == sorted(told[1:])
             assert queue.waiting == len(left)
             assert queue.next_deadline() == min((one.deadline for one in left), default=math.inf) > now
 
@@ -265,7 +294,7 @@ async def test_a_hundred_thousand_cancelled_calls_leave_nothing(counted):
             one.throw(asyncio.CancelledError)
     queue = t._lane("m").queue
     assert (t.waiting, queue.oldest(), queue.next_deadline()) == (0, [], math.inf)
-    assert (queue._sizes, queue._deadlines) == ({}, [])
+    assert (queue._heaps, queue._deadlines) == ({}, [])
     assert timers() == []
     assert counted["heappush"] == 2 * MANY
     assert counted["heappop"] <= 2 * MANY

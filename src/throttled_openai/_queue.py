@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 # Waiters that have given up and are cleared away in one go; 100,000 at once hold the loop for 0.3 s.
 GIVEN_UP_AT_ONCE: Final = 2_000
+# Of so many calls that leave before others of lower priority, one is the oldest whatever its own:
+# urgent calls that come faster than the limit would keep all others waiting for ever.
+FAIR: Final = 10
 # The place of nobody: after all others.
 LAST: Final = (sys.maxsize, 0)
 
@@ -38,19 +41,22 @@ class Waiter:
 
 
 class Queue:
-    """Waiters by their order; those of about equal size (powers of two of tokens) in a heap of their own.
+    """Waiters by their order; those of one priority and about one size (powers of two of tokens) in a heap.
 
-    So the oldest of each size is at hand, and adding or taking one costs O(log n).
+    So the oldest of each size is at hand, and adding or taking one costs O(log n). Where
+    priorities differ, every tenth (`FAIR`) to leave is the one that has waited longest.
     """
 
     def __init__(self) -> None:
         self.waiting = 0  # those that have not given up
-        self._sizes: dict[int, list[tuple[tuple[int, int], Waiter]]] = {}
+        self._heaps: dict[tuple[int, int], list[tuple[tuple[int, int], Waiter]]] = {}
+        self._overtaken = 0  # how often others of lower priority were left behind since it was their turn
+        self._due: Waiter | None = None  # that one, from its turn until it leaves: it may have to save up
         self._deadlines: list[tuple[float, Waiter]] = []
 
     def add(self, waiter: Waiter) -> bool:
-        """Whether it may now be the oldest of its size: any before it have given up."""
-        heap = self._sizes.setdefault(waiter.size, [])
+        """Whether it may now be the oldest of its heap: any before it have given up."""
+        heap = self._heaps.setdefault(_heap_of(waiter), [])
         heapq.heappush(heap, (waiter.order, waiter))
         if waiter.deadline < math.inf:
             heapq.heappush(self._deadlines, (waiter.deadline, waiter))
@@ -58,14 +64,14 @@ class Queue:
         return heap[0][1] is waiter or heap[0][1].future.done()
 
     def oldest(self) -> list[Waiter]:
-        """The oldest of each size, the oldest of all first; empty also if too many have given up to clear at once."""
+        """The oldest of each heap, who goes next first; empty also if too many have given up to clear at once."""
         if not self.waiting:
-            self._sizes.clear()
+            self._heaps.clear()
             self._deadlines.clear()
             return []
         given_up = 0
         found = []
-        for size, heap in list(self._sizes.items()):
+        for key, heap in list(self._heaps.items()):
             while heap and heap[0][1].future.done():
                 heapq.heappop(heap)
                 given_up += 1
@@ -74,15 +80,23 @@ class Queue:
             if heap:
                 found.append(heap[0][1])
             else:
-                del self._sizes[size]
+                del self._heaps[key]
         if len(found) > 1:
             found.sort()
+            if self._overtaken >= FAIR - 1:
+                self._due = self._due if self._due in found else min(found, key=_age)
+                found.remove(self._due)
+                found.insert(0, self._due)
         return found
 
     def take(self, waiter: Waiter) -> None:
         """Remove one of the oldest."""
-        heapq.heappop(self._sizes[waiter.size])
+        heapq.heappop(self._heaps[_heap_of(waiter)])
         self.waiting -= 1
+        if waiter is self._due:
+            self._overtaken, self._due = 0, None
+        elif any(before > waiter.order[0] for before, _ in self._heaps):
+            self._overtaken += 1
 
     def head(self) -> tuple[int, int]:
         """The place in line of whom would go next; after all others where nobody waits."""
@@ -107,8 +121,16 @@ class Queue:
 
     def clear(self) -> list[Waiter]:
         """Remove everybody."""
-        left = [waiter for heap in self._sizes.values() for _, waiter in heap if not waiter.future.done()]
-        self._sizes.clear()
+        left = [waiter for heap in self._heaps.values() for _, waiter in heap if not waiter.future.done()]
+        self._heaps.clear()
         self._deadlines.clear()
         self.waiting -= len(left)  # one cancelled in this very tick is still to be counted out
         return left
+
+
+def _heap_of(waiter: Waiter) -> tuple[int, int]:
+    return waiter.order[0], waiter.size
+
+
+def _age(waiter: Waiter) -> int:
+    return waiter.order[1]
