@@ -21,6 +21,7 @@ LAYERS = [
     {"demo"},
     {"__init__"},
     {"batch"},
+    {"_wrap"},
     {"_client"},
     {"_seam"},
     {"_http_client"},
@@ -36,7 +37,7 @@ LAYERS = [
     {"simulator"},
 ]
 # These may know the SDK and its HTTP libraries; the command line shows the SDK at work.
-SEAMS = {"_client", "_seam", "_sdk", "_http_client", "_http", "_pool", "errors", "cli", "demo", "__main__"}
+SEAMS = {"_client", "_wrap", "_seam", "_sdk", "_http_client", "_http", "_pool", "errors", "cli", "demo", "__main__"}
 FOREIGN = {"openai", "httpx", "httpx2", "httpcore", "httpcore2"}
 
 

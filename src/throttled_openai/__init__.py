@@ -6,6 +6,7 @@ from ._core.stats import BudgetStats, Stats, WindowStats
 from ._pool import PooledAsyncHttpxClient
 from ._seam import Throttled, manners
 from ._throttle import Throttle
+from ._wrap import throttle
 from .errors import AccountBlocked, AdmissionError, AdmissionTimeout, QueueFull, RequestTooLarge
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "ThrottledAsyncOpenAI",
     "WindowStats",
     "manners",
+    "throttle",
 ]

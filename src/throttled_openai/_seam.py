@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
 
 from openai import AsyncAzureOpenAI, AzureOpenAI
 
@@ -25,11 +25,30 @@ from .errors import AdmissionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from ._core.limits import Limits
     from ._pool import Kind
 
 THROTTLE_OPTIONS = ("rpm", "tpm", "rpd", "tpd", "limits", "max_concurrency", "max_refusals")
 MANNERS_OPTIONS = ("priority", "max_wait", "max_queued")
 OPTIONS = ("throttle", *THROTTLE_OPTIONS, *MANNERS_OPTIONS, "dialect", "pool")
+
+
+class Options(TypedDict, total=False):
+    """What throttled clients take beside the SDK's own arguments; `ThrottledAsyncOpenAI` says what each means."""
+
+    throttle: Throttle | None
+    rpm: float | None
+    tpm: float | None
+    rpd: float | None
+    tpd: float | None
+    limits: Limits | Mapping[str, Limits] | None
+    max_concurrency: int | None
+    max_refusals: int | None
+    priority: int
+    max_wait: float | None
+    max_queued: int | None
+    dialect: str | None
+    pool: Kind | None
 
 
 class _Current:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -72,7 +73,19 @@ class Call:
         return next((limit for name in _LIMITS if isinstance(limit := self.body.get(name), int)), None)
 
 
-def parse(endpoint: str, raw: bytes) -> Call:
+# OpenAI's paths; Azure's with the deployment in the address, its newer ones, and those of its other endpoints.
+_PATH: Final = re.compile(r"/(?:v1|openai/deployments/(?P<deployment>[^/]+)|openai/v1|openai)/(?P<endpoint>.+)")
+
+
+def metered_path(path: str) -> tuple[str, str | None] | None:
+    """The endpoint and, at Azure, the deployment of a path that the limits apply to; None for any other."""
+    found = _PATH.fullmatch(path)
+    if found is None or found["endpoint"] not in METERED:
+        return None
+    return found["endpoint"], found["deployment"]
+
+
+def parse(endpoint: str, raw: bytes, deployment: str | None = None) -> Call:
     """Read the body of a metered request, or raise `BadRequestError`."""
     try:
         body = json.loads(raw)
@@ -80,7 +93,7 @@ def parse(endpoint: str, raw: bytes) -> Call:
         raise BadRequestError("We could not parse the JSON body of your request.") from problem
     if not isinstance(body, dict):
         raise BadRequestError("The body of your request must be a JSON object.")
-    model = body.get("model") or ("omni-moderation-latest" if endpoint == "moderations" else None)
+    model = deployment or body.get("model") or ("omni-moderation-latest" if endpoint == "moderations" else None)
     if not isinstance(model, str):
         raise BadRequestError("you must provide a model parameter", "model")
     required = METERED[endpoint]

@@ -19,7 +19,7 @@ from ._log import Attempt, Counters, Dimension
 from ._memory import transport_of
 from ._network import Network
 from ._reply import Reply, answer_reply, found_reply, reply_of, struck_reply
-from ._request import METERED, Call, parse
+from ._request import Call, metered_path, parse
 from ._settings import Options, Settings
 from ._shelf import Shelf
 
@@ -157,9 +157,10 @@ class Simulator:
         self._latest = now
         self._requests += 1
         try:
-            endpoint = path.removeprefix("/v1/")
-            if method == "POST" and endpoint in METERED and endpoint != path:
-                reply = self._meter(parse(endpoint, body), headers, now)
+            metered = metered_path(path) if method == "POST" else None
+            if metered is not None:
+                endpoint, deployment = metered
+                reply = self._meter(parse(endpoint, body, deployment), headers, now)
             else:
                 reply = self._serve(method, path, headers, body, now)
         except BadRequestError as problem:

@@ -1,0 +1,58 @@
+"""Throttled clients made of ones that are there already."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, overload
+
+from openai import AsyncAzureOpenAI, AsyncOpenAI
+
+from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
+from ._seam import Seam, Throttled, signed
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ._seam import Options
+
+
+@overload
+def throttle(  # type: ignore[overload-overlap]  # the first that fits is taken
+    client: AsyncAzureOpenAI, **options: Unpack[Options]
+) -> ThrottledAsyncAzureOpenAI: ...
+@overload
+def throttle(client: AsyncOpenAI, **options: Unpack[Options]) -> ThrottledAsyncOpenAI: ...
+def throttle(client: Any, **options: Unpack[Options]) -> Any:
+    """A throttled client with the configuration, credentials and connections of `client`.
+
+    `client` stays as it is, and usable; they share its HTTP client, so closing one closes both, as
+    with `client.with_options()`. `pool="httpx"` gives the new one connections of its own. The
+    options are those of `ThrottledAsyncOpenAI`. A client of a class of your own stays one of that class.
+
+    Raises `TypeError` for what is no client of the SDK, or one that is throttled already.
+    """
+    if isinstance(client, Seam):
+        raise TypeError(f"this {type(client).__name__} is throttled: client.copy(rpm=...) makes one with other limits")
+    if not isinstance(client, AsyncOpenAI):
+        raise TypeError(
+            f"throttle() takes a client of the SDK, such as AsyncOpenAI(), not {type(client).__name__}; "
+            "for a httpx client there is throttle_http_client()"
+        )
+    sdk: Any = type(client)
+    throttled: Any = object.__new__(throttled_class(sdk))
+    resources = inspect.getmembers_static(sdk, lambda member: isinstance(member, functools.cached_property))
+    made = {name for name, _ in resources}  # such as `chat`: they send through the client they were made by
+    vars(throttled).update({name: value for name, value in vars(client).items() if name not in made})
+    pool = throttled._take_options(dict(options))  # noqa: SLF001
+    return throttled if pool is None else throttled.copy(pool=pool)
+
+
+@functools.cache
+def throttled_class(cls: Any) -> type[Any]:
+    """The class of throttled clients that are a `cls`."""
+    for known in (ThrottledAsyncOpenAI, ThrottledAsyncAzureOpenAI):
+        if known.__mro__[known.__mro__.index(Seam) + 1] is cls:
+            return known
+    made: type[Any] = signed(type(f"Throttled{cls.__name__}", (Throttled, cls), {"__module__": cls.__module__}))
+    return made

@@ -1,0 +1,215 @@
+"""`throttle(client)`: a throttled client out of one that is there."""
+
+import asyncio
+import gc
+
+import httpx
+import openai
+import pytest
+
+from clients import HI, URL, http_client, now, say, without_jitter
+from throttled_openai import (
+    Throttle,
+    Throttled,
+    ThrottledAsyncAzureOpenAI,
+    ThrottledAsyncOpenAI,
+    manners,
+    throttle,
+)
+from throttled_openai.simulator import Simulator, virtual_run
+
+
+def stock(server, **options):
+    return openai.AsyncOpenAI(**{"api_key": "k", "base_url": URL, "http_client": http_client(server), **options})
+
+
+def server(**options):
+    return Simulator(**{"latency": 1.0, "latency_sigma": 0.0, **options})
+
+
+def test_the_client_stays_as_it_is():
+    async def main():
+        simulator = server(rpm=60, burst=1.0)
+        mine = stock(simulator, max_retries=0)
+        before = dict(vars(mine))
+        throttled = throttle(mine, rpm=60)
+        assert dict(vars(mine)) == before
+        with pytest.raises(openai.RateLimitError):
+            await asyncio.gather(say(mine), say(mine))
+        assert type(mine) is openai.AsyncOpenAI
+        await asyncio.sleep(60)
+        began = now()
+        await asyncio.gather(*(say(without_jitter(throttled)) for _ in range(5)))
+        assert now() - began == pytest.approx(5, abs=0.3)
+
+    virtual_run(main())
+
+
+def test_configuration_credentials_and_connections_are_the_same():
+    async def provider():
+        return "fresh"
+
+    mine = openai.AsyncOpenAI(
+        api_key=provider,
+        organization="org",
+        project="project",
+        base_url="http://here/v1",
+        timeout=7,
+        max_retries=9,
+        default_headers={"x-mine": "1"},
+        default_query={"q": "1"},
+    )
+    throttled = throttle(mine, rpm=60, max_wait=3)
+    assert isinstance(throttled, ThrottledAsyncOpenAI)
+    for name in ("_client", "organization", "project", "base_url", "timeout", "max_retries", "_api_key_provider"):
+        assert getattr(throttled, name) is getattr(mine, name), name
+    headers = throttled.default_headers
+    assert headers == {**mine.default_headers, "User-Agent": headers["User-Agent"]}  # the SDK tells the class's name
+    assert throttled.default_query == mine.default_query
+    assert throttled.with_options(timeout=1).throttle is throttled.throttle
+
+
+def test_resources_of_the_client_are_not_taken_over():
+    async def main():
+        mine = stock(server())
+        mine.chat.completions  # noqa: B018  # made, and bound to `mine`
+        throttled = throttle(mine, rpm=60)
+        await say(throttled)
+        assert throttled.throttle.stats().admitted == 1
+        assert throttled.chat is not mine.chat
+
+    virtual_run(main())
+
+
+def test_the_connections_outlive_the_client():
+    async def main():
+        throttled = throttle(stock(server()), rpm=60)
+        gc.collect()
+        await asyncio.sleep(1)
+        await say(throttled)
+
+    virtual_run(main())
+
+
+def test_connections_of_its_own_are_had_by_asking():
+    mine = openai.AsyncOpenAI(api_key="k")
+    throttled = throttle(mine, pool="httpx")
+    assert throttled._client is not mine._client
+    assert throttled.max_retries == mine.max_retries
+
+
+def test_azures_client_becomes_azures():
+    mine = openai.AsyncAzureOpenAI(api_key="k", api_version="1", azure_endpoint="https://a.openai.azure.com")
+    throttled = throttle(mine, rpm=60)
+    assert type(throttled) is ThrottledAsyncAzureOpenAI
+    assert throttled._azure_endpoint == mine._azure_endpoint
+
+
+class Mine(openai.AsyncOpenAI):
+    """A client of somebody's own, with a constructor of its own."""
+
+    def __init__(self, simulator):
+        self.simulator = simulator
+        super().__init__(api_key="k", base_url=URL, http_client=http_client(simulator))
+
+    async def ask(self, text):
+        return await say(self, text)
+
+
+def test_a_client_of_ones_own_class_stays_one():
+    async def main():
+        mine = Mine(server())
+        throttled = without_jitter(throttle(mine, rpm=60))
+        assert isinstance(throttled, Mine)
+        assert type(throttled) is type(throttle(mine))
+        assert throttled.simulator is mine.simulator
+        await asyncio.gather(*(throttled.ask("hi") for _ in range(3)))
+        assert now() == pytest.approx(3, abs=0.3)
+
+    virtual_run(main())
+
+
+def test_the_mixin_makes_a_class_of_ones_own_throttled():
+    class ThrottledMine(Throttled, Mine):
+        pass
+
+    async def main():
+        client = ThrottledMine(server(), rpm=60, max_wait=100)
+        await asyncio.gather(*(without_jitter(client).ask("hi") for _ in range(3)))
+        assert now() == pytest.approx(3, abs=0.3)
+        assert client._manners.max_wait == 100
+
+    virtual_run(main())
+
+
+def test_a_client_of_the_sdk_that_we_do_not_know_is_throttled_by_the_mixin():
+    bedrock = pytest.importorskip("openai.lib.bedrock", exc_type=ImportError)
+
+    class ThrottledBedrock(Throttled, bedrock.AsyncBedrockOpenAI):
+        pass
+
+    async def main():
+        client = ThrottledBedrock(base_url=URL, api_key="k", http_client=http_client(server()), rpm=60)
+        await asyncio.gather(*(say(without_jitter(client)) for _ in range(3)))
+        assert now() == pytest.approx(3, abs=0.3)
+        assert isinstance(throttle(bedrock.AsyncBedrockOpenAI(base_url=URL, api_key="k")), bedrock.AsyncBedrockOpenAI)
+
+    virtual_run(main())
+
+
+def test_budgets_are_shared_by_giving_the_throttle():
+    shared = Throttle(rpm=60)
+    clients = [throttle(openai.AsyncOpenAI(api_key="k"), throttle=shared) for _ in range(2)]
+    assert {id(client.throttle) for client in clients} == {id(shared)}
+
+
+def test_what_cannot_be_wrapped_is_told_what_to_write():
+    with pytest.raises(TypeError, match=r"copy\(rpm=...\)"):
+        throttle(ThrottledAsyncOpenAI(api_key="k"))
+    with pytest.raises(TypeError, match="throttle_http_client"):
+        throttle(httpx.AsyncClient())
+    with pytest.raises(TypeError, match="AsyncOpenAI"):
+        throttle(openai.AsyncOpenAI)
+    with pytest.raises(ValueError, match="rpm"):
+        throttle(openai.AsyncOpenAI(api_key="k"), rpm=-1)
+
+
+def test_manners_hold_for_calls_that_begin_inside():
+    async def main():
+        client = throttle(stock(server()), rpm=60, priority=1)
+        without_jitter(client)
+        order = []
+
+        async def ask(name):
+            await say(client)
+            order.append(name)
+
+        first = asyncio.create_task(ask("first"))
+        await asyncio.sleep(0)
+        batch = asyncio.create_task(ask("batch"))
+        with manners(priority=10, max_wait=30):
+            urgent = asyncio.create_task(ask("urgent"))
+            with manners(max_wait=0.5), pytest.raises(openai.APITimeoutError):
+                await say(client)  # and is still urgent
+        await asyncio.gather(first, batch, urgent)
+        assert order == ["first", "urgent", "batch"]
+
+    virtual_run(main())
+
+
+def test_manners_that_cannot_be_meant_fail_at_the_with():
+    with pytest.raises(TypeError, match="priority"), manners(priority="high"):
+        pass
+    with pytest.raises(ValueError, match="max_wait"), manners(max_wait=-1):
+        pass
+
+
+def test_streams_give_their_permit_back():
+    async def main():
+        client = throttle(stock(server()), rpm=60)
+        async with await client.chat.completions.create(model="m", messages=HI, stream=True) as stream:
+            assert client.throttle.in_flight == 1
+            del stream
+        assert client.throttle.in_flight == 0
+
+    virtual_run(main())
