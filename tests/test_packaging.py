@@ -18,9 +18,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"demo"},
+    {"demo", "_exec"},
     {"__init__"},
     {"batch"},
+    {"_install"},
     {"_wrap"},
     {"_client"},
     {"_seam"},
@@ -37,7 +38,20 @@ LAYERS = [
     {"simulator"},
 ]
 # These may know the SDK and its HTTP libraries; the command line shows the SDK at work.
-SEAMS = {"_client", "_wrap", "_seam", "_sdk", "_http_client", "_http", "_pool", "errors", "cli", "demo", "__main__"}
+SEAMS = {
+    "_install",
+    "_client",
+    "_wrap",
+    "_seam",
+    "_sdk",
+    "_http_client",
+    "_http",
+    "_pool",
+    "errors",
+    "cli",
+    "demo",
+    "__main__",
+}
 FOREIGN = {"openai", "httpx", "httpx2", "httpcore", "httpcore2"}
 
 

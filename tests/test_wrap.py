@@ -40,7 +40,7 @@ def test_the_client_stays_as_it_is():
         await asyncio.sleep(60)
         began = now()
         await asyncio.gather(*(say(without_jitter(throttled)) for _ in range(5)))
-        assert now() - began == pytest.approx(5, abs=0.3)
+        assert 4 < now() - began < 7
 
     virtual_run(main())
 

@@ -3,6 +3,7 @@
 from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from ._core.limits import Limits
 from ._core.stats import BudgetStats, Stats, WindowStats
+from ._install import install, uninstall
 from ._pool import PooledAsyncHttpxClient
 from ._seam import Throttled, manners
 from ._throttle import Throttle
@@ -24,6 +25,8 @@ __all__ = [
     "ThrottledAsyncAzureOpenAI",
     "ThrottledAsyncOpenAI",
     "WindowStats",
+    "install",
     "manners",
     "throttle",
+    "uninstall",
 ]

@@ -292,6 +292,13 @@ class Throttled(Seam):
                 raise
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise as a constructor would for options that cannot be meant."""
+    pool = Seam._take_options(Seam.__new__(Seam), dict(options))  # noqa: SLF001
+    if pool is not None:
+        http_client(pool, most_in_flight=1)
+
+
 def signed(cls: Any) -> Any:
     """Class decorator: `help()` and `inspect.signature` show the SDK's arguments and ours in one list."""
     keyword = inspect.Parameter.KEYWORD_ONLY

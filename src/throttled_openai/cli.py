@@ -1,4 +1,4 @@
-"""The command `throttled-openai`: a rate-limited server without a key, and a demonstration on it."""
+"""The command `throttled-openai`: programs throttled as they are, a server without a key, a demonstration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import openai
 
-from . import demo
+from . import _exec, demo
 from .simulator import _cli as simulator
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, says, command in (
         ("demo", "the same calls through AsyncOpenAI and ThrottledAsyncOpenAI, side by side", demo),
+        ("exec", "run a program as it is, with every client of the SDK throttled", _exec),
         ("simulate", "serve OpenAI's interface with rate limits, for tests and people without a key", simulator),
     ):
         subparser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")

@@ -1,0 +1,127 @@
+"""Throttling for a whole program: every client of the SDK that it makes, wherever it has the class from."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from openai import AsyncOpenAI
+
+from ._seam import THROTTLE_OPTIONS, Seam, check_options
+from ._throttle import Throttle
+from ._wrap import throttled_class
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Unpack
+
+    from ._core.stats import Stats
+    from ._seam import Options
+
+# Settings that a variable of the environment may hold, as THROTTLED_OPENAI_RPM=500.
+VARIABLES: Final[Mapping[str, type[Any]]] = {
+    **dict.fromkeys(("rpm", "tpm", "rpd", "tpd", "max_wait"), float),
+    **dict.fromkeys(("max_concurrency", "max_refusals", "max_queued", "priority"), int),
+    **dict.fromkeys(("dialect", "pool"), str),
+}
+_SAYS: Final[Mapping[type[Any], str]] = {float: "a number such as 500", int: "a whole number such as 100"}
+_CLASSES: Final = (AsyncOpenAI,)
+
+
+class _Installation:
+    """What `install()` was told, and the throttle of each account that has been met since."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self._limits = {name: options[name] for name in THROTTLE_OPTIONS if name in options}
+        self._shared: Throttle | None = options.get("throttle")
+        self._throttles: dict[object, tuple[str, Throttle]] = {}
+
+    def throttle_of(self, client: Any) -> Throttle:
+        """One for all clients of an account: programs make many, even one for each call."""
+        url = client.base_url
+        key = client.api_key, client.organization, client.project
+        account = url.scheme, url.host, url.port, *(key if client.api_key else ())
+        if account not in self._throttles:
+            self._throttles[account] = url.host, self._shared or Throttle(**self._limits)
+        return self._throttles[account][1]
+
+    def stats(self) -> list[tuple[str, Stats]]:
+        return [(host, throttle.stats()) for host, throttle in self._throttles.values()]
+
+
+_installed: _Installation | None = None
+
+
+def install(**options: Unpack[Options]) -> None:
+    """Throttle every client of the SDK that this program makes from now on, libraries' own included.
+
+    `AsyncOpenAI`, `AsyncAzureOpenAI` and classes built on them give throttled clients, from wherever they
+    were imported; clients made before stay as they are. All clients of one account, that is of one
+    server and key, share one `Throttle`. The options are those of `ThrottledAsyncOpenAI`; those left
+    out are taken from the environment (`THROTTLED_OPENAI_RPM`, `THROTTLED_OPENAI_MAX_WAIT`, ...).
+
+    Raises `RuntimeError` when it is installed already, `ValueError` or `TypeError` for what cannot be meant.
+    """
+    global _installed  # noqa: PLW0603  # as the classes are, which it changes
+    if _installed is not None:
+        raise RuntimeError("throttling is installed already: call uninstall() before install() with other options")
+    given = {**_from_environment(), **{name: value for name, value in options.items() if value is not None}}
+    check_options(given)
+    _installed = _Installation(given)
+    for cls in _CLASSES:
+        cls.__new__ = _new  # type: ignore[method-assign]
+
+
+def uninstall() -> None:
+    """Clients made from now on are the SDK's own again; those made before stay throttled."""
+    global _installed  # noqa: PLW0603
+    _installed = None
+
+
+def installed_stats() -> list[tuple[str, Stats]]:
+    """Host and figures of each account met since `install()`."""
+    return [] if _installed is None else _installed.stats()
+
+
+def _new(cls: Any, *args: Any, **options: Any) -> Any:
+    """What stays in the SDK's classes: one that had a `__new__` cannot be without again."""
+    del args, options
+    return object.__new__(cls if _installed is None or issubclass(cls, Seam) else _installed_class(cls))
+
+
+class _Installed:
+    """Before a throttled class: options are those of the installation, and the throttle its account's."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        installation = _installed
+        if installation is None:  # a copy of a client that was made before
+            super().__init__(*args, **options)
+            return
+        options.pop("throttle", None)  # a copy may be for another account
+        options = {**installation.options, **options}
+        if options.get("http_client") is not None:
+            options.pop("pool", None)
+        super().__init__(*args, **options)
+        self.throttle = installation.throttle_of(self)
+
+
+@functools.cache
+def _installed_class(cls: Any) -> type[Any]:
+    """A throttled `cls` that says it is a `cls`."""
+    names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(cls.__name__, (_Installed, throttled_class(cls)), names)
+
+
+def _from_environment() -> dict[str, Any]:
+    found = {}
+    for name, read in VARIABLES.items():
+        variable = f"THROTTLED_OPENAI_{name.upper()}"
+        text = os.environ.get(variable, "").strip()
+        if text:
+            try:
+                found[name] = read(text)
+            except ValueError:
+                raise ValueError(f"{variable} must be {_SAYS[read]}; it is {text!r}") from None
+    return found
