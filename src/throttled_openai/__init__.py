@@ -6,6 +6,7 @@ from ._core.stats import BudgetStats, Stats, WindowStats
 from ._install import install, uninstall
 from ._pool import PooledAsyncHttpxClient
 from ._seam import Throttled, manners
+from ._sync import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
 from ._throttle import Throttle
 from ._wrap import throttle
 from .errors import AccountBlocked, AdmissionError, AdmissionTimeout, QueueFull, RequestTooLarge
@@ -20,10 +21,13 @@ __all__ = [
     "QueueFull",
     "RequestTooLarge",
     "Stats",
+    "SyncThrottled",
     "Throttle",
     "Throttled",
     "ThrottledAsyncAzureOpenAI",
     "ThrottledAsyncOpenAI",
+    "ThrottledAzureOpenAI",
+    "ThrottledOpenAI",
     "WindowStats",
     "install",
     "manners",

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ._core.limits import check_number
 from ._core.providers import OPENAI
+from ._portal import post
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ._core.budget import Reservation
     from ._core.estimate import Estimate, Usage
     from ._core.headers import Announcement
@@ -136,3 +139,52 @@ class Permit:
     def used(self, usage: Usage) -> None:
         """What the server reports to have used so far; the last report counts."""
         self._lane.count_usage(self, usage)
+
+    def orphaned(self) -> None:
+        """The event loop on which it would have been settled is closed, and all the throttle counts there with it."""
+
+
+class PostedPermit(Permit):
+    """A permit in the hands of another thread than its lane's: what is done to it is posted to `loop` and done there.
+
+    One that is dropped is settled too: an exception such as KeyboardInterrupt may come between any
+    two instructions.
+    """
+
+    __slots__ = ("_permit", "loop")
+
+    def __init__(self, permit: Permit, loop: asyncio.AbstractEventLoop) -> None:
+        self._permit = permit
+        self.loop = loop
+        self.call = permit.call
+        self.reservation = permit.reservation
+        self.open = True
+        self.streaming = False
+        self.refusal = None
+
+    def started(self) -> None:
+        self.streaming = True
+        post(self.loop, self._permit.started)
+
+    def observe(self, announcement: Announcement) -> None:
+        post(self.loop, self._permit.observe, announcement)
+
+    def settle(self, outcome: Outcome, refusal: Refusal | None = None, response: Any = None) -> None:
+        assert self.open, "permit settled twice"
+        self.open = False
+        post(self.loop, _settle, self._permit, outcome, refusal, response)
+
+    def used(self, usage: Usage) -> None:
+        post(self.loop, self._permit.used, usage)
+
+    def orphaned(self) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        if self.open and not self.streaming:  # otherwise its stream sees to it
+            self.release()
+
+
+def _settle(permit: Permit, outcome: Outcome, refusal: Refusal | None, response: Any) -> None:
+    if permit.open:  # two threads may have found it so
+        permit.settle(outcome, refusal, response)

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypedDict
 
 from openai import AsyncAzureOpenAI, AzureOpenAI
 
@@ -51,7 +51,7 @@ class Options(TypedDict, total=False):
     pool: Kind | None
 
 
-class _Current:
+class Current:
     """The SDK call under way in this context: its place in line and the permit of its next attempt."""
 
     __slots__ = ("call", "permit")
@@ -62,7 +62,7 @@ class _Current:
 
 
 # Set by `request()`. Absent for what only borrows the hooks below, such as WebSocket connections.
-_current: ContextVar[_Current | None] = ContextVar("throttled_openai_call", default=None)
+CURRENT: Final[ContextVar[Current | None]] = ContextVar("throttled_openai_call", default=None)
 
 _asked: ContextVar[dict[str, Any] | None] = ContextVar("throttled_openai_manners", default=None)
 
@@ -78,7 +78,7 @@ def manners(
 
     As `with_throttle()` of a client, over which it goes: `priority`: higher goes first; `max_wait`:
     seconds a call may wait; `max_queued`: how many may wait. What is not given stays. Tasks that
-    are made inside inherit them.
+    are made inside inherit them, threads do not.
 
     Raises `TypeError` or `ValueError` for what cannot be meant.
     """
@@ -120,6 +120,7 @@ class Seam:
     throttle: Throttle
     """Budgets and queues; `client.throttle.stats()` tells what it knows and what waits."""
 
+    _threads: ClassVar = False
     _manners: Manners
     _dialect: str | None
     _account: _Account | None = None
@@ -133,7 +134,7 @@ class Seam:
                 if pool is not None:
                     raise ValueError(f"http_client has its own connections: leave out it or pool={pool!r}")
             elif pool != "sdk" and (pool is not None or _takes_http_client(type(self))):
-                made = options["http_client"] = self._http_client(pool or "httpx")
+                made = options["http_client"] = self._http_client(pool)
             super().__init__(*args, **options)
             if made is not None:  # what the SDK gives to its own
                 made.base_url, made.timeout = self.base_url, self.timeout
@@ -167,11 +168,11 @@ class Seam:
         if self._dialect is not None:
             provider_named(self._dialect)
         self._manners = Manners(**{name: ours.pop(name) for name in MANNERS_OPTIONS if name in ours})
-        self.throttle = throttle_from(**_given(**ours))
+        self.throttle = throttle_from(threads=self._threads, **_given(**ours))
         return pool
 
-    def _http_client(self, pool: Kind) -> Any:
-        return http_client(pool, most_in_flight=self.throttle.most_in_flight)
+    def _http_client(self, pool: Kind | None) -> Any:
+        return http_client(pool or "httpx", most_in_flight=self.throttle.most_in_flight)
 
     def with_throttle(
         self,
@@ -248,22 +249,22 @@ class Throttled(Seam):
                 # The SDK asks in a thread, for every call that begins before the first answer is
                 # there: ten thousand gathered calls start ten thousand thread jobs.
                 self._platform = platform()
-            current = _Current()
-            token = _current.set(current)
+            current = Current()
+            token = CURRENT.set(current)
             try:
                 # Here, and not in `_prepare_options`, as the SDK would have made two copies of the
                 # options by then: 2 KB for each call that waits.
                 await self._admit(current, args[1] if len(args) > 1 else kwargs["options"])
                 return await super().request(*args, **kwargs)
             finally:
-                _current.reset(token)
+                CURRENT.reset(token)
                 if current.permit is not None:
                     # Admitted, but something failed before it was sent.
                     current.permit.release(Outcome.UNSENT)
 
         async def _prepare_options(self, options: Any) -> Any:
             """Admission of the SDK's own retries, before the key is refreshed and the body serialised."""
-            current = _current.get()
+            current = CURRENT.get()
             if current is not None and current.permit is None:
                 await self._admit(current, options)
             return await super()._prepare_options(options)
@@ -271,7 +272,7 @@ class Throttled(Seam):
         async def _send_request(self, request: Any, *, stream: bool, **kwargs: Any) -> Any:
             """The exchange: the permit is bound to it, or the headers are read in passing."""
             send = functools.partial(super()._send_request, request, stream=stream, **kwargs)
-            current = _current.get()
+            current = CURRENT.get()
             if current is None or current.permit is None:
                 response = await send()
                 self.throttle.observe(read_limits(response.headers))
@@ -279,7 +280,7 @@ class Throttled(Seam):
             permit, current.permit = current.permit, None
             return await send_admitted(self.throttle, permit, request, send)
 
-        async def _admit(self, current: _Current, options: Any) -> None:
+        async def _admit(self, current: Current, options: Any) -> None:
             """Get `current` a permit for its next attempt, if that runs a model."""
             if current.call is None:
                 current.call = self._call(options)

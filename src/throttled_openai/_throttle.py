@@ -1,8 +1,9 @@
-"""The throttle: the budgets that clients share, each with its lane, on one event loop at a time."""
+"""The throttle: the budgets that clients share, each with its lane, on one event loop."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import itertools
 import logging
@@ -13,13 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 from ._core.limits import Limits, LimitsBook
 from ._core.stats import Stats
 from ._lane import Lane
-from ._permit import check_count
+from ._permit import Outcome, PostedPermit, check_count
+from ._portal import portal, post
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
     from ._core.headers import Announcement
     from ._permit import Call, Permit
+    from ._portal import Portal
 
 logger = logging.getLogger("throttled_openai")
 
@@ -51,7 +54,10 @@ class Throttle:
     often one call may be refused by the server before its last refusal is raised; 0 hands every
     refusal to the SDK's own retries.
 
-    One event loop at a time; several in turn are fine.
+    One event loop at a time; several in turn are fine. With `threads=True` it serves synchronous
+    clients in any thread, and asynchronous ones on any number of event loops at once: it then
+    decides on a thread of its own, which all throttles of the process share. After `os.fork()` the
+    child begins anew, with the same limits.
     """
 
     def __init__(
@@ -64,9 +70,10 @@ class Throttle:
         tpd: float | None = None,
         max_concurrency: int | None = None,
         max_refusals: int = MAX_REFUSALS,
+        threads: bool = False,
     ) -> None:
-        options = {"rpm": rpm, "tpm": tpm, "rpd": rpd, "tpd": tpd, "limits": limits}
-        options |= {"max_concurrency": max_concurrency, "max_refusals": max_refusals}
+        options: dict[str, Any] = {"rpm": rpm, "tpm": tpm, "rpd": rpd, "tpd": tpd, "limits": limits}
+        options |= {"max_concurrency": max_concurrency, "max_refusals": max_refusals, "threads": threads}
         self._options: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         each_model = None
         if not rpm is tpm is rpd is tpd is None:
@@ -82,12 +89,15 @@ class Throttle:
         self.max_refusals = max_refusals
         self.random = random.random  # jitter
         self.arrivals = itertools.count()
+        self.threads = threads
+        self._portal = portal if threads else None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lanes: dict[object, Lane] = {}
+        self._lanes: dict[object, Lane] = {}  # replaced, never changed: other threads may be reading it
         self._lane_of: dict[object, Lane] = {}  # by model, or by endpoint and model
         self._moved_at = -math.inf
         self._listened_at = -math.inf
         self.late = False
+        self._late_elsewhere = False
         self.stuck_for = STUCK
 
     def changed(self, **options: Any) -> Throttle:
@@ -119,29 +129,62 @@ class Throttle:
 
         Raises `AdmissionTimeout`, `QueueFull` or `RequestTooLarge`.
         """
+        if self._portal is not None:
+            return self._admit_there(self._portal, call)
+        return self._enter(call)
+
+    def admit_blocking(self, call: Call) -> PostedPermit:
+        """As `admit`, for a thread that waits; the throttle has to have `threads=True`."""
+        assert self._portal is not None, "no throttle for threads"
+        return self._received(self._portal.ask(functools.partial(self._admit_here, call), _give_back))
+
+    async def _admit_there(self, portal: Portal, call: Call) -> Permit:
+        return self._received(await portal.ask_async(functools.partial(self._admit_here, call), _give_back))
+
+    async def _admit_here(self, call: Call) -> PostedPermit:
+        """On the portal's loop."""
+        permit = await self._enter(call)
+        return PostedPermit(permit, self.loop)
+
+    def _received(self, permit: PostedPermit) -> PostedPermit:
+        """The thread that asked has it now, perhaps much later: it, or all of the process, is busy."""
+        if permit.loop.time() - permit.admitted_at > LATE:
+            post(permit.loop, self._hear_of_late)
+        return permit
+
+    def _enter(self, call: Call) -> Coroutine[Any, Any, Permit]:
         lane = self._lane(call.model, call.endpoint)
         self._listen(self.loop.time())
         return lane.admit(call)
 
     def observe(self, announcement: Announcement) -> None:
         """Limits announced on a response that needed no permit: they are told where there is no doubt for whom."""
+        if self._portal is None:
+            self._observe(announcement)
+        elif self._loop is not None and (announcement.requests or announcement.tokens):
+            post(self._loop, self._observe, announcement)
+
+    def _observe(self, announcement: Announcement) -> None:
         if len(self._lanes) == 1 and self._loop is asyncio.get_running_loop():
             for lane in self._lanes.values():
                 lane.observe(announcement)
                 lane.admit_waiting()
 
     def _lane(self, model: str, endpoint: str = "") -> Lane:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._bind(loop)
+        self._settle_down()
         whose = (endpoint, model) if endpoint else model
         lane = self._lane_of.get(whose)
         if lane is None:
             key, name, limits = self._book.find(model, endpoint)
             lane = self._lanes.get(key)
             if lane is None:
-                lane = self._lanes[key] = Lane(self, name, limits)
+                lane = self._new_lane(key, name, limits)
             self._lane_of[whose] = lane
+        return lane
+
+    def _new_lane(self, key: object, name: str, limits: Limits | None) -> Lane:
+        lane = Lane(self, name, limits)
+        self._lanes = {**self._lanes, key: lane}
         return lane
 
     def share(self, lane: Lane, group: str) -> None:
@@ -151,21 +194,29 @@ class Throttle:
             return
         other = self._lanes.get(key)
         if other is None:
-            other = self._lanes[key] = Lane(self, name, limits)
+            other = self._new_lane(key, name, limits)
             other.budget = lane.budget
         if other.budget is not lane.budget:
             lane.budget = other.budget
             logger.info("%s: draws on the limits of %s", lane.name, name)
 
+    def _settle_down(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind(loop)
+
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
         old, self._loop = self._loop, loop
         if old is None:
             return
-        if old.is_running() and (self.waiting or self.in_flight):
+        if self._portal is not None:
+            # A forked child. What was under way is the parent's; what it knew may be half written.
+            self._lanes = {}
+        elif old.is_running() and (self.waiting or self.in_flight):
             self._loop = old
             raise RuntimeError(
                 "this Throttle is in use on another event loop that is still running; "
-                "give each running loop a client of its own"
+                "give each running loop a client of its own, or all of them one Throttle(threads=True)"
             )
         self._listened_at, self.late = -math.inf, False
         # Real loops read one monotonic clock, so what refilled in between counts; virtual ones do not.
@@ -201,7 +252,11 @@ class Throttle:
             self.loop.call_soon(self._heard, self.loop, now)
 
     def _heard(self, loop: asyncio.AbstractEventLoop, asked_at: float) -> None:
-        self.late = loop.time() - asked_at > LATE
+        self.late = self._late_elsewhere or loop.time() - asked_at > LATE
+        self._late_elsewhere = False
+
+    def _hear_of_late(self) -> None:
+        self.late = self._late_elsewhere = True
 
     def moved(self, now: float) -> None:
         """An attempt ended."""
@@ -221,6 +276,15 @@ class Throttle:
 
     def stats(self) -> Stats:
         """What the throttle knows, what waits, and what it did."""
+        if self._portal is None or self._loop is None or self._portal.here:
+            return self._stats()
+        return self._portal.ask(self._stats_here)
+
+    async def _stats_here(self) -> Stats:
+        self._settle_down()
+        return self._stats()
+
+    def _stats(self) -> Stats:
         return Stats(
             waiting=self.waiting,
             in_flight=self.in_flight,
@@ -231,15 +295,24 @@ class Throttle:
         return f"<Throttle [{self.stats().summary()}]>"
 
 
-def throttle_from(throttle: Throttle | None = None, **options: Any) -> Throttle:
-    """The throttle that was given, or one made of the limits that were."""
+def _give_back(permit: Permit) -> None:
+    permit.release(Outcome.UNSENT)
+
+
+def throttle_from(throttle: Throttle | None = None, *, threads: bool = False, **options: Any) -> Throttle:
+    """The throttle that was given, or one made of the limits that were; one for `threads` where that is asked for."""
     if throttle is None:
-        return Throttle(**options)
+        return Throttle(**options, threads=threads)
     if not isinstance(throttle, Throttle):
         raise TypeError(f"throttle must be a throttled_openai.Throttle, got {type(throttle).__name__}")
     if options:
         raise ValueError(
             f"a throttle has its own limits: give {', '.join(options)} to Throttle(...), or leave out throttle="
+        )
+    if threads and not throttle.threads:
+        raise ValueError(
+            "this throttle decides on an event loop, and a synchronous client has none: make it with "
+            "Throttle(..., threads=True), which synchronous and asynchronous clients may share"
         )
     return throttle
 

@@ -1,0 +1,181 @@
+"""The synchronous clients: the SDK's, with a throttle before every attempt, in as many threads as there are."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from openai import AzureOpenAI, DefaultHttpxClient, OpenAI
+
+from ._core.headers import read_limits
+from ._permit import Outcome
+from ._seam import CURRENT, Current, Seam, signed
+from ._sync_http import send_admitted
+from .errors import AdmissionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import httpx
+    import httpx2
+    from openai import NotGiven, Timeout
+
+    from ._core.limits import Limits
+    from ._pool import Kind
+    from ._throttle import Throttle
+
+
+class SyncThrottled(Seam):
+    """Makes a throttled client of any subclass of `OpenAI`: `class Mine(SyncThrottled, TheirClient): ...`.
+
+    It comes first among the bases. The constructor takes all arguments of the other class, and those
+    that `ThrottledOpenAI` has more than `OpenAI`.
+    """
+
+    _threads: ClassVar = True
+
+    if not TYPE_CHECKING:
+
+        def _http_client(self, pool: Kind | None) -> Any:
+            if pool not in {None, "sdk"}:
+                raise ValueError(f'pool={pool!r} is for asynchronous clients; a synchronous one has pool="sdk" only')
+            return DefaultHttpxClient()
+
+        def request(self, *args: Any, **kwargs: Any) -> Any:
+            current = Current()
+            token = CURRENT.set(current)
+            try:
+                self._admit(current, args[1] if len(args) > 1 else kwargs["options"])
+                return super().request(*args, **kwargs)
+            finally:
+                CURRENT.reset(token)
+                if current.permit is not None:
+                    # Admitted, but something failed before it was sent.
+                    current.permit.release(Outcome.UNSENT)
+
+        def _prepare_options(self, options: Any) -> Any:
+            """Admission of the SDK's own retries, before the key is refreshed and the body serialised."""
+            current = CURRENT.get()
+            if current is not None and current.permit is None:
+                self._admit(current, options)
+            return super()._prepare_options(options)
+
+        def _send_request(self, request: Any, *, stream: bool, **kwargs: Any) -> Any:
+            """The exchange: the permit is bound to it, or the headers are read in passing."""
+            send = functools.partial(super()._send_request, request, stream=stream, **kwargs)
+            current = CURRENT.get()
+            if current is None or current.permit is None:
+                response = send()
+                self.throttle.observe(read_limits(response.headers))
+                return response
+            permit, current.permit = current.permit, None
+            return send_admitted(self.throttle, permit, request, send)
+
+        def _admit(self, current: Current, options: Any) -> None:
+            """Get `current` a permit for its next attempt, if that runs a model."""
+            if current.call is None:
+                current.call = self._call(options)
+                if current.call is None:
+                    return
+            try:
+                current.permit = self.throttle.admit_blocking(current.call)
+            except AdmissionError as error:
+                error.request = self._bare_request(options)
+                raise
+
+
+@signed
+class ThrottledOpenAI(SyncThrottled, OpenAI):
+    """`OpenAI` that any number of threads may call, as fast as the account allows, without 429s.
+
+    Takes every argument of `OpenAI`, and those of `ThrottledAsyncOpenAI`; `pool` may be `"sdk"` only.
+    A call blocks its thread until it may go; it raises what the SDK's raises, and `AdmissionTimeout`,
+    `QueueFull` or `RequestTooLarge`, all `openai.OpenAIError`. A `throttle` has to be made with
+    `threads=True`, and may be shared with asynchronous clients.
+    """
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            api_key: str | Callable[[], str] | None = None,
+            admin_api_key: str | None = None,
+            workload_identity: Any = None,
+            organization: str | None = None,
+            project: str | None = None,
+            webhook_secret: str | None = None,
+            provider: Any = None,
+            base_url: str | httpx.URL | httpx2.URL | None = None,
+            data_residency: Any = None,
+            websocket_base_url: str | httpx.URL | httpx2.URL | None = None,
+            timeout: float | Timeout | NotGiven | None = ...,
+            max_retries: int = ...,
+            default_headers: Mapping[str, str] | None = None,
+            default_query: Mapping[str, object] | None = None,
+            http_client: httpx.Client | httpx2.Client | None = None,
+            _strict_response_validation: bool = False,
+            _enforce_credentials: bool = True,
+            throttle: Throttle | None = None,
+            rpm: float | None = None,
+            tpm: float | None = None,
+            rpd: float | None = None,
+            tpd: float | None = None,
+            limits: Limits | Mapping[str, Limits] | None = None,
+            max_concurrency: int | None = None,
+            max_refusals: int | None = None,
+            priority: int = 0,
+            max_wait: float | None = None,
+            max_queued: int | None = None,
+            dialect: str | None = None,
+            pool: Kind | None = None,
+        ) -> None: ...
+
+
+@signed
+class ThrottledAzureOpenAI(SyncThrottled, AzureOpenAI):
+    """`AzureOpenAI` that any number of threads may call, as fast as the deployments allow, without 429s.
+
+    Takes every argument of `AzureOpenAI` and those of `ThrottledOpenAI`. Limits and tokens are as with
+    `ThrottledAsyncAzureOpenAI`.
+    """
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            azure_endpoint: str | None = None,
+            azure_deployment: str | None = None,
+            api_version: str | None = None,
+            api_key: str | Callable[[], str] | None = None,
+            admin_api_key: str | None = None,
+            workload_identity: Any = None,
+            azure_ad_token: str | None = None,
+            azure_ad_token_provider: Callable[[], str] | None = None,
+            organization: str | None = None,
+            project: str | None = None,
+            webhook_secret: str | None = None,
+            base_url: str | None = None,
+            websocket_base_url: str | httpx.URL | httpx2.URL | None = None,
+            timeout: float | Timeout | NotGiven | None = ...,
+            max_retries: int = ...,
+            default_headers: Mapping[str, str] | None = None,
+            default_query: Mapping[str, object] | None = None,
+            http_client: httpx.Client | httpx2.Client | None = None,
+            _strict_response_validation: bool = False,
+            _enforce_credentials: bool = True,
+            throttle: Throttle | None = None,
+            rpm: float | None = None,
+            tpm: float | None = None,
+            rpd: float | None = None,
+            tpd: float | None = None,
+            limits: Limits | Mapping[str, Limits] | None = None,
+            max_concurrency: int | None = None,
+            max_refusals: int | None = None,
+            priority: int = 0,
+            max_wait: float | None = None,
+            max_queued: int | None = None,
+            dialect: str | None = None,
+            pool: Kind | None = None,
+        ) -> None: ...
