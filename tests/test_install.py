@@ -4,15 +4,19 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 
 import openai
 import pytest
 
 import throttled_openai
-from clients import URL, http_client, now, say, without_jitter
+from clients import HI, URL, say
+from servers import real
 from throttled_openai import Throttle, ThrottledAsyncOpenAI
-from throttled_openai.simulator import Simulator, virtual_run
+from throttled_openai._install import installed_stats
+from throttled_openai.simulator import Simulator, serve, spawn
 
 STOCK = openai.AsyncOpenAI  # as `from openai import AsyncOpenAI` of a module that came before us
 
@@ -25,14 +29,6 @@ def undone(monkeypatch):
     throttled_openai.uninstall()
 
 
-def server(**options):
-    return Simulator(**{"latency": 1.0, "latency_sigma": 0.0, **options})
-
-
-def stock(server, **options):
-    return STOCK(**{"api_key": "k", "base_url": URL, "http_client": http_client(server), **options})
-
-
 def test_clients_are_throttled_wherever_the_class_was_had_from():
     throttled_openai.install(rpm=60)
     client = STOCK(api_key="k")
@@ -43,15 +39,44 @@ def test_clients_are_throttled_wherever_the_class_was_had_from():
     assert repr(client).startswith("<openai.AsyncOpenAI object at ")
 
 
-def test_a_program_that_makes_a_client_for_every_call_keeps_to_one_limit():
-    async def main():
-        throttled_openai.install(rpm=60)
-        simulator = server(rpm=60, burst=3.0)
-        await asyncio.gather(*(say(without_jitter(stock(simulator))) for _ in range(6)))
-        assert simulator.stats()["refused"] == 0
-        assert now() == pytest.approx(6, abs=1)
+@real
+async def test_a_program_that_makes_a_client_for_every_call_keeps_to_one_limit():
+    simulator = Simulator(rpm=600, burst=2.0, latency=0.05)
+    throttled_openai.install(rpm=600)
+    async with serve(simulator) as url:
 
-    virtual_run(main())
+        async def ask():
+            async with STOCK(api_key="k", base_url=url) as client:
+                return await say(client)
+
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(ask() for _ in range(40)))
+        assert asyncio.get_running_loop().time() - began > 2.5
+        assert simulator.stats()["succeeded"] == 40
+
+
+def test_threads_and_event_loops_of_a_program_keep_to_one_limit_together():
+    """With the module's own client, synchronous ones, and a loop in each of some threads."""
+    throttled_openai.install(rpm=600)
+    with spawn(rpm=600, latency=0.05) as url, ThreadPoolExecutor(8) as threads:
+
+        def blocking(_):
+            with openai.OpenAI(api_key="k", base_url=url) as client:
+                return client.chat.completions.create(model="gpt-4o", messages=HI)
+
+        def looping(_):
+            async def main():
+                async with STOCK(api_key="k", base_url=url) as client:
+                    return await asyncio.gather(*(say(client) for _ in range(5)))
+
+            return asyncio.run(main())
+
+        began = time.monotonic()
+        work = [threads.submit(function, None) for _ in range(4) for function in (blocking, looping)]
+        assert all(each.result() for each in work)
+        assert time.monotonic() - began > 1.3
+        ((host, stats),) = installed_stats()
+        assert (host, stats.succeeded, stats.in_flight, stats.waiting) == ("127.0.0.1", 24, 0, 0)
 
 
 def test_accounts_have_throttles_of_their_own_and_copies_that_of_theirs():
@@ -68,7 +93,7 @@ def test_accounts_have_throttles_of_their_own_and_copies_that_of_theirs():
 
 
 def test_a_throttle_that_is_given_is_everybodys():
-    shared = Throttle(rpm=60)
+    shared = Throttle(rpm=60, threads=True)
     throttled_openai.install(throttle=shared)
     assert STOCK(api_key="a").throttle is STOCK(api_key="b").throttle is shared
 

@@ -6,9 +6,10 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, OpenAI
 
-from ._seam import THROTTLE_OPTIONS, Seam, check_options
+from ._pool import http_client
+from ._seam import THROTTLE_OPTIONS, Seam, read_options
 from ._throttle import Throttle
 from ._wrap import throttled_class
 
@@ -26,7 +27,7 @@ VARIABLES: Final[Mapping[str, type[Any]]] = {
     **dict.fromkeys(("dialect", "pool"), str),
 }
 _SAYS: Final[Mapping[type[Any], str]] = {float: "a number such as 500", int: "a whole number such as 100"}
-_CLASSES: Final = (AsyncOpenAI,)
+_CLASSES: Final = (AsyncOpenAI, OpenAI)
 
 
 class _Installation:
@@ -44,7 +45,7 @@ class _Installation:
         key = client.api_key, client.organization, client.project
         account = url.scheme, url.host, url.port, *(key if client.api_key else ())
         if account not in self._throttles:
-            self._throttles[account] = url.host, self._shared or Throttle(**self._limits)
+            self._throttles[account] = url.host, self._shared or Throttle(**self._limits, threads=True)
         return self._throttles[account][1]
 
     def stats(self) -> list[tuple[str, Stats]]:
@@ -57,10 +58,12 @@ _installed: _Installation | None = None
 def install(**options: Unpack[Options]) -> None:
     """Throttle every client of the SDK that this program makes from now on, libraries' own included.
 
-    `AsyncOpenAI`, `AsyncAzureOpenAI` and classes built on them give throttled clients, from wherever they
-    were imported; clients made before stay as they are. All clients of one account, that is of one
-    server and key, share one `Throttle`. The options are those of `ThrottledAsyncOpenAI`; those left
-    out are taken from the environment (`THROTTLED_OPENAI_RPM`, `THROTTLED_OPENAI_MAX_WAIT`, ...).
+    `AsyncOpenAI`, `OpenAI`, their Azure twins and classes built on them give throttled clients, from
+    wherever they were imported; clients made before stay as they are. All clients of one account, that
+    is of one server and key, in whatever thread or event loop, share one `Throttle`. The options are
+    those of `ThrottledAsyncOpenAI`; those left out are taken from the environment
+    (`THROTTLED_OPENAI_RPM`, `THROTTLED_OPENAI_MAX_WAIT`, ...). `throttle` has to have `threads=True`;
+    `pool` is for asynchronous clients.
 
     Raises `RuntimeError` when it is installed already, `ValueError` or `TypeError` for what cannot be meant.
     """
@@ -68,7 +71,9 @@ def install(**options: Unpack[Options]) -> None:
     if _installed is not None:
         raise RuntimeError("throttling is installed already: call uninstall() before install() with other options")
     given = {**_from_environment(), **{name: value for name, value in options.items() if value is not None}}
-    check_options(given)
+    throttle, _, _, pool = read_options(dict(given), threads=True)
+    if pool is not None:
+        http_client(pool, most_in_flight=throttle.most_in_flight)
     _installed = _Installation(given)
     for cls in _CLASSES:
         cls.__new__ = _new  # type: ignore[method-assign]
@@ -101,7 +106,7 @@ class _Installed:
             return
         options.pop("throttle", None)  # a copy may be for another account
         options = {**installation.options, **options}
-        if options.get("http_client") is not None:
+        if options.get("http_client") is not None or isinstance(self, OpenAI):
             options.pop("pool", None)
         super().__init__(*args, **options)
         self.throttle = installation.throttle_of(self)

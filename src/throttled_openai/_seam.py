@@ -162,13 +162,7 @@ class Seam:
 
     def _take_options(self, options: dict[str, Any]) -> Kind | None:
         """Take what is ours out of `options`; the rest is the SDK's. Returns `pool`."""
-        ours = {name: options.pop(name) for name in OPTIONS if name in options}
-        pool: Kind | None = ours.pop("pool", None)
-        self._dialect = ours.pop("dialect", None)
-        if self._dialect is not None:
-            provider_named(self._dialect)
-        self._manners = Manners(**{name: ours.pop(name) for name in MANNERS_OPTIONS if name in ours})
-        self.throttle = throttle_from(threads=self._threads, **_given(**ours))
+        self.throttle, self._manners, self._dialect, pool = read_options(options, threads=self._threads)
         return pool
 
     def _http_client(self, pool: Kind | None) -> Any:
@@ -293,11 +287,14 @@ class Throttled(Seam):
                 raise
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Raise as a constructor would for options that cannot be meant."""
-    pool = Seam._take_options(Seam.__new__(Seam), dict(options))  # noqa: SLF001
-    if pool is not None:
-        http_client(pool, most_in_flight=1)
+def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttle, Manners, str | None, Kind | None]:
+    """Take what is ours out of `options`: throttle, manners, dialect and pool. Raises for what cannot be meant."""
+    ours = {name: options.pop(name) for name in OPTIONS if name in options}
+    pool, dialect = ours.pop("pool", None), ours.pop("dialect", None)
+    if dialect is not None:
+        provider_named(dialect)
+    manners = Manners(**{name: ours.pop(name) for name in MANNERS_OPTIONS if name in ours})
+    return throttle_from(threads=threads, **_given(**ours)), manners, dialect, pool
 
 
 def signed(cls: Any) -> Any:

@@ -6,10 +6,11 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, overload
 
-from openai import AsyncAzureOpenAI, AsyncOpenAI
+from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
 from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from ._seam import Seam, Throttled, signed
+from ._sync import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -23,6 +24,12 @@ def throttle(  # type: ignore[overload-overlap]  # the first that fits is taken
 ) -> ThrottledAsyncAzureOpenAI: ...
 @overload
 def throttle(client: AsyncOpenAI, **options: Unpack[Options]) -> ThrottledAsyncOpenAI: ...
+@overload
+def throttle(  # type: ignore[overload-overlap]
+    client: AzureOpenAI, **options: Unpack[Options]
+) -> ThrottledAzureOpenAI: ...
+@overload
+def throttle(client: OpenAI, **options: Unpack[Options]) -> ThrottledOpenAI: ...
 def throttle(client: Any, **options: Unpack[Options]) -> Any:
     """A throttled client with the configuration, credentials and connections of `client`.
 
@@ -34,9 +41,9 @@ def throttle(client: Any, **options: Unpack[Options]) -> Any:
     """
     if isinstance(client, Seam):
         raise TypeError(f"this {type(client).__name__} is throttled: client.copy(rpm=...) makes one with other limits")
-    if not isinstance(client, AsyncOpenAI):
+    if not isinstance(client, AsyncOpenAI | OpenAI):
         raise TypeError(
-            f"throttle() takes a client of the SDK, such as AsyncOpenAI(), not {type(client).__name__}; "
+            f"throttle() takes a client of the SDK, such as AsyncOpenAI() or OpenAI(), not {type(client).__name__}; "
             "for a httpx client there is throttle_http_client()"
         )
     sdk: Any = type(client)
@@ -51,8 +58,9 @@ def throttle(client: Any, **options: Unpack[Options]) -> Any:
 @functools.cache
 def throttled_class(cls: Any) -> type[Any]:
     """The class of throttled clients that are a `cls`."""
-    for known in (ThrottledAsyncOpenAI, ThrottledAsyncAzureOpenAI):
+    for known in (ThrottledAsyncOpenAI, ThrottledAsyncAzureOpenAI, ThrottledOpenAI, ThrottledAzureOpenAI):
         if known.__mro__[known.__mro__.index(Seam) + 1] is cls:
             return known
-    made: type[Any] = signed(type(f"Throttled{cls.__name__}", (Throttled, cls), {"__module__": cls.__module__}))
+    mixin = Throttled if issubclass(cls, AsyncOpenAI) else SyncThrottled
+    made: type[Any] = signed(type(f"Throttled{cls.__name__}", (mixin, cls), {"__module__": cls.__module__}))
     return made

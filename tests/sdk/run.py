@@ -31,8 +31,8 @@ CLIENT = [
 ]  # fmt: skip
 # What the SDKs of 2.47 to 3.x need for their tests.
 NEEDS = [
-    "pytest", "pytest-asyncio", "pytest-xdist", "respx", "time-machine", "dirty-equals", "inline-snapshot", "nest_asyncio",
-    "trio", "rich", "importlib-metadata", "botocore", "azure-identity", "websockets", "numpy",
+    "pytest", "pytest-asyncio", "pytest-xdist", "respx", "time-machine", "dirty-equals", "inline-snapshot",
+    "nest_asyncio", "trio", "rich", "importlib-metadata", "botocore", "azure-identity", "websockets", "numpy",
 ]  # fmt: skip
 # Why a test that fails with ours is right to, by the end of its name.
 DEVIATIONS: dict[str, str] = {}
