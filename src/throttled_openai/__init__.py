@@ -4,7 +4,7 @@ from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from ._core.limits import Limits
 from ._core.stats import BudgetStats, Stats, WindowStats
 from ._install import install, uninstall
-from ._pool import PooledAsyncHttpxClient
+from ._pool import PooledAsyncHttpxClient, PooledHttpxClient
 from ._seam import Throttled, manners
 from ._sync import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
 from ._throttle import Throttle
@@ -18,6 +18,7 @@ __all__ = [
     "BudgetStats",
     "Limits",
     "PooledAsyncHttpxClient",
+    "PooledHttpxClient",
     "QueueFull",
     "RequestTooLarge",
     "Stats",

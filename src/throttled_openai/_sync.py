@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from openai import AzureOpenAI, DefaultHttpxClient, OpenAI
+from openai import AzureOpenAI, OpenAI
 
 from ._core.headers import read_limits
 from ._permit import Outcome
+from ._pool import sync_http_client
 from ._seam import CURRENT, Current, Seam, signed
 from ._sync_http import send_admitted
 from .errors import AdmissionError
@@ -37,9 +38,7 @@ class SyncThrottled(Seam):
     if not TYPE_CHECKING:
 
         def _http_client(self, pool: Kind | None) -> Any:
-            if pool not in {None, "sdk"}:
-                raise ValueError(f'pool={pool!r} is for asynchronous clients; a synchronous one has pool="sdk" only')
-            return DefaultHttpxClient()
+            return sync_http_client(pool or "httpx", most_in_flight=self.throttle.most_in_flight)
 
         def request(self, *args: Any, **kwargs: Any) -> Any:
             current = Current()
@@ -88,7 +87,7 @@ class SyncThrottled(Seam):
 class ThrottledOpenAI(SyncThrottled, OpenAI):
     """`OpenAI` that any number of threads may call, as fast as the account allows, without 429s.
 
-    Takes every argument of `OpenAI`, and those of `ThrottledAsyncOpenAI`; `pool` may be `"sdk"` only.
+    Takes every argument of `OpenAI`, and those of `ThrottledAsyncOpenAI`, but for `pool="aiohttp"`.
     A call blocks its thread until it may go; it raises what the SDK's raises, and `AdmissionTimeout`,
     `QueueFull` or `RequestTooLarge`, all `openai.OpenAIError`. A `throttle` has to be made with
     `threads=True`, and may be shared with asynchronous clients.

@@ -11,6 +11,22 @@ A client has a transport, whose pool (`_stack`) has a shelf of connections for e
 (`_wire`) on a stream (`_network`).
 """
 
-from ._client import Kind, Pooled, PooledAsyncHttpxClient, http_client
+from ._client import (
+    Kind,
+    Pooled,
+    PooledAsyncHttpxClient,
+    PooledHttpxClient,
+    SyncPooled,
+    http_client,
+    sync_http_client,
+)
 
-__all__ = ["Kind", "Pooled", "PooledAsyncHttpxClient", "http_client"]
+__all__ = [
+    "Kind",
+    "Pooled",
+    "PooledAsyncHttpxClient",
+    "PooledHttpxClient",
+    "SyncPooled",
+    "http_client",
+    "sync_http_client",
+]

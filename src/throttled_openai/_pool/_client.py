@@ -6,12 +6,13 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient
+from openai import DefaultAioHttpClient, DefaultAsyncHttpxClient, DefaultHttpxClient
 
 from ._connection import Connection
 from ._loops import LoopTransport
 from ._network import Backend
 from ._stack import StackPool
+from ._sync_stack import SyncStackPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     import httpx2
 
     _AsyncClient = httpx2.AsyncClient
+    _Client = httpx2.Client
 else:
-    _AsyncClient = object
+    _AsyncClient = _Client = object
 
 # Connections to one server, for a client of one's own: as in the SDK.
 MAX_CONNECTIONS: Final = 1000
@@ -50,6 +52,15 @@ def http_client(kind: Kind, *, most_in_flight: int, **options: Any) -> Any:
         return LoopedAioHttpClient(limits=_limits(LoopedAioHttpClient, most), **options)
     except RuntimeError as missing:  # how the SDK says so
         raise ImportError('pool="aiohttp" needs aiohttp: pip install "throttled-openai[aiohttp]"') from missing
+
+
+def sync_http_client(kind: Kind, *, most_in_flight: int, **options: Any) -> Any:
+    """As `http_client`, for a synchronous client. Raises `ValueError` for kinds that such a one cannot have."""
+    if kind not in {"httpx", "sdk"}:
+        raise ValueError(f"pool of a synchronous client must be 'httpx' or 'sdk', got {kind!r}")
+    if kind == "sdk":
+        return DefaultHttpxClient(**options)
+    return PooledHttpxClient(limits=_limits(PooledHttpxClient, most_in_flight + SPARE), **options)
 
 
 class Pooled(_AsyncClient):
@@ -98,6 +109,34 @@ class PooledAsyncHttpxClient(Pooled, DefaultAsyncHttpxClient):
 
     For settings of your own: `ThrottledAsyncOpenAI(http_client=PooledAsyncHttpxClient(verify=...))`.
     Takes what `httpx.AsyncClient` takes; `limits` hold for each server, by default 1,000 connections.
+    """
+
+
+class SyncPooled(_Client):
+    """As `Pooled`, for a synchronous `Client` of httpx or httpx2."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("limits", _limits(type(self), MAX_CONNECTIONS))
+        super().__init__(**options)
+
+    def _init_transport(self, *args: Any, **options: Any) -> Any:
+        return _on_a_stack(super()._init_transport(*args, **options), args, options)
+
+    def _init_proxy_transport(self, *args: Any, **options: Any) -> Any:
+        return _on_a_stack(super()._init_proxy_transport(*args, **options), args[1:], options)
+
+
+def _on_a_stack(transport: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    if not args and not any(options.get(theirs) for theirs in ("transport", "app", "http2")):
+        transport._pool = SyncStackPool(_core_of(transport), transport._pool, options["limits"])  # noqa: SLF001
+    return transport
+
+
+class PooledHttpxClient(SyncPooled, DefaultHttpxClient):
+    """The SDK's `DefaultHttpxClient` on connections that cost the same at any number.
+
+    For settings of your own: `ThrottledOpenAI(http_client=PooledHttpxClient(verify=...))`. Takes what
+    `httpx.Client` takes; `limits` hold for each server, by default 1,000 connections.
     """
 
 

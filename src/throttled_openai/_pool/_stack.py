@@ -29,7 +29,8 @@ class StackPool:
         self._shelves = PerLoop(functools.partial(_Shelves, connect, make))
 
     async def handle_async_request(self, request: Any) -> Any:
-        if request.url.scheme not in {b"http", b"https"} or _is_patched(type(self._stock), self._core):
+        method = type(self._stock).handle_async_request
+        if request.url.scheme not in {b"http", b"https"} or is_patched(method, self._core.AsyncConnectionPool.aclose):
             return await self._stock.handle_async_request(request)
         shelves = await self._shelves.get()
         return await shelves.of(request.url).exchange(request)
@@ -69,10 +70,9 @@ class _Shelves:
             await shelf.aclose()
 
 
-def _is_patched(pool: type[Any], core: Any) -> bool:
-    """Whether respx, vcrpy or the like has put a method of its own into httpcore's pool, to answer in its place.
+def is_patched(method: Any, neighbour: Any) -> bool:
+    """Whether respx, vcrpy or the like has put this method of its own into httpcore's pool, to answer in its place.
 
-    It may have been there before us, so the method is compared with a neighbour.
+    It may have been there before us, so it is compared with a neighbour, which nobody replaces.
     """
-    method, neighbour = pool.handle_async_request, core.AsyncConnectionPool.aclose
     return type(method) is not types.FunctionType or method.__code__.co_filename != neighbour.__code__.co_filename
