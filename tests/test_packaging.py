@@ -26,6 +26,7 @@ LAYERS = [
     {"_client", "_sync"},
     {"_seam"},
     {"_http_client"},
+    {"_options"},
     {"_http", "_sync_http", "_pool"},
     {"_exchange"},
     {"_throttle"},

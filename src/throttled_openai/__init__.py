@@ -3,9 +3,11 @@
 from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from ._core.limits import Limits
 from ._core.stats import BudgetStats, Stats, WindowStats
+from ._http_client import throttle_http_client
 from ._install import install, uninstall
+from ._options import manners
 from ._pool import PooledAsyncHttpxClient, PooledHttpxClient
-from ._seam import Throttled, manners
+from ._seam import Throttled
 from ._sync import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
 from ._throttle import Throttle
 from ._wrap import throttle
@@ -33,5 +35,6 @@ __all__ = [
     "install",
     "manners",
     "throttle",
+    "throttle_http_client",
     "uninstall",
 ]

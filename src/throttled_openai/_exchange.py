@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Where a response carries its permit, for the usage that is known once the body is parsed.
 PERMIT: Final = "throttled_openai.permit"
+# Where a request says that it has a permit, for a throttled HTTP client below a throttled one of the SDK.
+ADMITTED: Final = "throttled_openai.admitted"
 
 # What may say "not now": billing, Groq's too-large, rate limits, overload, Anthropic's overload.
 MAY_REFUSE: Final = frozenset({402, 413, 429, 503, 529})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tenacity import AsyncRetrying
 
 from ._exchange import (
+    ADMITTED,
     MAY_REFUSE,
     PERMIT,
     Exchange,
@@ -46,6 +47,7 @@ async def send_admitted(throttle: Throttle, permit: Permit, request: httpx.Reque
     Refusals given up here are marked `x-should-retry: false`, which the SDK obeys: another try
     of its own would meet the same refusal. Transport errors are raised as they are.
     """
+    request.extensions[ADMITTED] = True
     exchange = await _exchange(permit, send)
     if not may_be_readmitted(exchange, throttle):
         return exchange.response

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from openai import AsyncOpenAI, OpenAI
 
+from ._options import THROTTLE_OPTIONS, read_options
 from ._pool import http_client
-from ._seam import THROTTLE_OPTIONS, Seam, read_options
+from ._seam import Seam
 from ._throttle import Throttle
 from ._wrap import throttled_class
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ._core.stats import Stats
-    from ._seam import Options
+    from ._options import Options
 
 # Settings that a variable of the environment may hold, as THROTTLED_OPENAI_RPM=500.
 VARIABLES: Final[Mapping[str, type[Any]]] = {

@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
 import inspect
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
 from openai import AsyncAzureOpenAI, AzureOpenAI
 
 from ._core.estimate import estimate, is_metered, model_of, read_usage
 from ._core.headers import read_limits
-from ._core.providers import PROVIDERS, Provider, provider_named, provider_of
+from ._core.providers import PROVIDERS, Provider, endpoint_of, provider_named, provider_of
 from ._core.refusals import read_stream_error
 from ._http import PERMIT, send_admitted
+from ._options import MANNERS_OPTIONS, OPTIONS, THROTTLE_OPTIONS, current_manners, given_of, read_options
 from ._permit import Call, Manners, Outcome, Permit
 from ._pool import http_client
 from ._sdk import platform
-from ._throttle import Throttle, throttle_from
 from .errors import AdmissionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-    from ._core.limits import Limits
     from ._pool import Kind
-
-THROTTLE_OPTIONS = ("rpm", "tpm", "rpd", "tpd", "limits", "max_concurrency", "max_refusals")
-MANNERS_OPTIONS = ("priority", "max_wait", "max_queued")
-OPTIONS = ("throttle", *THROTTLE_OPTIONS, *MANNERS_OPTIONS, "dialect", "pool")
-
-
-class Options(TypedDict, total=False):
-    """What throttled clients take beside the SDK's own arguments; `ThrottledAsyncOpenAI` says what each means."""
-
-    throttle: Throttle | None
-    rpm: float | None
-    tpm: float | None
-    rpd: float | None
-    tpd: float | None
-    limits: Limits | Mapping[str, Limits] | None
-    max_concurrency: int | None
-    max_refusals: int | None
-    priority: int
-    max_wait: float | None
-    max_queued: int | None
-    dialect: str | None
-    pool: Kind | None
+    from ._throttle import Throttle
 
 
 class Current:
@@ -64,38 +40,6 @@ class Current:
 # Set by `request()`. Absent for what only borrows the hooks below, such as WebSocket connections.
 CURRENT: Final[ContextVar[Current | None]] = ContextVar("throttled_openai_call", default=None)
 
-_asked: ContextVar[dict[str, Any] | None] = ContextVar("throttled_openai_manners", default=None)
-
-
-@contextlib.contextmanager
-def manners(
-    *,
-    priority: int | None = None,
-    max_wait: float | None = None,
-    max_queued: int | None = None,
-) -> Iterator[None]:
-    """Manners of all calls that begin inside this `with`, for code that a client cannot be handed to.
-
-    As `with_throttle()` of a client, over which it goes: `priority`: higher goes first; `max_wait`:
-    seconds a call may wait; `max_queued`: how many may wait. What is not given stays. Tasks that
-    are made inside inherit them, threads do not.
-
-    Raises `TypeError` or `ValueError` for what cannot be meant.
-    """
-    given = _given(priority=priority, max_wait=max_wait, max_queued=max_queued)
-    Manners(**given)
-    token = _asked.set({**(_asked.get() or {}), **given})
-    try:
-        yield
-    finally:
-        _asked.reset(token)
-
-
-def current_manners(own: Manners) -> Manners:
-    """`own`, but for what a `manners()` around the call asks for."""
-    asked = _asked.get()
-    return own if asked is None else dataclasses.replace(own, **asked)
-
 
 class _Account(NamedTuple):
     """Who answers at `url`. `endpoint`: the host, where each has limits of its own. `deployment`: in the address."""
@@ -107,11 +51,9 @@ class _Account(NamedTuple):
 
     @classmethod
     def at(cls, url: Any, provider: Provider) -> _Account:
-        if provider.name != "azure":
-            return cls(url, provider, "", "")
-        host = url.host if url.port is None else f"{url.host}:{url.port}"
-        deployment = model_of(url.path, None) if "/deployments/" in url.path else ""
-        return cls(url, provider, host, deployment)
+        endpoint = endpoint_of(url.host, url.port, provider)
+        deployment = model_of(url.path, None) if endpoint and "/deployments/" in url.path else ""
+        return cls(url, provider, endpoint, deployment)
 
 
 class Seam:
@@ -149,7 +91,7 @@ class Seam:
             given = {name: source.pop(name) for source in (options, extra) for name in OPTIONS if name in source}
             ours = {name: getattr(self._manners, name) for name in MANNERS_OPTIONS}
             ours["dialect"] = self._dialect
-            ours |= _given(**given)
+            ours |= given_of(**given)
             if "pool" in ours and options.get("http_client") is None:
                 options["http_client"] = self._http_client(ours.pop("pool"))
             if "throttle" not in ours:
@@ -177,7 +119,7 @@ class Seam:
     ) -> Self:
         """The same client and budgets, with other manners in the queue; what is not given stays."""
         client: Any = self
-        copy: Self = client.copy(_extra_kwargs=_given(priority=priority, max_wait=max_wait, max_queued=max_queued))
+        copy: Self = client.copy(_extra_kwargs=given_of(priority=priority, max_wait=max_wait, max_queued=max_queued))
         return copy
 
     def _call(self, options: Any) -> Call | None:
@@ -287,16 +229,6 @@ class Throttled(Seam):
                 raise
 
 
-def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttle, Manners, str | None, Kind | None]:
-    """Take what is ours out of `options`: throttle, manners, dialect and pool. Raises for what cannot be meant."""
-    ours = {name: options.pop(name) for name in OPTIONS if name in options}
-    pool, dialect = ours.pop("pool", None), ours.pop("dialect", None)
-    if dialect is not None:
-        provider_named(dialect)
-    manners = Manners(**{name: ours.pop(name) for name in MANNERS_OPTIONS if name in ours})
-    return throttle_from(threads=threads, **_given(**ours)), manners, dialect, pool
-
-
 def signed(cls: Any) -> Any:
     """Class decorator: `help()` and `inspect.signature` show the SDK's arguments and ours in one list."""
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -333,7 +265,3 @@ def _takes_http_client(cls: type[Any]) -> bool:
     """Whether the class of the SDK, or one built on it, lets us choose the connections."""
     sdk: Any = cls.__mro__[_after_seams(cls)]
     return "http_client" in inspect.signature(sdk.__init__).parameters
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}

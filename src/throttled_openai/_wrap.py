@@ -15,7 +15,7 @@ from ._sync import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from ._seam import Options
+    from ._options import Options
 
 
 @overload

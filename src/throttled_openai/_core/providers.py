@@ -140,6 +140,13 @@ def provider_of(base_url: str) -> Provider:
     return PROVIDERS["unknown"]
 
 
+def endpoint_of(host: str, port: int | None, provider: Provider) -> str:
+    """The server, where each has limits of its own for a deployment; empty where the account has."""
+    if provider.name != "azure":
+        return ""
+    return host if port is None else f"{host}:{port}"
+
+
 def provider_named(name: str) -> Provider:
     """The provider of that name; `ValueError` lists the names there are."""
     provider = next((provider for provider in PROVIDERS.values() if provider.name == name), None)

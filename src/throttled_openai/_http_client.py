@@ -1,0 +1,158 @@
+"""The HTTP client of somebody else's library, throttled: a view of an `httpx` or `httpx2` client."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._core.estimate import estimate, is_metered, model_of
+from ._core.headers import read_limits
+from ._core.providers import endpoint_of, provider_named, provider_of
+from ._core.tail import Tail, last_usage
+from ._exchange import ADMITTED, PERMIT
+from ._http import send_admitted
+from ._options import current_manners, read_options
+from ._permit import Call
+from .errors import AdmissionError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from typing import Unpack
+
+    import httpx
+    import httpx2
+
+    from ._options import Options
+    from ._permit import Manners, Permit
+    from ._throttle import Throttle
+
+Client = TypeVar("Client", bound="httpx.AsyncClient | httpx2.AsyncClient")
+
+
+def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Client:
+    """A client that sends as `http_client` does, each request that runs a model when the limits allow.
+
+    For libraries that take a `httpx` or `httpx2` client rather than one of the SDK. It shares all that
+    `http_client` has (connections, hooks, cookies, proxies; closing one closes both), which itself stays
+    as it is. The options are those of `ThrottledAsyncOpenAI` but `pool`; `.throttle` is the `Throttle`.
+
+    Models and sizes are read from JSON bodies, usage from the decoded body or stream as it is read. A
+    refusal is sent again as with the SDK's clients, which may have this one as `http_client`.
+
+    Calls raise what `http_client` raises, and `AdmissionTimeout`, `QueueFull`, `RequestTooLarge` or
+    `AccountBlocked`. Raises `TypeError` for what is no asynchronous client of httpx or httpx2, or is
+    throttled already, and `ValueError` for limits that cannot be meant.
+    """
+    client: Any = http_client
+    if isinstance(client, _View):
+        raise TypeError("this client is throttled already: give its .throttle to others, or throttle the one below")
+    families = [sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules]
+    if not isinstance(client, tuple(family.AsyncClient for family in families)):
+        raise TypeError(
+            f"throttle_http_client() takes a httpx.AsyncClient or httpx2.AsyncClient, not {type(client).__name__}; "
+            "for a client of the SDK there is throttle()"
+        )
+    given: dict[str, Any] = dict(options)
+    throttle, manners, dialect, pool = read_options(given, threads=False)
+    if pool is not None:
+        raise ValueError(f"http_client has its own connections: leave out pool={pool!r}")
+    if given:
+        raise TypeError(f"throttle_http_client() has no option {', '.join(given)}")
+    own: Any = type(client)
+    view: Any = object.__new__(_view_class(own))
+    view.__dict__ = client.__dict__  # the same, so that both are open or closed, and have the same hooks
+    view.throttle, view._throttled = throttle, (client, manners, dialect)  # noqa: SLF001
+    throttled: Client = view
+    return throttled
+
+
+class _View:
+    """Before the class of a client: `send` waits for a permit."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        throttle: Throttle
+        _throttled: tuple[Any, Manners, str | None]
+
+    def __del__(self) -> None:
+        """Some clients close themselves here; this one belongs to whoever made the other."""
+
+    if not TYPE_CHECKING:
+
+        async def send(self, request: Any, **options: Any) -> Any:
+            send = functools.partial(super().send, request, **options)
+            if ADMITTED in request.extensions:  # by a client of ours above
+                return await send()
+            call = self._call(request)
+            if call is None:
+                response = await send()
+                self.throttle.observe(read_limits(response.headers))
+                return response
+            try:
+                permit = await self.throttle.admit(call)
+            except AdmissionError as error:
+                error.request = type(request)(request.method, request.url.copy_with(query=None))
+                raise
+            response = await send_admitted(self.throttle, permit, request, send)
+            _watch(response)
+            return response
+
+    def _call(self, request: Any) -> Call | None:
+        """What the request may cost; None: it runs no model."""
+        if request.method != "POST":
+            return None
+        url = str(request.url)
+        body = _json_of(request)
+        if not is_metered("POST", url, body):
+            return None
+        _, manners, dialect = self._throttled
+        provider = provider_named(dialect) if dialect else provider_of(url)
+        cost = estimate(url, body, provider)
+        endpoint = endpoint_of(request.url.host, request.url.port, provider)
+        return Call(model_of(url, body), cost.input, current_manners(manners), cost, provider, endpoint)
+
+
+@functools.cache
+def _view_class(cls: Any) -> type[Any]:
+    # Slots stand beside the shared `__dict__`.
+    own = {"__slots__": ("_throttled", "throttle"), "__module__": cls.__module__}
+    return type(f"Throttled{cls.__name__}", (_View, cls), own)
+
+
+def _json_of(request: Any) -> object:
+    """The body, if it is JSON and in memory."""
+    if "json" not in request.headers.get("content-type", "json"):
+        return None
+    try:
+        return json.loads(request.content)
+    except (ValueError, RuntimeError):  # RuntimeError: RequestNotRead, a stream
+        return None
+
+
+def _watch(response: Any) -> None:
+    """Have the usage told to the permit: now, or as the body is read."""
+    permit: Permit | None = response.extensions.get(PERMIT)
+    if permit is None:
+        return
+    if response.is_closed:
+        usage = last_usage(response.content)
+        if usage is not None:
+            permit.used(usage)
+        return
+    # All that decodes goes through this: `aread`, `aiter_text`, `aiter_lines`.
+    read, tail = response.aiter_bytes, Tail()
+
+    async def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        async for chunk in read(chunk_size):
+            before = tail.usage
+            tail.add(chunk)
+            if tail.usage is not None and tail.usage is not before:
+                permit.used(tail.usage)
+            if permit.refusal is None:
+                permit.refusal = tail.refusal
+            yield chunk
+
+    response.aiter_bytes = aiter_bytes

@@ -1,0 +1,87 @@
+"""The options that throttled clients take beside the SDK's own, and the manners that a context asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ._core.providers import provider_named
+from ._permit import Manners
+from ._throttle import Throttle, throttle_from
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ._core.limits import Limits
+    from ._pool import Kind
+
+THROTTLE_OPTIONS = ("rpm", "tpm", "rpd", "tpd", "limits", "max_concurrency", "max_refusals")
+MANNERS_OPTIONS = ("priority", "max_wait", "max_queued")
+OPTIONS = ("throttle", *THROTTLE_OPTIONS, *MANNERS_OPTIONS, "dialect", "pool")
+
+
+class Options(TypedDict, total=False):
+    """What throttled clients take beside the SDK's own arguments; `ThrottledAsyncOpenAI` says what each means."""
+
+    throttle: Throttle | None
+    rpm: float | None
+    tpm: float | None
+    rpd: float | None
+    tpd: float | None
+    limits: Limits | Mapping[str, Limits] | None
+    max_concurrency: int | None
+    max_refusals: int | None
+    priority: int
+    max_wait: float | None
+    max_queued: int | None
+    dialect: str | None
+    pool: Kind | None
+
+
+def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttle, Manners, str | None, Kind | None]:
+    """Take what is ours out of `options`: throttle, manners, dialect and pool. Raises for what cannot be meant."""
+    ours = {name: options.pop(name) for name in OPTIONS if name in options}
+    pool, dialect = ours.pop("pool", None), ours.pop("dialect", None)
+    if dialect is not None:
+        provider_named(dialect)
+    manners = Manners(**{name: ours.pop(name) for name in MANNERS_OPTIONS if name in ours})
+    return throttle_from(threads=threads, **given_of(**ours)), manners, dialect, pool
+
+
+_asked: ContextVar[dict[str, Any] | None] = ContextVar("throttled_openai_manners", default=None)
+
+
+@contextlib.contextmanager
+def manners(
+    *,
+    priority: int | None = None,
+    max_wait: float | None = None,
+    max_queued: int | None = None,
+) -> Iterator[None]:
+    """Manners of all calls that begin inside this `with`, for code that a client cannot be handed to.
+
+    As `with_throttle()` of a client, over which it goes: `priority`: higher goes first; `max_wait`:
+    seconds a call may wait; `max_queued`: how many may wait. What is not given stays. Tasks that
+    are made inside inherit them, threads do not.
+
+    Raises `TypeError` or `ValueError` for what cannot be meant.
+    """
+    given = given_of(priority=priority, max_wait=max_wait, max_queued=max_queued)
+    Manners(**given)
+    token = _asked.set({**(_asked.get() or {}), **given})
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def current_manners(own: Manners) -> Manners:
+    """`own`, but for what a `manners()` around the call asks for."""
+    asked = _asked.get()
+    return own if asked is None else dataclasses.replace(own, **asked)
+
+
+def given_of(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
