@@ -68,6 +68,11 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     return throttled
 
 
+def unthrottled(http_client: Any) -> Any:
+    """The client that a view of `throttle_http_client` was made of; any other as it is."""
+    return http_client._throttled[0] if isinstance(http_client, _View) else http_client  # noqa: SLF001
+
+
 class _View:
     """Before the class of a client: `send` waits for a permit."""
 

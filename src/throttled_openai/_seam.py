@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
-from openai import AsyncAzureOpenAI, AzureOpenAI
+from openai import AsyncAzureOpenAI, AzureOpenAI, DefaultAsyncHttpxClient
 
 from ._core.estimate import estimate, is_metered, model_of, read_usage
 from ._core.headers import read_limits
 from ._core.providers import PROVIDERS, Provider, endpoint_of, provider_named, provider_of
 from ._core.refusals import read_stream_error
 from ._http import PERMIT, send_admitted
+from ._http_client import throttle_http_client, unthrottled
 from ._options import MANNERS_OPTIONS, OPTIONS, THROTTLE_OPTIONS, current_manners, given_of, read_options
 from ._permit import Call, Manners, Outcome, Permit
 from ._pool import http_client
-from ._sdk import platform
+from ._sdk import hooked, platform
 from .errors import AdmissionError
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ class Seam:
                     raise ValueError(f"http_client has its own connections: leave out it or pool={pool!r}")
             elif pool != "sdk" and (pool is not None or _takes_http_client(type(self))):
                 made = options["http_client"] = self._http_client(pool)
+            if not hooked():
+                options["http_client"] = self._throttled_below(options.get("http_client"))
             super().__init__(*args, **options)
             if made is not None:  # what the SDK gives to its own
                 made.base_url, made.timeout = self.base_url, self.timeout
@@ -180,7 +184,15 @@ class Throttled(Seam):
 
     if not TYPE_CHECKING:
 
+        def _throttled_below(self, http: Any) -> Any:
+            """The throttle in the HTTP client, where this SDK does not let us in above it."""
+            http = DefaultAsyncHttpxClient() if http is None else unthrottled(http)
+            ours = {"throttle": self.throttle, "dialect": self._dialect, **dataclasses.asdict(self._manners)}
+            return throttle_http_client(http, **ours)
+
         async def request(self, *args: Any, **kwargs: Any) -> Any:
+            if not hooked():
+                return await super().request(*args, **kwargs)
             if self._platform is None:
                 # The SDK asks in a thread, for every call that begins before the first answer is
                 # there: ten thousand gathered calls start ten thousand thread jobs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import openai
 from openai import AzureOpenAI, OpenAI
 
 from ._core.headers import read_limits
@@ -39,6 +40,13 @@ class SyncThrottled(Seam):
 
         def _http_client(self, pool: Kind | None) -> Any:
             return sync_http_client(pool or "httpx", most_in_flight=self.throttle.most_in_flight)
+
+        def _throttled_below(self, http: Any) -> Any:
+            del http
+            raise RuntimeError(
+                f"openai {openai.__version__} has no hooks for synchronous clients to be throttled by; "
+                "install openai>=2.47,<4, or use the asynchronous client"
+            )
 
         def request(self, *args: Any, **kwargs: Any) -> Any:
             current = Current()
