@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeVar
 
 from openai import AsyncAzureOpenAI, AzureOpenAI, DefaultAsyncHttpxClient
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from ._pool import Kind
     from ._throttle import Throttle
+
+
+C = TypeVar("C", bound=type)
 
 
 class Current:
@@ -241,18 +244,19 @@ class Throttled(Seam):
                 raise
 
 
-def signed(cls: Any) -> Any:
+def signed(cls: C) -> C:
     """Class decorator: `help()` and `inspect.signature` show the SDK's arguments and ours in one list."""
+    made: Any = cls
     keyword = inspect.Parameter.KEYWORD_ONLY
     ours = [inspect.Parameter(name, keyword, default=0 if name == "priority" else None) for name in OPTIONS]
-    sdk = cls.__mro__[_after_seams(cls)]
+    sdk = made.__mro__[_after_seams(made)]
     for name in ("__init__", "copy"):
         theirs = inspect.signature(getattr(sdk, name))
         parameters = list(theirs.parameters.values())
         end = len(parameters) - (parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
         parameters[end:end] = ours
-        setattr(cls, name, _delegate(cls, name, theirs.replace(parameters=parameters)))
-    cls.with_options = cls.copy
+        setattr(made, name, _delegate(made, name, theirs.replace(parameters=parameters)))
+    made.with_options = made.copy
     return cls
 
 
