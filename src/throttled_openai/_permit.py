@@ -171,8 +171,8 @@ class PostedPermit(Permit):
 
     def settle(self, outcome: Outcome, refusal: Refusal | None = None, response: Any = None) -> None:
         assert self.open, "permit settled twice"
-        self.open = False
         post(self.loop, _settle, self._permit, outcome, refusal, response)
+        self.open = False  # after it, or an exception in between would lose the permit
 
     def used(self, usage: Usage) -> None:
         post(self.loop, self._permit.used, usage)

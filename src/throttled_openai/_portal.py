@@ -6,19 +6,19 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
+import functools
 import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 Make = Callable[[], Coroutine[Any, Any, T]]
 
 # Seconds after which a blocked thread looks whether it was interrupted. On Windows a wait without
-# an end does not hear Ctrl-C; everywhere else None will do.
-LOOK: Final = 0.5 if sys.platform == "win32" else None
+# an end does not hear Ctrl-C; everywhere else it does, and -1 is without an end.
+LOOK: Final = 0.5 if sys.platform == "win32" else -1.0
 # Seconds the interpreter waits for the portal at its exit.
 EXIT: Final = 1.0
 
@@ -79,27 +79,27 @@ class Portal:
         goes to `unwanted`.
         """
         assert not self.here, "the portal would wait for itself"
-        question = _Question(self.loop, make, unwanted)
+        answered = threading.Lock()
+        answered.acquire()  # the answer releases it
+        question = Question(self.loop, make, answered.release, unwanted)
         try:
             question.ask()
-            while not question.done():
-                with contextlib.suppress(TimeoutError):
-                    question.exception(LOOK)
-            return question.result()
+            while not answered.acquire(timeout=LOOK):
+                pass
+            return question.answer()
         except BaseException:
             question.give_up()
             raise
 
     async def ask_async(self, make: Make[T], unwanted: Callable[[T], object] | None = None) -> T:
         """As `ask`, for a task on any event loop."""
-        question = _Question(self.loop, make, unwanted)
         loop = asyncio.get_running_loop()
         answered = loop.create_future()
-        question.add_done_callback(lambda _: post(loop, _wake, answered))
+        question = Question(self.loop, make, functools.partial(post, loop, _wake, answered), unwanted)
         try:
             question.ask()
             await answered
-            return question.result()
+            return question.answer()
         except BaseException:
             question.give_up()
             raise
@@ -124,54 +124,72 @@ class Portal:
             self._loop = None
 
 
-class _Question(Future[T]):
-    """One thing asked; a future that decides, under its lock, whether the answer or the giving up comes first."""
+class Question(Generic[T]):
+    """One thing asked on `loop`; either it is answered, which `wake` tells, or given up.
+
+    Without a lock: an exception such as KeyboardInterrupt may hit a thread that has just taken one,
+    and whoever waits for it next would wait for ever. Here that would be the portal.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         make: Make[T],
-        unwanted: Callable[[T], object] | None,
+        wake: Callable[[], object],
+        unwanted: Callable[[T], object] | None = None,
     ) -> None:
-        super().__init__()
         self._loop = loop
         self._make = make
+        self._wake = wake
         self._unwanted = unwanted
+        self._open = [True]  # whoever takes it out comes first
         self._task: asyncio.Task[None] | None = None
+        self._result: list[T] = []
+        self._error: BaseException | None = None
 
     def ask(self) -> None:
         post(self._loop, self._begin)
 
+    def answer(self) -> T:
+        """The result, or the error, once it is there."""
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
+
     def give_up(self) -> None:
         """Nobody waits for the answer any more."""
-        if self.cancel():
+        if self._is_first():
             post(self._loop, self._stop)
-        elif self.exception() is None:
-            self._turn_away(self.result())
+        else:
+            self._turn_away()
 
     def _begin(self) -> None:
-        if not self.cancelled():
-            self._task = self._loop.create_task(self._answer())
+        if self._open:
+            self._task = self._loop.create_task(self._run())
 
     def _stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    async def _answer(self) -> None:
+    async def _run(self) -> None:
         try:
-            result = await self._make()
+            self._result.append(await self._make())
         except BaseException as error:  # noqa: BLE001  # whatever it is, it is the asker's
-            if self.set_running_or_notify_cancel():
-                self.set_exception(error)
+            self._error = error
+        if self._is_first():
+            self._wake()
         else:
-            if self.set_running_or_notify_cancel():
-                self.set_result(result)
-            else:
-                self._turn_away(result)
+            self._turn_away()
 
-    def _turn_away(self, result: T) -> None:
-        if self._unwanted is not None:
-            self._unwanted(result)
+    def _is_first(self) -> bool:
+        try:
+            return self._open.pop()
+        except IndexError:
+            return False
+
+    def _turn_away(self) -> None:
+        if self._result and self._unwanted is not None:
+            self._unwanted(self._result.pop())
 
 
 def _wake(answered: asyncio.Future[None]) -> None:

@@ -98,6 +98,7 @@ def _settling_stream(base: type[Any]) -> type[Any]:
             self._response = weakref.ref(response)
             self._inner = response.stream
             self._iterator: Iterator[bytes] | None = None
+            self._dropped = False
 
         def __iter__(self) -> Iterator[bytes]:
             # SDK >= 3.30 comes back after `[DONE]` to drain what is left: go on, do not start again.
@@ -116,6 +117,8 @@ def _settling_stream(base: type[Any]) -> type[Any]:
                 raise
 
         def close(self) -> None:
+            if self._dropped:  # by the SDK's generator, in the same collection
+                return
             response = self._response()
             self.permit.refusal = self.permit.refusal or refusal_read(response)
             # After the connection is back in the pool, or the next attempt would open a new one.
@@ -127,10 +130,15 @@ def _settling_stream(base: type[Any]) -> type[Any]:
         def __del__(self) -> None:
             # Dropped without being closed. This may run in any thread, within the very lock that
             # closing takes: another thread has to do it.
-            if self.permit.open:
-                post(self.permit.loop, _close_in_a_thread, self._inner, self.permit)
+            self._dropped = self.permit.open
+            _drop(self._inner, self.permit)
 
     return SettlingStream
+
+
+def _drop(stream: Any, permit: PostedPermit) -> None:
+    if permit.open:
+        post(permit.loop, _close_in_a_thread, stream, permit)
 
 
 def _close_in_a_thread(stream: Any, permit: PostedPermit) -> None:

@@ -39,7 +39,7 @@ class SyncStackPool:
         return shelf.exchange(request)
 
     def close(self) -> None:
-        """Close the connections that are idle now, and the others when their exchange is over."""
+        """Close every connection; as with httpcore, exchanges under way fail."""
         for shelf in list(self._shelves.values()):
             shelf.close()
         self._stock.close()
@@ -64,6 +64,7 @@ class _Shelf:
         self._room = None if most is None else threading.Semaphore(most)
         self._kept = math.inf if kept is None else kept
         self._idle: deque[Any] = deque()  # its ends are each thread's, without a lock
+        self._in_use: set[Any] = set()  # held, or the collector would find a dropped stream's socket open
         self._closed = False
 
     def exchange(self, request: Any) -> Any:
@@ -73,25 +74,28 @@ class _Shelf:
         connection = None
         try:
             connection = self._warmest() or self._new()
+            self._in_use.add(connection)
             response = connection.handle_request(request)
             response.stream = _Stream(response.stream, functools.partial(self._over, connection))
             return response
         except BaseException:
             self._leave()
             if connection is not None:
+                self._in_use.discard(connection)
                 connection.close()
             raise
 
     def close(self) -> None:
         self._closed = True
-        while (connection := self._pop(self._idle.pop)) is not None:
-            connection.close()
+        for pop in (self._idle.pop, self._in_use.pop):
+            while (connection := _popped(pop)) is not None:
+                connection.close()
 
     def __del__(self) -> None:
         self.close()
 
     def _warmest(self) -> Any:
-        while (connection := self._pop(self._idle.pop)) is not None:
+        while (connection := _popped(self._idle.pop)) is not None:
             if not connection.has_expired():
                 return connection
             connection.close()
@@ -100,6 +104,7 @@ class _Shelf:
     def _over(self, connection: Any) -> None:
         """An exchange is over."""
         self._leave()
+        self._in_use.discard(connection)
         if not connection.is_idle():
             connection.close()
             return
@@ -108,7 +113,7 @@ class _Shelf:
             self.close()
         # The coldest go; two at a time are more than come, and hold nobody up.
         for _ in range(2):
-            coldest = self._pop(self._idle.popleft)
+            coldest = _popped(self._idle.popleft)
             if coldest is None:
                 return
             if len(self._idle) < self._kept and not coldest.has_expired():
@@ -120,12 +125,12 @@ class _Shelf:
         if self._room is not None:
             self._room.release()
 
-    @staticmethod
-    def _pop(pop: Callable[[], Any]) -> Any:
-        try:
-            return pop()
-        except IndexError:  # whatever there was, another thread has it
-            return None
+
+def _popped(pop: Callable[[], Any]) -> Any:
+    try:
+        return pop()
+    except LookupError:  # whatever there was, another thread has it
+        return None
 
 
 class _Stream:
