@@ -96,7 +96,8 @@ class Server:
     async def __aenter__(self):
         self._tasks = set()
         self._readers = set()
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        at_once = None if self.shakes_hands_for else self.tls
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=at_once)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/v1"
         return self
@@ -108,8 +109,8 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, reader, writer):
-        if self.tls:
-            writer.transport.pause_reading()  # the client's first words are for `start_tls`
+        if self.shakes_hands_for:
+            writer.transport.pause_reading()  # the client's first words are for `start_tls`; not on uvloop
         self._tasks.add(asyncio.create_task(self._serve(reader, writer)))
 
     async def _serve(self, reader, writer):
@@ -128,7 +129,7 @@ class Server:
         self.most_shaking = max(self.most_shaking, self.shaking)
         try:
             await asyncio.sleep(self.shakes_hands_for)
-            if self.tls:
+            if self.tls and self.shakes_hands_for:
                 await writer.start_tls(self.tls)
         finally:
             self.shaking -= 1

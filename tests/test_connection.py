@@ -105,9 +105,14 @@ async def test_a_server_that_says_nothing_is_a_read_timeout_in_head_and_body(fam
 
 
 @families
+@pytest.mark.parametrize("tls", [False, True])
 @real
-async def test_a_body_without_length_ends_with_its_connection(family):
-    async with Server(raw(b"HTTP/1.1 200 OK\r\n\r\nall", b" of it", pause=0.02)) as server, pooled(family) as client:
+async def test_a_body_without_length_ends_with_its_connection(family, tls, tmp_path):
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_text(CERTIFICATE)
+    answer = raw(b"HTTP/1.1 200 OK\r\n\r\nall", b" of it", pause=0.02)
+    server = Server(answer, tls=identity(str(certificate)) if tls else None)
+    async with server, pooled(family, verify=trusting(str(certificate))) as client:
         for _ in range(2):
             assert (await client.get(server.url)).text == "all of it"
         assert server.connections == 2

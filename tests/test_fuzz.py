@@ -203,5 +203,5 @@ def test_the_same_seed_is_the_same_run_whatever_the_time_of_day(monkeypatch):
             stories.append((fuzz.ends, [(attempt.at, attempt.model, attempt.status) for attempt in fuzz.server.log]))
     finally:
         gc.enable()
-    assert len(stories[0][1]) > CALLS / 2
+    assert len(stories[0][1]) > CALLS / 3  # a refusal for billing fails what waits
     assert stories[0] == stories[1]

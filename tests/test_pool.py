@@ -221,12 +221,14 @@ async def test_the_first_connection_of_a_burst_has_its_timeout_for_itself():
 
 
 @families
+@pytest.mark.parametrize("tls", [False, True])
 @real
-async def test_a_connection_the_server_has_closed_is_not_used(family):
+async def test_a_connection_the_server_has_closed_is_not_used(family, tls, certificate):
     async def once(asked):
         asked.writer.write(says())
 
-    async with Server(once) as server, pooled(family) as client:
+    server = Server(once, tls=identity(certificate) if tls else None)
+    async with server, pooled(family, verify=trusting(certificate)) as client:
         for _ in range(3):
             await client.post(server.url, json=1)
             await soon(lambda: server.open == 0)

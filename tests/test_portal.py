@@ -704,6 +704,7 @@ def test_an_interpreter_ends_after_what_was_settled_before():
         import logging
         from throttled_openai._portal import post
         logging.basicConfig(level="DEBUG", stream=sys.stdout, format="%(message)s")
+        logging.getLogger("asyncio").disabled = True  # it tells of slow callbacks
         t = Throttle(threads=True)
         permit = ask(t)
         post(permit.loop, time.sleep, 0.3)
@@ -711,7 +712,8 @@ def test_an_interpreter_ends_after_what_was_settled_before():
     """
     status, out, error = run(code)
     assert (status, error) == (0, "")
-    assert out[:5] == ["m:", "attempt", "success", "after", "0.300"]
+    assert out[:4] == ["m:", "attempt", "success", "after"]
+    assert float(out[4]) >= 0.3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -850,6 +850,7 @@ class Fuzz:
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_happens_in_forty_threads_and_a_loop_nothing_is_left_behind(seed, monkeypatch):
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("throttled_openai._throttle.STUCK", 0.2)
     simulator = Simulator(rpm=60_000, latency=0.02, latency_sigma=0.8, faults=FAULTS, seed=seed)
     with serving(simulator) as url:
         fuzz = Fuzz(seed, url)

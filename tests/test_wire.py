@@ -160,6 +160,7 @@ def test_a_response_comes_to_the_same_however_it_is_cut(response, places):
 
 @given(good, st.integers(0, 1000), st.binary(max_size=3), st.lists(st.integers(0, 1000), max_size=4))
 @example(OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", 46, b"\n", [])
+@example(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n_\r\n0\r\n\r\n", 50, b"\0", [])
 def test_a_damaged_response_is_never_taken_for_another_than_h11_takes_it_for(response, place, damage, places):
     place %= len(response) + 1
     damaged = response[:place] + damage + response[place + 1 :]

@@ -11,12 +11,16 @@ import contextlib
 import select
 from typing import TYPE_CHECKING, Any, Final
 
+from ._tls import Layer
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
 # Bytes read ahead of whoever reads the response.
 READ_AHEAD: Final = 256 * 1024
+# Bytes to write at once: TLS copies them, and asyncio what it cannot send yet.
+PIECE: Final = 64 * 1024
 # Seconds a host's first address has before its second is tried as well (RFC 8305), as in anyio.
 EYEBALLS: Final = 0.25
 
@@ -38,18 +42,21 @@ class Backend:
 
 
 class Stream(asyncio.Protocol):
-    """An `AsyncNetworkStream` of httpcore, and the protocol on asyncio's side of it."""
+    """An `AsyncNetworkStream` of httpcore, and the protocol on asyncio's side of it.
+
+    What it reads and writes passes through layers of TLS: none, one, or with an https proxy two.
+    """
 
     def __init__(self, core: Any) -> None:
         self._core = core
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
-        self._received: list[bytes] = []
-        self._ahead = 0
+        self._layers: tuple[Layer, ...] = ()  # the outermost, which meets the network, first
+        self._received = bytearray()
         self._paused = False  # writing, by asyncio
         self._ended = False
         self._failure: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
         self._lost: asyncio.Future[None] = self._loop.create_future()
 
     # What asyncio calls.
@@ -58,10 +65,7 @@ class Stream(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._received.append(data)
-        self._ahead += len(data)
-        if self._ahead > READ_AHEAD:
-            self._transport.pause_reading()
+        self._receive(data, self._layers)
         self._wake()
 
     def eof_received(self) -> None:
@@ -76,8 +80,9 @@ class Stream(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if not self._ended:
+            self._failure = exc
         self._ended = True
-        self._failure = exc
         self._wake()
         if not self._lost.done():
             self._lost.set_result(None)
@@ -85,30 +90,21 @@ class Stream(asyncio.Protocol):
     # What a connection calls; `AsyncNetworkStream` has all but the last three.
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        if not self._received and not self._ended:
+        while not self._received and not self._ended:
             await self._wait(timeout, self._core.ReadTimeout)
         if self._received:
-            data = self._received[0] if len(self._received) == 1 else b"".join(self._received)
-            self._received.clear()
-            if len(data) > max_bytes:
-                self._received.append(data[max_bytes:])
-                data = data[:max_bytes]
-            if self._ahead > READ_AHEAD:
-                self._transport.resume_reading()
-            self._ahead = len(self._received[0]) if self._received else 0
-            return data
+            return self._take(max_bytes)
         if self._failure is not None:
             raise self._core.ReadError(str(self._failure)) from self._failure
         return b""
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        if not buffer:
-            return
-        if self._ended:
-            raise self._core.WriteError(str(self._failure or "the connection was closed")) from self._failure
-        self._transport.write(buffer)
-        while self._paused and not self._ended:
-            await self._wait(timeout, self._core.WriteTimeout)
+        for at in range(0, len(buffer), PIECE):
+            if self._ended:
+                raise self._core.WriteError(str(self._failure or "the connection was closed")) from self._failure
+            self._send(buffer[at : at + PIECE])
+            while self._is_held_up() and not self._ended:
+                await self._wait(timeout, self._core.WriteTimeout)
 
     async def aclose(self) -> None:
         self.abort()
@@ -120,18 +116,21 @@ class Stream(asyncio.Protocol):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> Stream:
-        # When this fails, asyncio closes the transport, and does not tell us.
-        with _failures(self._core):
-            async with asyncio.timeout(timeout):
-                self._transport = await self._loop.start_tls(
-                    self._transport, self, ssl_context, server_hostname=server_hostname
-                )
+        try:
+            with _failures(self._core):
+                async with asyncio.timeout(timeout):
+                    await self._shake_hands(Layer(ssl_context, server_hostname))
+        except BaseException:
+            self.abort()
+            raise
         return self
 
     def get_extra_info(self, info: str) -> Any:
         names = {"client_addr": "sockname", "server_addr": "peername"}
         if info == "is_readable":
             return self.is_readable()
+        if info == "ssl_object":
+            return self._layers[-1].ssl_object if self._layers else None
         return self._transport.get_extra_info(names.get(info, info))
 
     def abort(self) -> None:
@@ -139,8 +138,7 @@ class Stream(asyncio.Protocol):
 
     def unread(self, data: bytes) -> None:
         """The next `read` begins with `data`."""
-        if data:
-            self._received.insert(0, data)
+        self._received[:0] = data
 
     def is_readable(self) -> bool:
         """Whether there is something to read, or the end.
@@ -160,17 +158,63 @@ class Stream(asyncio.Protocol):
 
     # Between the two.
 
+    async def _shake_hands(self, layer: Layer) -> None:
+        early = self._take(len(self._received))
+        self._layers += (layer,)
+        self._receive(early, (layer,))
+        while not layer.secure:
+            if self._ended:
+                raise self._failure or ConnectionResetError("the server hung up in the middle of the TLS handshake")
+            await self._wait(None, self._core.ConnectTimeout)
+
+    def _receive(self, data: bytes, layers: tuple[Layer, ...]) -> None:
+        """Read `data`, which comes through `layers`."""
+        for layer in layers:
+            data = layer.decrypt(data)
+        self._received += data
+        if len(self._received) > READ_AHEAD:
+            self._transport.pause_reading()
+        if layers:
+            self._send(b"")  # what TLS has to say of its own accord
+
+    def _take(self, most: int) -> bytes:
+        """What was received first."""
+        data = bytes(self._received[:most])
+        was_full = len(self._received) > READ_AHEAD
+        del self._received[:most]
+        if was_full and len(self._received) <= READ_AHEAD:
+            self._transport.resume_reading()
+        return data
+
+    def _send(self, data: bytes) -> None:
+        """Write `data`, and what waited in the layers."""
+        for layer in reversed(self._layers):
+            data = layer.encrypt(data)
+        if data:
+            self._transport.write(data)
+        for layer in self._layers:
+            if layer.ended and not self._ended:
+                self._ended = True
+                self._failure = layer.failure
+                self._transport.close()
+
+    def _is_held_up(self) -> bool:
+        """Whether more should not be written yet: by the network, or by TLS."""
+        return self._paused or any(layer.waiting for layer in self._layers)
+
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def _wait(self, timeout: float | None, error: type[Exception]) -> None:  # noqa: ASYNC109
-        waiter = self._waiter = self._loop.create_future()
+        waiter = self._loop.create_future()
+        self._waiters.add(waiter)
         timer = None if timeout is None else self._loop.call_later(timeout, _expire, waiter, error)
         try:
             await waiter
         finally:
-            self._waiter = None
+            self._waiters.discard(waiter)
             if timer is not None:
                 timer.cancel()
 

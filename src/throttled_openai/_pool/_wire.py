@@ -107,13 +107,16 @@ def parse_head(lines: bytes) -> Head:
     status_line = _STATUS.fullmatch(first)
     if status_line is None:
         raise MalformedResponse("illegal status line")
-    if b"\n " in fields or b"\n\t" in fields:
-        fields = _FOLD.sub(b" ", fields)
+    fields = _unfold(fields)
     if not _FIELDS.fullmatch(fields):
         raise MalformedResponse("illegal header line")
     version, status, reason = status_line.groups()
     parts = [line.partition(b":") for line in fields.split(b"\r\n")[:-1]]
     return Head(version, int(status), reason or b"", [(name, value.strip(b" \t")) for name, _, value in parts])
+
+
+def _unfold(fields: bytes) -> bytes:
+    return _FOLD.sub(b" ", fields) if b"\n " in fields or b"\n\t" in fields else fields
 
 
 class Body:
@@ -211,6 +214,8 @@ class _ChunkedBody(Body):
             # The last one: trailers, which nobody asks for, and an empty line.
             end = self.rest.find(b"\r\n\r\n", header.end() - 2)
             if end >= 0:
+                if not _FIELDS.fullmatch(_unfold(self.rest[header.end() : end + 2])):
+                    raise MalformedResponse("illegal trailers")
                 self.ended = True
                 return end + 4
         if len(self.rest) - at > MOST or (header is None and self.rest.find(b"\n", at) >= 0):
