@@ -653,8 +653,8 @@ def test_an_interpreter_that_waits_ends_at_an_interrupt():
     code = """
         t = Throttle(max_concurrency=1, threads=True)
         held = ask(t)
-        print("waits", flush=True)
         try:
+            print("waits", flush=True)
             ask(t)
         except KeyboardInterrupt:
             print(t.stats().waiting, t.stats().in_flight)
