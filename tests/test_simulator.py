@@ -1077,6 +1077,17 @@ def test_it_runs_in_a_process_of_its_own():
         httpx.get(url)
 
 
+def test_its_process_tells_every_attempt_and_whose_it_was():
+    with spawn(rpm=1, latency=0.0) as url, httpx.Client() as client:
+        for name in ("a", "b"):
+            client.post(f"{url}/chat/completions", json=chat(10), headers={"X-Client-Request-Id": name})
+        attempts = client.get(f"{url.removesuffix('/v1')}/simulator/log").json()["attempts"]
+        assert [(each["call"], each["status"], each["dimension"]) for each in attempts] == [
+            ("a", 200, None),
+            ("b", 429, "requests"),
+        ]
+
+
 def test_a_process_that_cannot_start_is_an_error_here():
     with pytest.raises(ValueError, match="rpm must be at least 1"), spawn(rpm=0):
         pass

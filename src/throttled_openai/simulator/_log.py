@@ -16,7 +16,8 @@ class Attempt:
     """One metered request, as it was decided on arrival.
 
     `at` is seconds on the loop's clock; `status` is 0 where no response is sent; `tokens` is what
-    it costs, now or at its end, charged or refused; `dimension` is the limit that refused it.
+    it costs, now or at its end, charged or refused; `dimension` is the limit that refused it;
+    `call` is its `X-Client-Request-Id`, if it has one, for clients that want to know their own.
     """
 
     at: float
@@ -27,6 +28,7 @@ class Attempt:
     retry_count: int
     dimension: Dimension | None = None
     fault: FaultKind | None = None
+    call: str | None = None
 
 
 @dataclass(slots=True)

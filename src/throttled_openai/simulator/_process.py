@@ -25,7 +25,7 @@ def spawn(
 ) -> Iterator[str]:
     """Serve from a new process and give the base URL, which ends in /v1; the process ends with the block.
 
-    Its counters are at /simulator/stats on the same port.
+    Its counters are at /simulator/stats on the same port, its attempts at /simulator/log.
     """
     settings = replace(settings or Settings(), **options)
     command = [

@@ -212,6 +212,7 @@ class Simulator:
                 retry_count=int(retry_count) if retry_count.isdecimal() else 0,
                 dimension=dimension,
                 fault=reply.fault,
+                call=headers.get("x-client-request-id"),
             )
         )
         return reply
@@ -263,6 +264,8 @@ class Simulator:
         match method, path:
             case "GET", "/simulator/stats":
                 return found_reply(self.stats(now))
+            case "GET", "/simulator/log":
+                return found_reply({"attempts": [asdict(attempt) for attempt in self._log]})
             case "POST", "/simulator/settings":
                 return found_reply(self._change_by(body, now))
             case "POST", "/v1/files":

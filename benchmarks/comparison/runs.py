@@ -1,0 +1,251 @@
+"""All the runs: which there are to do, who does them, and the file their records are added to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from throttled_openai.simulator import Fault, Settings, spawn
+
+from . import environment
+from . import rival as rivals
+from . import scenario as scenarios
+
+if TYPE_CHECKING:
+    from .rival import Choice, Rival
+    from .scenario import Scenario
+
+PROJECT = environment.PROJECT
+RESULTS = PROJECT / "benchmarks" / "results" / "runs.jsonl"
+TUNED = "{}, tuned"
+# The seed that settings are chosen with; none that is measured.
+TUNING_SEED = 0
+# Seconds for one run, wherever it hangs.
+PATIENCE = 900.0
+
+Record = dict[str, Any]
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="compare.py run", description=__doc__)
+    parser.add_argument("--scenarios", nargs="+", choices=scenarios.names(), metavar="NAME", help="default: all")
+    parser.add_argument("--rivals", nargs="+", choices=rivals.names(), metavar="NAME", help="default: all")
+    parser.add_argument("--speed", choices=("virtual", "real"), default="virtual")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="from 1 to N (default: 3)")
+    parser.add_argument("--no-tuning", action="store_true", help="only what the documentations say")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="where records are kept (benchmarks/results/runs.jsonl)"
+    )
+    parser.add_argument("--again", action="store_true", help="do runs again that are there already")
+    options = parser.parse_args(argv)
+    book = Book(options.results)
+    chosen = [rivals.read(name) for name in options.rivals or rivals.names()]
+    files = [scenarios.read(name) for name in options.scenarios or scenarios.names()]
+    wanted = [each for each in files if options.speed in each.speeds]
+    began, before = time.monotonic(), len(book.records)
+
+    def one(rival: Rival) -> None:
+        if options.speed not in rival.speeds:
+            return
+        problem = environment.make(rival.name)
+        if problem is not None:
+            book.add({"rival": rival.name, "package": rival.package, "speed": options.speed, "not_installed": problem})
+            say(f"{rival.package}: cannot be installed: {problem}")
+            return
+        # Settings are chosen in virtual time, where a rival can run in it: that is sooner done.
+        tuning = "virtual" if "virtual" in rival.speeds else options.speed
+        with Worker(rival, tuning) as tuner, Worker(rival, options.speed) as worker:
+            for scenario in wanted:
+                variants = dict(rival.variants)
+                if rival.grid and scenario.tuning and not options.no_tuning:
+                    variants |= tuned(rival, scenario, tuner, book)
+                compete(variants, scenario, worker, book, options)
+
+    # On real sockets client and server have a core each; in virtual time every core is a client's.
+    at_once = 1 if options.speed == "real" else os.cpu_count() or 1
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(one, chosen))
+    say(f"{len(book.records) - before} runs in {time.monotonic() - began:.0f} s")
+    return 0
+
+
+def compete(
+    variants: dict[str, Choice], scenario: Scenario, worker: Worker, book: Book, options: argparse.Namespace
+) -> None:
+    """All runs of one rival in one scenario that are not in the book yet."""
+    for variant, settings in variants.items():
+        for seed in range(1, options.seeds + 1):
+            order = worker.order(scenario.name, settings, seed) | {"variant": variant}
+            if options.again or not book.has(order):
+                record = worker.do(order)
+                book.add({**record, "commit": commit(), "machine": machine()})
+                say(f"{scenario.name}, {variant}, seed {seed}: {brief(record)}")
+
+
+def tuned(rival: Rival, scenario: Scenario, worker: Worker, book: Book) -> dict[str, Choice]:
+    """One more variant: with the settings with which most was done, and of those the quickest."""
+    wanted = {"rival": rival.name, "scenario": scenario.name}
+    found = next((each for each in book.records if "chosen" in each and wanted.items() <= each.items()), None)
+    if found is None:
+        records = [worker.do(worker.order(scenario.name, each, TUNING_SEED)) for each in rival.choices()]
+        ended = [each for each in records if "broken" not in each]
+        best = min(ended, key=lambda each: (-each["done"], each["makespan"]), default={"settings": None})
+        found = {**wanted, "chosen": best["settings"]}
+        book.add(found)
+    if found["chosen"] is None:
+        return {}
+    return {TUNED.format(next(iter(rival.variants))): found["chosen"]}
+
+
+class Worker:
+    """A process in the rival's environment. In virtual time it does all runs; on sockets, each has its own."""
+
+    def __init__(self, rival: Rival, speed: str) -> None:
+        self._rival = rival
+        self._speed = speed
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def order(self, scenario: str, settings: Choice, seed: int) -> Record:
+        return {
+            "rival": self._rival.name,
+            "scenario": scenario,
+            "settings": settings,
+            "seed": seed,
+            "speed": self._speed,
+        }
+
+    def do(self, order: Record) -> Record:
+        """Do one run; `broken` is in the record of one that did not come to its end."""
+        if self._speed == "virtual":
+            return self._ask(order)
+        scenario = scenarios.read(order["scenario"])
+        faults = [Fault(**fault) for fault in scenario.faults]
+        settings = Settings(seed=order["seed"], **scenario.server)
+        with pinned(-1), spawn(settings, faults=faults) as url:
+            try:
+                record = self._ask({**order, "url": url})
+            finally:
+                self._stop()
+        del record["url"]
+        return record
+
+    def _ask(self, order: Record) -> Record:
+        if self._process is None:
+            self._start()
+        process: Any = self._process
+        patience = threading.Timer(PATIENCE, process.kill)
+        patience.start()
+        try:
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            patience.cancel()
+        if not line:
+            self._stop()
+            return {**order, "broken": f"the worker died, or took more than {PATIENCE:.0f} s"}
+        record: Record = json.loads(line)
+        return record
+
+    def _start(self) -> None:
+        command = [environment.python_of(self._rival.name), PROJECT / "benchmarks" / "compare.py", "worker"]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "PYTHON"))}
+        quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
+        with pinned(0 if self._speed == "real" else None):
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env={**inherited, **quiet},
+            )
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+class Book:
+    """The records that there are, in a file of JSON lines; threads may add to it."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._lock = threading.Lock()
+        self.records = read(path)
+
+    def add(self, record: Record) -> None:
+        with self._lock:
+            self.records.append(record)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def has(self, order: Record) -> bool:
+        return any("broken" not in each and order.items() <= each.items() for each in self.records)
+
+
+def read(path: Path) -> list[Record]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+class pinned:  # noqa: N801  # used like a function
+    """Processes started inside of it stay on one core; -1: the last, None: anywhere."""
+
+    def __init__(self, core: int | None) -> None:
+        self._core = core
+
+    def __enter__(self) -> None:
+        if self._core is not None and hasattr(os, "sched_setaffinity"):
+            self._before = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, {sorted(self._before)[self._core]})
+
+    def __exit__(self, *_: object) -> None:
+        if self._core is not None and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, self._before)
+
+
+@cache
+def commit() -> str:
+    """Of this checkout; with a + if something is not committed."""
+    told = ["git", "describe", "--always", "--dirty=+", "--exclude", "*"]
+    done = subprocess.run(told, capture_output=True, text=True, check=False, cwd=PROJECT)
+    return done.stdout.strip() or "unknown"
+
+
+def machine() -> str:
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def brief(record: Record) -> str:
+    if "broken" in record:
+        return f"broken: {record['broken']}"
+    over = f"{record['over_ideal']:.3f} x ideal" if record["over_ideal"] else f"{record['goodput']:.0%} of the limit"
+    lost = record["failed"] + record["unfinished"]
+    return f"{record['done']} done, {lost} lost, {record['refused']} refused, {over}"
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

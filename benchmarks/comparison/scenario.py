@@ -1,0 +1,142 @@
+"""A scenario: what is asked for, of what kind of server, and how long that takes at least.
+
+Read by the worker too, in the rivals' environments: nothing but the standard library here.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+FOLDER = Path(__file__).parent.parent / "scenarios"
+
+# Tokens of a prompt that are not its text: as OpenAI counts them at the door.
+FRAME = 3
+MODEL = "gpt-4o"
+
+
+@dataclass(frozen=True)
+class Work:
+    """`calls` of `sizes` tokens of prompt, drawn with `weights`; `per_second`, or all at once.
+
+    `answer`: tokens of each answer at most. `kind`: chat, stream or embeddings.
+    """
+
+    calls: int
+    sizes: tuple[int, ...] = (12,)
+    weights: tuple[float, ...] | None = None
+    per_second: float = math.inf
+    answer: int = 16
+    kind: str = "chat"
+    model: str = MODEL
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, to be made `at` seconds from the start. `arguments`: of the SDK's `create`."""
+
+    number: int
+    at: float
+    size: int
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One file. `told`: what the clients are told of the limits, each of the `clients` by itself.
+
+    `changes`: settings of the server that change at so many seconds. After `until` seconds whoever
+    is not done has failed. `tuning`: whether rivals' settings are chosen for it.
+    """
+
+    name: str
+    says: str
+    work: Work
+    server: dict[str, Any]
+    told: dict[str, float] = field(default_factory=dict)
+    changes: tuple[tuple[float, dict[str, Any]], ...] = ()
+    faults: tuple[dict[str, Any], ...] = ()
+    clients: int = 1
+    until: float = 3600.0
+    speeds: tuple[str, ...] = ("virtual",)
+    tuning: bool = True
+
+    def calls(self, seed: int) -> list[Call]:
+        random = Random(seed)
+        work = self.work
+        sizes = random.choices(work.sizes, work.weights, k=work.calls)
+        span = work.calls / work.per_second
+        instants = sorted(random.uniform(0, span) for _ in sizes) if span else [0.0] * work.calls
+        return [
+            Call(number, at, size, _arguments(work, number, size))
+            for number, (at, size) in enumerate(zip(instants, sizes, strict=True))
+        ]
+
+    def ideal(self, calls: list[Call], tokens: int) -> float:
+        """Seconds that a client needs for these calls which knows everything: the slowest of what bounds it.
+
+        `tokens`: what the server counts for all calls together. A limit of R a minute admits R/60 a
+        second, and `burst` seconds of it at once if it was full at first; then the last answer takes
+        its time. Where only so many calls run at once, the sum of their latencies over that number.
+        """
+        latency = self.server.get("latency", 0.5)
+        sigma = self.server.get("latency_sigma", 0.2)
+        bounds = [max(call.at for call in calls)]
+        for limit, units in (("rpm", len(calls)), ("tpm", tokens)):
+            if self.server.get(limit):
+                bounds.append(self._refilled(limit, units))
+        least = max(bounds) + latency
+        slots = self.server.get("slots") or self.server.get("max_in_flight")
+        if slots:
+            slower = 1 + self.server.get("slowdown", 0.0) * (slots - 1) / slots
+            least = max(least, len(calls) / slots * latency * math.exp(sigma**2 / 2) * slower)
+        return least
+
+    def _refilled(self, limit: str, units: float) -> float:
+        """When so many units of a limit have been there to take."""
+        settings = dict(self.server)
+        minutes = min(60.0, settings.get("burst", 60.0)) / 60
+        units -= settings[limit] * minutes * settings.get("initial_level", 1.0)
+        at = 0.0
+        for when, change in (*self.changes, (math.inf, {})):
+            rate = settings[limit] / 60
+            # The simulator gives a neighbour no more than half while we ask for more than that.
+            rate -= min(settings.get(f"neighbour_{limit}", 0.0) / 60, rate / 2)
+            if units <= rate * (when - at):
+                return at + max(0.0, units) / rate
+            units -= rate * (when - at)
+            settings |= change
+            at = when
+        raise AssertionError("time is infinite")
+
+
+def read(name: str) -> Scenario:
+    """Read a scenario. Raises `TypeError` where the file says what nobody understands."""
+    told: dict[str, Any] = tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
+    work = {name: tuple(value) if isinstance(value, list) else value for name, value in told.pop("work").items()}
+    changes = tuple((change.pop("at"), change) for change in told.pop("changes", ()))
+    return Scenario(
+        name=name,
+        work=Work(**work),
+        changes=changes,
+        faults=tuple(told.pop("faults", ())),
+        speeds=tuple(told.pop("speeds", ("virtual",))),
+        **told,
+    )
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def _arguments(work: Work, number: int, size: int) -> dict[str, Any]:
+    text = "x" * ((size - FRAME) * 4)
+    arguments: dict[str, Any] = {"model": work.model, "extra_headers": {"X-Client-Request-Id": str(number)}}
+    if work.kind == "embeddings":
+        return {**arguments, "input": text}
+    arguments |= {"messages": [{"role": "user", "content": text}], "max_tokens": work.answer}
+    return {**arguments, "stream": True} if work.kind == "stream" else arguments

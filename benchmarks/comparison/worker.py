@@ -1,0 +1,186 @@
+"""One process in a rival's environment: it does what it reads, a run a line, and prints what came of it.
+
+    python benchmarks/compare.py worker < runs.jsonl
+
+In virtual time client and simulator run here, on a loop whose time jumps; `time.time` and its
+relatives tell the loop's time, so that libraries with clocks of their own keep it too. On real
+sockets the server is somebody else's process. Nothing but the standard library and the SDK here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import json
+import random
+import sys
+import time
+import urllib.request
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import scenario as scenarios
+from .figures import Played, figures
+from .job import Job
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+# Of the simulator in this process: a median of 20 ms each way.
+NETWORK = 0.02
+# Seconds between two looks at a rival's gauge.
+WATCHED = 0.5
+
+Order = dict[str, Any]
+Record = dict[str, Any]
+
+SOURCE = Path(__file__).parent.parent.parent / "src" / "throttled_openai"
+# The SDK's warnings, and those of libraries, are not for the pipe.
+OUT = sys.stdout
+
+
+def main() -> int:
+    sys.stdout = sys.stderr
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            result = run(order)
+        except Exception as error:  # noqa: BLE001  # reported as what came of it
+            result = {"broken": f"{type(error).__name__}: {error}"[:300]}
+        print(json.dumps({**order, **result}), file=OUT, flush=True)
+    return 0
+
+
+def run(order: Order) -> Record:
+    """Do one run. `order`: rival, settings, scenario, seed, speed, and on real sockets url."""
+    scenario = scenarios.read(order["scenario"])
+    random.seed(order["seed"])
+    gc.collect()
+    record: Record
+    if order["speed"] == "virtual":
+        simulator = simulators()
+        with asyncio.Runner(loop_factory=simulator.VirtualTimeLoop) as runner:
+            loop = runner.get_loop()
+            for name in ("time", "monotonic", "perf_counter"):
+                setattr(time, name, loop.time)
+                setattr(time, f"{name}_ns", lambda: int(loop.time() * 1e9))
+            record = runner.run(virtual(simulator, scenario, order))
+    else:
+        rival_of(order)  # what it takes to import is not counted
+        record = asyncio.run(real(scenario, order))
+    return {**record, "versions": versions(rival_of(order))}
+
+
+def simulators() -> Any:
+    """The simulator by itself: its package is not installed where rivals are, and needs nothing of ours."""
+    if str(SOURCE) not in sys.path:
+        sys.path.append(str(SOURCE))
+    return importlib.import_module("simulator")
+
+
+async def virtual(simulator: Any, scenario: scenarios.Scenario, order: Order) -> Record:
+    faults = [simulator.Fault(**fault) for fault in scenario.faults]
+    server = simulator.Simulator(
+        seed=order["seed"], faults=faults, keep_log=1_000_000, **{"network": NETWORK, **scenario.server}
+    )
+
+    def transport(family: str) -> Any:
+        return server.transport2() if family == "httpx2" else server.transport()
+
+    async def change(**settings: Any) -> None:
+        server.change(**settings)
+
+    played = await play(scenario, order, partial(Job, "http://server.example.com/v1", transport), change)
+    log = [(each.at, each.status, each.tokens, each.call) for each in server.log]
+    return {**figures(scenario, played, log), "peak_in_flight": server.peak_in_flight}
+
+
+async def real(scenario: scenarios.Scenario, order: Order) -> Record:
+    root = order["url"].removesuffix("/v1")
+
+    def fetch(path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(f"{root}/simulator/{path}", data, timeout=120) as answer:
+            return json.load(answer)
+
+    async def change(**settings: Any) -> None:
+        await asyncio.to_thread(fetch, "settings", settings)
+
+    memory, cpu = resident(), time.process_time()
+    played = await play(scenario, order, partial(Job, order["url"], None), change)
+    memory, cpu = max(0, resident() - memory), time.process_time() - cpu
+    attempts, stats = await asyncio.to_thread(fetch, "log"), await asyncio.to_thread(fetch, "stats")
+    log = [(each["at"], each["status"], each["tokens"], each["call"]) for each in attempts["attempts"]]
+    return {
+        **figures(scenario, played, log),
+        "peak_in_flight": stats["peak_in_flight"],
+        "connections": stats["connections_made"],
+        "cpu_ms_per_call": cpu / len(played.calls) * 1e3,
+        "memory_kb_per_call": memory / len(played.calls),
+    }
+
+
+def resident() -> int:
+    """KB that this process ever had in memory at once."""
+    if resource is None:
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most // 1024 if sys.platform == "darwin" else most
+
+
+async def play(
+    scenario: scenarios.Scenario, order: Order, new_job: Callable[..., Job], change: Callable[..., Awaitable[None]]
+) -> Played:
+    """Have the rival do its work, in as many clients as the scenario says."""
+    calls = scenario.calls(order["seed"])
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    jobs = [new_job(calls[first :: scenario.clients], began, **scenario.told) for first in range(scenario.clients)]
+    gauge: list[tuple[float, float]] = []
+
+    async def change_server() -> None:
+        for at, settings in scenario.changes:
+            await asyncio.sleep(began + at - loop.time())
+            await change(**settings)
+
+    async def watch() -> None:
+        while True:
+            level = jobs[0].gauge()
+            if level is not None:
+                gauge.append((loop.time() - began, level))
+            await asyncio.sleep(WATCHED)
+
+    rival = rival_of(order)
+    beside = [asyncio.create_task(change_server()), asyncio.create_task(watch())]
+    working = [asyncio.create_task(rival.run(job, **order["settings"])) for job in jobs]
+    await asyncio.wait(working, timeout=scenario.until)
+    ended = [each for job in jobs for each in job.ended]
+    for task in (*working, *beside):
+        task.cancel()
+    results = await asyncio.gather(*working, *beside, return_exceptions=True)
+    problems = [each for each in results if isinstance(each, Exception)]
+    if problems and not ended:
+        raise problems[0]
+    return Played(calls, ended, began, gauge)
+
+
+def rival_of(order: Order) -> Any:
+    return importlib.import_module(f"rivals.{order['rival']}")
+
+
+def versions(rival: Any) -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for package in ("openai", rival.PACKAGE):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "this checkout"
+    return found
