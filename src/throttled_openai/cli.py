@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import openai
 
 from . import _exec, demo
+from .bench import _cli as bench
 from .simulator import _cli as simulator
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, says, command in (
         ("demo", "the same calls through AsyncOpenAI and ThrottledAsyncOpenAI, side by side", demo),
         ("exec", "run a program as it is, with every client of the SDK throttled", _exec),
+        ("bench", "measure a live endpoint, and find how many calls in flight suit it", bench),
         ("simulate", "serve OpenAI's interface with rate limits, for tests and people without a key", simulator),
     ):
         subparser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")

@@ -1,0 +1,166 @@
+"""The endpoint: what one call asks of it, how its answer is read, and which parameters it does not take."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import openai
+
+from throttled_openai._core.estimate import estimate_tokens
+from throttled_openai._core.providers import provider_of
+
+from ._call import CURRENT, Call
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from throttled_openai._client import ThrottledAsyncOpenAI
+
+Kind = Literal["chat", "embeddings"]
+
+# Servers before OpenAI's reasoning models, and those that went on like them.
+_OLD, _NEW = "max_tokens", "max_completion_tokens"
+_NEW_AT: Final = frozenset({"openai", "azure"})
+# What a chunk with a part of an answer has.
+_PARTS: Final = ("content", "reasoning_content", "reasoning", "tool_calls", "refusal")
+# A code that a server gives, if it is one and not a sentence: those may quote prompts and keys.
+_CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,48}")
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """What is asked for. `stream`: chat only. `max_tokens`: of the answer. `extra`: more of the request's body."""
+
+    base_url: str
+    model: str
+    kind: Kind = "chat"
+    stream: bool = True
+    max_tokens: int = 64
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    forgone: list[str] = field(default_factory=list)
+    """Parameters that the server turned out not to take."""
+
+    @property
+    def streams(self) -> bool:
+        return self.stream and self.kind == "chat"
+
+    def body(self, prompt: str) -> dict[str, Any]:
+        """What is sent, without what the server does not take."""
+        if self.kind == "embeddings":
+            return {"model": self.model, "input": prompt, "encoding_format": "float"}
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            self._limit: self.max_tokens,
+        }
+        if self.stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        return {name: value for name, value in body.items() if name not in self.forgone}
+
+    @property
+    def _limit(self) -> str:
+        new = provider_of(self.base_url).name in _NEW_AT
+        return _NEW if new != self._switched else _OLD
+
+    @property
+    def _switched(self) -> bool:
+        return _OLD in self.forgone or _NEW in self.forgone
+
+    def tokens_of(self, prompt: str) -> int:
+        """About what a call takes, prompt and the longest answer."""
+        path = "/embeddings" if self.kind == "embeddings" else "/chat/completions"
+        return round(estimate_tokens(path, self.body(prompt))) + (self.max_tokens if self.kind == "chat" else 0)
+
+    async def probe(self, client: ThrottledAsyncOpenAI, prompt: str) -> Call:
+        """One call, to see that it works and which parameters the server does not take; those are left out then.
+
+        Raises what the SDK raises where the server answers no such call.
+        """
+        while True:
+            try:
+                return await self._ask(client, prompt, _asked_now())
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as refusal:
+                if not self._forgo(refusal):
+                    raise
+
+    def _forgo(self, refusal: openai.APIStatusError) -> bool:
+        """Leave out what the server complains of, or may: few say it clearly. False: nothing is left to leave out."""
+        words = f"{refusal} {refusal.body}"
+        # The one that is named may be the one it wants.
+        if (_OLD in words or _NEW in words) and not self._switched:
+            self.forgone.append(self._limit)
+            return True
+        if self.streams and "stream_options" not in self.forgone:
+            self.forgone.append("stream_options")
+            return True
+        return False
+
+    async def make(self, client: ThrottledAsyncOpenAI, prompt: str, call: Call) -> None:
+        """Make `call`, and write into it what came of it; failures are a part of that."""
+        try:
+            await self._ask(client, prompt, call)
+        except Exception as error:  # noqa: BLE001  # counted and shown
+            call.done_at = _now()
+            call.failure = failure(error)
+
+    async def _ask(self, client: ThrottledAsyncOpenAI, prompt: str, call: Call) -> Call:
+        create: Any = client.embeddings.create if self.kind == "embeddings" else client.chat.completions.create
+        token = CURRENT.set(call)
+        try:
+            answer = await create(**self.body(prompt), extra_body=dict(self.extra) or None)
+            if self.streams:
+                await _read(answer, call)
+            else:
+                _count(answer.usage, call)
+            call.done_at = _now()
+        finally:
+            CURRENT.reset(token)
+        return call
+
+
+async def _read(stream: Any, call: Call) -> None:
+    chunks = 0
+    async with stream:
+        async for chunk in stream:
+            if any(_has_part(choice.delta) for choice in chunk.choices):
+                chunks += 1
+                if call.first_at is None:
+                    call.first_at = _now()
+            if chunk.usage is not None:
+                _count(chunk.usage, call)
+    if call.counted is None:
+        call.output_tokens, call.counted = chunks, "chunks"
+
+
+def _has_part(delta: Any) -> bool:
+    return any(getattr(delta, name, None) for name in _PARTS)
+
+
+def _count(usage: Any, call: Call) -> None:
+    if usage is not None:
+        call.prompt_tokens = usage.prompt_tokens or 0
+        call.output_tokens = getattr(usage, "completion_tokens", None) or 0  # embeddings have none
+        call.counted = "usage"
+
+
+def failure(error: Exception) -> str:
+    """What class of failure it was: the exception's, the server's status and code; no words, which may quote."""
+    name = type(error).__name__
+    if isinstance(error, openai.APIStatusError):
+        code = str(error.code or "")
+        told = f", {code}" if _CODE.fullmatch(code) and code != str(error.status_code) else ""
+        return f"{name} ({error.status_code}{told})"
+    cause = error.__cause__
+    return name if cause is None else f"{name} ({type(cause).__name__})"
+
+
+def _asked_now() -> Call:
+    now = _now()
+    return Call(due_at=now, asked_at=now)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
