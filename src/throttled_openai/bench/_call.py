@@ -71,14 +71,26 @@ class Call:
         """Seconds from when it was due to the end of its answer: what a user of the service waits."""
         return _between(self.due_at, self.done_at)
 
-    def share_within(self, start: float, end: float) -> float:
-        """What part of its time with the server lies within these instants, 0 to 1."""
-        if self.sent_at is None or self.done_at is None:
+    def came_within(self, start: float, end: float) -> float:
+        """What part of its answer came after `start` and until `end`, 0 to 1.
+
+        A stream comes evenly from its first token to its end, a whole answer all at once. What passed
+        before is no progress: on a busy server most of it is a place in line.
+        """
+        if self.done_at is None:
             return 0.0
-        took = self.done_at - self.sent_at
-        if took <= 0:
-            return float(start <= self.done_at <= end)
-        return max(0.0, min(end, self.done_at) - max(start, self.sent_at)) / took
+        first_at = self.done_at if self.first_at is None else self.first_at
+        if first_at >= self.done_at:
+            return float(start < self.done_at <= end)
+        return _overlap(first_at, self.done_at, start, end) / (self.done_at - first_at)
+
+    def seconds_within(self, start: float, end: float) -> float:
+        """How long it was with the server between these instants."""
+        return 0.0 if self.sent_at is None or self.done_at is None else _overlap(self.sent_at, self.done_at, start, end)
+
+
+def _overlap(since: float, until: float, start: float, end: float) -> float:
+    return max(0.0, min(until, end) - max(since, start))
 
 
 def _between(since: float | None, until: float | None) -> float | None:

@@ -123,7 +123,7 @@ class _Scale:
         if chart.ceiling is not None:
             at = self.y(chart.ceiling)
             parts.append(f'<line class="goal" x1="{_LEFT}" x2="{chart.right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-            parts.append(f'<text class="goal" x="{chart.right}" y="{at - 4:.1f}">p99 goal</text>')
+            parts.append(f'<text class="goal" x="{_LEFT + 4}" y="{at - 4:.1f}">p99 goal</text>')
         if chart.marked is not None:
             at = self.x(chart.marked)
             parts.append(f'<line class="marked" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{self.floor}"/>')

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 from urllib.parse import urlsplit
 
-import openai
-
 from throttled_openai._client import ThrottledAsyncOpenAI
 from throttled_openai._pool import http_client
 from throttled_openai._throttle import MOST_IN_FLIGHT, affordable
@@ -52,6 +50,10 @@ _SWEEPS_ITSELF: Final[tuple[int, ...]] = ()
 
 class UsageError(ValueError):
     """What was asked for cannot be done; says why, and what to write instead."""
+
+
+class FirstCallError(Exception):
+    """The call before all others was not answered; says with what class of failure."""
 
 
 @dataclass(slots=True)
@@ -179,8 +181,8 @@ def run(arguments: argparse.Namespace) -> int:
         asyncio.run(measure(plan, steps))
     except KeyboardInterrupt:
         interrupted = True
-    except openai.OpenAIError as error:
-        _say(f"bench: the first call failed, so nothing was measured: {failure(error)}")
+    except FirstCallError as problem:
+        _say(f"bench: the first call failed, so nothing was measured: {problem}")
         return 1
     if not steps:
         return INTERRUPTED
@@ -333,9 +335,15 @@ def _agreed() -> bool:
 
 
 async def measure(plan: Plan, steps: list[Step]) -> None:
-    """Run the steps one after the other; each is added as it begins, and is right at any time."""
+    """Run the steps one after the other; each is added as it begins, and is right at any time.
+
+    Raises `FirstCallError` where the endpoint does not answer.
+    """
     async with plan.client() as client:
-        await plan.endpoint.probe(client, plan.prompts.next())
+        try:
+            await plan.endpoint.probe(client, plan.prompts.next())
+        except Exception as error:
+            raise FirstCallError(failure(error)) from error
         for load in _loads(plan, steps):
             throttled = client if load.concurrency is None else holding(client, load.concurrency, rpm=plan.rpm)
             step = Step(throttled, plan.endpoint, plan.prompts, load)
@@ -373,7 +381,7 @@ def report_of(plan: Plan, steps: list[Step], *, interrupted: bool = False) -> Re
     found = None
     if plan.sweep is not None:
         # A step that was broken off says little.
-        whole = steps[:-1] if interrupted and len(steps) > 1 else steps
+        whole = steps[:-1] if interrupted else steps
         found = recommend(points_of(whole), plan.goals)
     return Report(plan.settings(), [Part.of(step, steps[0]) for step in steps], found, interrupted=interrupted)
 

@@ -64,7 +64,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a server did in a short while that begins `at_seconds` after the step."""
+    """What came from a server in a short while that begins `at_seconds` after the step."""
 
     at_seconds: float
     calls_per_second: float
@@ -76,8 +76,8 @@ class Figures:
     """What was measured in one step.
 
     Calls that were due in the window count: `done`, `failed`, `unfinished`, and all percentiles.
-    Rates are of the window: a call that was with the server partly outside of it counts for the part inside,
-    so that neither a short window nor its edges distort them.
+    Rates are of what came in the window, whosever calls it answered: an answer that came partly
+    outside of it counts for the part inside.
     """
 
     seconds: float
@@ -124,8 +124,7 @@ def figures(calls: Sequence[Call], window: Window, *, refused_attempts: int = 0)
     done = [call for call in counted if call.answered]
     failed = Counter(call.failure for call in counted if call.failure is not None)
     seconds = window.seconds
-    parts = [(call, call.share_within(window.start, window.end)) for call in calls if call.ended]
-    answered = [(call, part) for call, part in parts if call.answered and part > 0]
+    came = [(call, call.came_within(window.start, window.end)) for call in calls if call.answered]
     spoken: set[Counted] = {call.counted for call in done if call.counted is not None}
     per_token = Percentiles.of(call.per_output_token for call in done)
     return Figures(
@@ -134,11 +133,11 @@ def figures(calls: Sequence[Call], window: Window, *, refused_attempts: int = 0)
         failed=dict(failed.most_common()),
         unfinished=sum(not call.ended for call in counted),
         refused_attempts=refused_attempts,
-        calls_per_second=_per(math.fsum(part for _, part in answered), seconds),
-        input_tokens_per_second=_per(math.fsum(part * call.prompt_tokens for call, part in answered), seconds),
-        output_tokens_per_second=_per(math.fsum(part * call.output_tokens for call, part in answered), seconds),
+        calls_per_second=_per(math.fsum(part for _, part in came), seconds),
+        input_tokens_per_second=_per(math.fsum(part * call.prompt_tokens for call, part in came), seconds),
+        output_tokens_per_second=_per(math.fsum(part * call.output_tokens for call, part in came), seconds),
         output_tokens_per_second_per_call=1 / per_token.p50 if per_token is not None and per_token.p50 > 0 else None,
-        mean_in_flight=_per(math.fsum(part * (call.latency or 0.0) for call, part in parts), seconds),
+        mean_in_flight=_per(math.fsum(call.seconds_within(window.start, window.end) for call in calls), seconds),
         mean_prompt_tokens=_mean(call.prompt_tokens for call in done if call.counted is not None),
         mean_output_tokens=_mean(call.output_tokens for call in done if call.counted is not None),
         output_tokens_counted_by="both" if len(spoken) > 1 else spoken.pop() if spoken else None,
@@ -151,19 +150,21 @@ def figures(calls: Sequence[Call], window: Window, *, refused_attempts: int = 0)
 
 
 def timeline(calls: Iterable[Call], start: float, end: float) -> list[Moment]:
-    """What the server did from moment to moment; each call counts for its part in each."""
+    """What came from the server from moment to moment; each answer counts for its part in each."""
     if end <= start:
         return []
     width = max(_BIN, (end - start) / _MOST_BINS)
     count = math.ceil((end - start) / width - 1e-9)
     done, tokens = [0.0] * count, [0.0] * count
     for call in calls:
-        if not call.answered or call.sent_at is None or call.done_at is None:
+        if not call.answered or call.done_at is None:
             continue
-        first = max(0, math.floor((call.sent_at - start) / width))
+        since = call.done_at if call.first_at is None else call.first_at
+        # From the moment before on: what comes between two belongs to the earlier one.
+        first = max(0, math.floor((since - start) / width) - 1)
         last = min(count - 1, math.floor((call.done_at - start) / width))
         for place in range(first, last + 1):
-            part = call.share_within(start + place * width, min(end, start + (place + 1) * width))
+            part = call.came_within(start + place * width, min(end, start + (place + 1) * width))
             done[place] += part
             tokens[place] += part * call.output_tokens
     wide = [min(end, start + (place + 1) * width) - (start + place * width) for place in range(count)]

@@ -27,7 +27,7 @@ h1 { font-size: 1.5em; margin: 0; } h2 { font-size: 1.1em; margin: 2em 0 .5em; }
 .tile { flex: 1 1 150px; border: 1px solid #e5e7eb; border-radius: 6px; padding: .7em 1em; }
 .tile b { display: block; font-size: 1.7em; line-height: 1.2; } .tile span { color: #6b7280; font-size: .9em; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 28px; }
-.wide { margin-top: 28px; }
+.wide svg { margin-top: 28px; }
 svg { width: 100%; height: auto; display: block; }
 svg text { font: 12px system-ui, sans-serif; fill: #4b5563; }
 svg .title { font-weight: 600; font-size: 14px; fill: #1f2937; } svg .name { fill: #6b7280; }
@@ -35,7 +35,7 @@ svg .up { text-anchor: end; } svg .across { text-anchor: middle; }
 svg .grid { stroke: #e5e7eb; } svg .place { stroke: #9ca3af; stroke-dasharray: 2 3; }
 svg text.place { stroke: none; fill: #6b7280; font-size: 11px; }
 svg .marked { stroke: #2563eb; stroke-width: 18; stroke-opacity: .13; }
-svg .goal { stroke: #059669; stroke-dasharray: 6 4; } svg text.goal { stroke: none; fill: #059669; text-anchor: end; }
+svg .goal { stroke: #059669; stroke-dasharray: 6 4; } svg text.goal { stroke: none; fill: #059669; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25em .8em; text-align: right; border-bottom: 1px solid #e5e7eb; white-space: nowrap; }
 th { font-weight: 600; color: #4b5563; } th:first-child, td:first-child { text-align: left; }
@@ -50,7 +50,7 @@ _MEANING: Final = (
     ("first token", "from the answered attempt's leaving to the first part of the answer"),
     ("time per output token", "from the first token to the end, by the number of tokens after the first"),
     ("tokens/s, each", "of all answers together; and how fast one answer comes (median)"),
-    ("calls/s", "answers in the time that counts; one that was under way at its edge counts for its part inside"),
+    ("calls/s", "answers that came in the time that counts; a stream over its edge counts for its part inside"),
     ("refused", "attempts that the server turned away; the client sent them again"),
     ("wait in our queue before", "from asking the client to the answered attempt's leaving; not part of latency"),
     ("latency from when due", "from when the call was to be made, however late it left: what users wait"),
@@ -72,7 +72,7 @@ def page(report: Report) -> str:
         f"<p>Limits: {escape(limits_of(report.parts) or 'none known')}</p>",
         _list(report.notes),
         "<h2>What was asked for</h2>",
-        _pairs((name.replace("_", " "), value) for name, value in report.settings.items() if _is_told(value)),
+        _pairs((name.replace("_", " "), _told(value)) for name, value in report.settings.items() if _is_said(value)),
         "<h2>What the words mean</h2>",
         _pairs(_MEANING),
         f"<footer>{escape(', '.join(f'{name} {number}' for name, number in report.versions.items()))}</footer>",
@@ -204,5 +204,13 @@ def _list(items: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>" if items else ""
 
 
-def _is_told(value: object) -> bool:
+def _is_said(value: object) -> bool:
     return value is not None and value not in ([], {}, 0)
+
+
+def _told(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

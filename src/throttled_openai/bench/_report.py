@@ -149,6 +149,8 @@ class Report:
         if self.recommendation is not None:
             return [str(self.recommendation), f"In your code: {self.code}"]
         goals = self.settings["goals"]
+        if self.interrupted:
+            return ["Interrupted before there was anything to recommend."]
         if not any(part.figures.done for part in self.parts):
             return ["No call was answered, so there is nothing to recommend."]
         why = f" ({goals})" if goals else ""

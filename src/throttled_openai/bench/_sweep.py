@@ -87,13 +87,13 @@ class Recommendation:
 
     def __str__(self) -> str:
         point = self.point
-        fast = "the most that was reached"
+        within = " within the goals" if str(self.goals) else ""
+        fast = f"the most that was reached{within}"
         if point is not self.best:
-            fast = (
-                f"{self.share:.0%} of the most ({_rate(self.best.throughput)} with {self.best.concurrency:,} in flight)"
-            )
+            best = f"{_rate(self.best.throughput)} with {self.best.concurrency:,} in flight"
+            fast = f"{self.share:.0%} of the most{within} ({best})"
         first = "" if point.first_token_p99 is None else f", {point.first_token_p99:.2f} s to the first token"
-        met = f"; that meets the goals ({self.goals})" if str(self.goals) else ""
+        met = f" (goal: {self.goals})" if str(self.goals) else ""
         return (
             f"{point.concurrency:,} in flight: {_rate(point.throughput)} calls/s, {fast}, with a p99 latency of "
             f"{point.latency_p99:.2f} s{first}{met}."
