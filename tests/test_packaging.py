@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"demo", "_exec"},
+    {"demo", "_exec", "bench"},
     {"__init__"},
     {"batch"},
     {"_install"},
@@ -56,6 +56,7 @@ SEAMS = {
     "errors",
     "cli",
     "demo",
+    "bench",
     "__main__",
 }
 FOREIGN = {"openai", "httpx", "httpx2", "httpcore", "httpcore2"}

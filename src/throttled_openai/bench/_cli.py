@@ -45,7 +45,8 @@ PROGRESS_ON_TERMINAL: Final = 0.2
 PROGRESS_IN_LOG: Final = 5.0
 
 INTERRUPTED: Final = 130
-_SWEEPS_ITSELF: Final[tuple[int, ...]] = ()
+# What `--sweep auto` is: no concurrency to begin with.
+AUTO: Final[tuple[int, ...]] = ()
 
 
 class UsageError(ValueError):
@@ -291,29 +292,27 @@ def _lines(path: Path | None) -> list[str]:
 def announcement(plan: Plan) -> str:
     """Say what is sent before it is sent."""
     load, endpoint = plan.load, plan.endpoint
-    # One of the prompts that will be sent is as long as the others, or about.
-    each = endpoint.tokens_of(Prompts(plan.prompt_tokens or 0, load.seed).next()) if plan.prompt_tokens else None
+    each = max(map(endpoint.tokens_of, plan.prompts.samples))
     if plan.sweep is None:
         steps, manner = "", str(load)
     elif plan.sweep:
         steps, manner = f" in each of {len(plan.sweep)} steps", f"{', '.join(map(str, plan.sweep))} in flight"
     else:
         steps, manner = " in each step", f"1, 2, 4, ... in flight until more brings nothing, at most {plan.most:,}"
-    total = load.total
-    warm = f" and {load.warming:g} s of warm-up" if load.warming else ""
+    total, tokens = load.total, ""
     if total is not None:
         calls = f"{total:,} calls{steps}"
-        times = 1 if plan.sweep is None else len(plan.sweep)
-        known = each is not None and times
-        tokens = f", at most about {total * times * each:,} tokens in all" if known and each is not None else ""
+        if plan.sweep != AUTO:
+            together = each * total * (1 if plan.sweep is None else len(plan.sweep))
+            tokens = f", at most about {together:,} tokens in all"
     else:
+        warm = f" and {load.warming:g} s of warm-up" if load.warming else ""
         bounds = [f"{load.duration:g} s{warm}"] if load.duration is not None else []
         bounds += [f"{load.calls:,} calls"] if load.calls is not None else []
         calls = f"As many calls as fit into {' or '.join(bounds)}{steps}"
-        tokens = ""
-    size = f"each at most about {each:,} tokens" if each is not None else "prompts of your own"
     return (
-        f"{calls} to {endpoint.model} at {shown(endpoint.base_url)}: {manner}; {size}{tokens}. "
+        f"{calls} to {endpoint.model} at {shown(endpoint.base_url)}: {manner}; "
+        f"each at most about {each:,} tokens{tokens}. "
         "Before them one call, to see that it works.\nWith a provider this costs money."
     )
 
@@ -454,7 +453,7 @@ def _count(text: str) -> int:
 
 def _sweep(text: str) -> tuple[int, ...]:
     if text == "auto":
-        return _SWEEPS_ITSELF
+        return AUTO
     try:
         return tuple(sorted({_count(part) for part in text.split(",")}))
     except ValueError as problem:

@@ -99,6 +99,11 @@ class Prompts:
         self._lines = lines
         self._next = 0
 
+    @property
+    def samples(self) -> Sequence[str]:
+        """All that there are, or one of those that are made up: none is longer."""
+        return self._lines or [" ".join(_WORDS[:1] * self._tokens)]
+
     def next(self) -> str:
         if self._lines:
             line = self._lines[self._next % len(self._lines)]
