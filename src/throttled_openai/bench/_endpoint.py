@@ -50,7 +50,7 @@ class Endpoint:
     def body(self, prompt: str) -> dict[str, Any]:
         """What is sent, without what the server does not take."""
         if self.kind == "embeddings":
-            return {"model": self.model, "input": prompt, "encoding_format": "float"}
+            return {"model": self.model, "input": prompt}
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
