@@ -379,3 +379,16 @@ def test_no_permit_is_lost_whatever_happens(family, seed):
         assert view.throttle.stats().admitted >= simulator.stats()["attempts"]
 
     virtual_run(main())
+
+
+@families
+def test_a_request_that_is_sent_a_second_time_is_admitted_again(family):
+    async def main():
+        simulator = server(rpm=60)
+        client = view_of(simulator, family)
+        request = client.build_request("POST", f"{URL}/chat/completions", json=BODY)
+        for _ in range(3):
+            await client.send(request)
+        assert client.throttle.stats().admitted == simulator.stats()["attempts"] == 3
+
+    virtual_run(main())

@@ -1,9 +1,12 @@
 """`install()` and `throttled-openai exec`: programs that know nothing of us."""
 
 import asyncio
+import copy
+import inspect
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -18,6 +21,7 @@ from throttled_openai import Throttle, ThrottledAsyncOpenAI
 from throttled_openai._install import installed_stats
 from throttled_openai.simulator import Simulator, serve, spawn
 
+HTTP = openai.DefaultHttpxClient()
 STOCK = openai.AsyncOpenAI  # as `from openai import AsyncOpenAI` of a module that came before us
 
 
@@ -90,6 +94,62 @@ def test_accounts_have_throttles_of_their_own_and_copies_that_of_theirs():
     assert one.copy(timeout=3).throttle is one.throttle
     assert one.copy(api_key="b").throttle is other.throttle
     assert one.with_options(base_url="http://elsewhere/v1").throttle is elsewhere.throttle
+
+
+def test_a_copy_with_limits_of_its_own_keeps_them():
+    throttled_openai.install(rpm=500)
+    client = STOCK(api_key="k")
+    assert client.copy(timeout=1).throttle is client.throttle
+    assert client.copy(api_key="other").throttle is not client.throttle
+    slower = client.copy(rpm=5)
+    assert slower.throttle is not client.throttle
+    assert slower.copy(timeout=1).throttle is slower.throttle
+
+
+def test_threads_that_make_the_first_clients_of_an_account_at_once_share_its_throttle():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            throttled_openai.install(rpm=500)
+            together = threading.Barrier(4)
+
+            def make(together=together):
+                together.wait()
+                return openai.OpenAI(api_key="k", http_client=HTTP).throttle
+
+            with ThreadPoolExecutor(4) as threads:
+                made = [threads.submit(make) for _ in range(4)]
+                assert len({id(each.result()) for each in made}) == 1
+            throttled_openai.uninstall()
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_clients_have_our_connections():
+    throttled_openai.install(rpm=500)
+    assert isinstance(STOCK(api_key="k")._client, throttled_openai.PooledAsyncHttpxClient)
+    assert isinstance(openai.OpenAI(api_key="k")._client, throttled_openai.PooledHttpxClient)
+
+
+def test_the_classes_show_the_arguments_they_had():
+    class Mine(openai.OpenAI):
+        def __init__(self, *, colour):
+            super().__init__(api_key=colour)
+
+    classes = openai.OpenAI, STOCK, openai.AsyncAzureOpenAI, Mine
+    before = [inspect.signature(cls.__init__) for cls in classes]
+    throttled_openai.install(rpm=500)
+    throttled_openai.uninstall()
+    for cls, signature in zip(classes, before, strict=True):
+        assert list(inspect.signature(cls).parameters.values()) == list(signature.parameters.values())[1:]
+
+
+def test_a_client_made_before_can_be_copied():
+    client = STOCK(api_key="k")
+    throttled_openai.install(rpm=500)
+    assert copy.copy(client).throttle is STOCK(api_key="k").throttle
+    assert not hasattr(client, "throttle")
 
 
 def test_a_throttle_that_is_given_is_everybodys():
@@ -244,6 +304,23 @@ def test_the_exit_code_and_the_traceback_are_the_programs(tmp_path, script, code
     assert says in done.stderr
     assert "runpy" not in done.stderr
     assert "throttled_openai" not in done.stderr
+
+
+def test_the_programs_own_excepthook_is_called(tmp_path):
+    done = run(tmp_path, "import sys; sys.excepthook = lambda kind, error, trace: print('mine:', error)\n1 / 0")
+    assert (done.returncode, done.stdout) == (1, "mine: division by zero\n")
+
+
+def test_it_is_summed_up_after_the_programs_threads(tmp_path):
+    script = """
+        import threading, time
+        from openai import OpenAI
+        def work():
+            time.sleep(0.3)
+            OpenAI(api_key="k")
+        threading.Thread(target=work).start()
+    """
+    assert "api.openai.com" in run(tmp_path, textwrap.dedent(script)).stderr
 
 
 def test_what_cannot_be_run_says_so(tmp_path):

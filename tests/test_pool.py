@@ -706,10 +706,11 @@ def test_the_pool_is_chosen_by_name():
 
 
 def test_there_are_connections_for_all_calls_in_flight_and_some_more():
-    assert ThrottledAsyncOpenAI(api_key="k", max_concurrency=10)._client._transport._pool._max_connections == 110
-    throttle = Throttle()
-    client = ThrottledAsyncOpenAI(api_key="k", throttle=throttle)
-    assert client._client._transport._pool._max_connections == throttle.most_in_flight + 100
+    for throttle in (Throttle(), Throttle(max_concurrency=10), Throttle(max_concurrency=20_000)):
+        client = ThrottledAsyncOpenAI(api_key="k", throttle=throttle)
+        assert client._client._transport._pool._max_connections == throttle.most_connections + 100
+    # A copy keeps the connections, and may be allowed more calls in flight.
+    assert Throttle(max_concurrency=10).most_connections == Throttle().most_in_flight
 
 
 @pytest.mark.parametrize(("files", "most"), [(-1, 10_000), (100_000, 10_000), (1024, 824), (256, 128), (64, 32)])
@@ -808,3 +809,35 @@ def test_copies_share_the_connections_unless_given_others():
     assert client.copy(http_client=mine)._client is mine
     with pytest.raises(ValueError, match="http_client has its own connections"):
         client.copy(http_client=mine, pool="httpx")
+
+
+CUT = b"HTTP/1.1 500 Cut\r\ncontent-length: 500\r\n\r\nonly so much"
+
+
+async def cut(asked):
+    asked.writer.write(CUT)
+
+
+@families
+@real
+async def test_a_body_that_breaks_off_gives_its_place_back_though_nobody_closes_the_response(family):
+    async with Server(cut) as server, pooled(family, limits=limits(family, most=1), timeout=2) as client:
+        for _ in range(3):
+            response = await client.send(client.build_request("GET", server.url), stream=True)
+            with pytest.raises(module_of(family).RemoteProtocolError):
+                await response.aread()
+        assert not shelf_of(client)._room.locked()
+
+
+@families
+@real
+async def test_a_response_that_is_dropped_half_read_gives_its_place_back(family):
+    large = after(0.0, says(b"x" * 2_000_000))
+    async with Server(large) as server, pooled(family, limits=limits(family, most=1), timeout=2) as client:
+        for _ in range(3):
+            response = await client.send(client.build_request("GET", server.url), stream=True)
+            async for _ in response.aiter_raw(1000):
+                break
+            del response
+            # Generators hold each other, and the loop closes them one by one.
+            await soon(lambda: gc.collect() >= 0 and not shelf_of(client)._room.locked())

@@ -778,3 +778,16 @@ def test_a_child_that_was_forked_while_the_portal_was_busy_is_as_good():
     status, out, error = run(code, timeout=60)
     assert (status, error) == (0, "")
     assert out == ["0"] * 22
+
+
+def test_a_throttle_is_shown_though_the_portal_is_busy():
+    """A log handler shows it with its lock held, which the portal may be waiting for."""
+    throttle = Throttle(rpm=60, threads=True)
+    permit = throttle.admit_blocking(Call("m", 1, Manners()))
+    busy = threading.Event()
+    _portal.post(permit.loop, busy.wait, 20)
+    try:
+        assert "1 in flight" in repr(throttle)
+    finally:
+        busy.set()
+    permit.settle(Outcome.SUCCESS)

@@ -42,6 +42,11 @@ MOVED = """
             await asyncio.gather(*(each.chat.completions.create(model="m", messages=hi) for _ in range(4)))
             stats = each.throttle.stats()
             print(stats.succeeded, stats.in_flight, stats.waiting, [w.limit for w in stats.budgets[0].windows])
+        stock = openai.AsyncOpenAI(
+            api_key="k", base_url="http://server/v1", http_client=module.AsyncClient(transport=transport))
+        wrapped = throttled_openai.throttle(stock, rpm=60)
+        await wrapped.chat.completions.create(model="m", messages=hi)
+        print(wrapped.throttle.stats().succeeded)
         try:
             throttled_openai.ThrottledOpenAI(api_key="k")
         except RuntimeError as error:
@@ -59,9 +64,10 @@ def test_where_a_hook_has_moved_calls_are_throttled_in_the_http_client_and_one_w
         [sys.executable, "-c", textwrap.dedent(MOVED)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    first, second, sync, caught = done.stdout.splitlines()
+    first, second, wrapped, sync, caught = done.stdout.splitlines()
     assert first.startswith("4 0 0 [60")
     assert second.startswith("4 0 0 [30")
+    assert wrapped == "1"
     assert "no hooks for synchronous clients" in sync
     assert caught.count("has no _send_request") == 1
     assert "throttled in the HTTP client instead" in caught

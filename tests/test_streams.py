@@ -504,3 +504,20 @@ def test_a_body_that_is_already_there_holds_no_permit(family):
         assert client.throttle.in_flight == 0
 
     virtual_run(main())
+
+
+@families
+def test_an_exception_of_the_users_own_comes_out_of_a_stream_as_it_is(family):
+    """httpx's have a property that raises where no request is set."""
+    own = importlib.import_module(family).ReadTimeout("my own deadline")
+
+    async def main():
+        client = throttled(server(), family)
+        with pytest.raises(type(own)) as raised:
+            async with await say(client, stream=True) as stream:
+                async for _ in stream:
+                    raise own
+        assert raised.value is own
+        assert client.throttle.stats().in_flight == 0
+
+    virtual_run(main())

@@ -861,3 +861,82 @@ def test_whatever_happens_in_forty_threads_and_a_loop_nothing_is_left_behind(see
     assert sum(fuzz.ended.values()) == 240, fuzz.ended
     assert fuzz.ended["done"] > 100, fuzz.ended
     assert fuzz.throttle.stats().admitted >= simulator.attempts  # the others were given up on their way
+
+
+@families
+def test_an_exception_of_the_users_own_comes_out_of_a_stream_as_it_is(family):
+    own = module_of(family).ReadTimeout("my own deadline")
+    client = throttled(Script(Says(body=Body(events()))), family)
+    with pytest.raises(type(own)) as raised, say(client, stream=True) as stream:
+        for _ in stream:
+            raise own
+    assert raised.value is own
+    soon(lambda: is_idle(client))
+
+
+def pooled(family, **options):
+    from throttled_openai._pool import SyncPooled
+
+    return type("Client", (SyncPooled, module_of(family).Client), {})(
+        limits=module_of(family).Limits(max_connections=1), timeout=2, **options
+    )
+
+
+def answering(content, *, length):
+    """The URL of a server that says `content` to every connection, and hangs up."""
+    import socket
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 500 Cut\r\ncontent-length: %d\r\n\r\n%b" % (length, content))
+
+    threading.Thread(target=serve, daemon=True).start()
+    return contextlib.closing(listener), f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+
+@families
+def test_a_body_that_breaks_off_gives_its_place_back_though_nobody_closes_the_response(family):
+    listening, url = answering(b"only so much", length=500)
+    with listening, pooled(family) as client:
+        for _ in range(3):
+            response = client.send(client.build_request("GET", url), stream=True)
+            with pytest.raises(module_of(family).RemoteProtocolError):
+                response.read()
+
+
+@families
+def test_a_response_that_is_dropped_half_read_gives_its_place_back(family):
+    listening, url = answering(b"x" * 100_000, length=100_000)
+    with listening, pooled(family) as client:
+        for _ in range(3):
+            response = client.send(client.build_request("GET", url), stream=True)
+            for _ in response.iter_raw(1000):
+                break
+            del response
+            gc.collect()
+
+
+def test_a_dropped_stream_gives_its_permit_back_where_the_system_has_no_more_threads(monkeypatch):
+    def none(thread):
+        raise RuntimeError("can't start new thread")
+
+    client = throttled(Script(Says(body=Body(events()))))
+    stream = say(client, stream=True)
+    monkeypatch.setattr(threading.Thread, "start", none)
+    del stream
+    gc.collect()
+    soon(lambda: is_idle(client))
+
+
+def test_a_password_in_the_address_is_in_no_error():
+    client = throttled(base_url="http://user:secret@server/v1", rpm=1, max_wait=0.01, http_client=Script().client())
+    say(client)
+    with pytest.raises(AdmissionTimeout) as raised:
+        say(client)
+    assert str(raised.value.request.url) == "http://server/v1/chat/completions"

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from openai import APIError
 from tenacity import RetryCallState, retry_if_result
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
@@ -91,9 +92,9 @@ def refusal_read(response: Any) -> Refusal | None:
     what we can see of it: the bytes are compressed, and the SDK's parser is not ours.
     """
     error = sys.exc_info()[1]
-    if response is None or getattr(error, "request", None) is not response.request:
+    if response is None or not isinstance(error, APIError) or error.request is not response.request:
         return None
-    return read_stream_error(getattr(error, "body", None))
+    return read_stream_error(error.body)
 
 
 def outcome_of_error(error: BaseException) -> Outcome:
@@ -158,6 +159,11 @@ def _last_exchange(retry_state: RetryCallState) -> Exchange:
     assert retry_state.outcome is not None
     exchange: Exchange = retry_state.outcome.result()
     return exchange
+
+
+def bare(request: Any) -> Any:
+    """Its method and address, for an error: headers, query and a password may be secrets, the body is the prompt."""
+    return type(request)(request.method, request.url.copy_with(query=None, userinfo=b""))
 
 
 def is_replayable(request: httpx.Request) -> bool:

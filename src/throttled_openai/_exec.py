@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import runpy
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,12 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     except (TypeError, ValueError, ImportError) as error:
         print(f"throttled-openai exec: {error}", file=sys.stderr)
         return 2
-    began = time.monotonic()
-    try:
-        return _run(arguments.program, is_module=arguments.is_module)
-    finally:
-        if not arguments.quiet:
-            _summarise(time.monotonic() - began)
+    if not arguments.quiet:
+        atexit.register(_summarise, time.monotonic())  # after the program's threads
+    return _run(arguments.program, is_module=arguments.is_module)
 
 
 def _run(program: list[str], *, is_module: bool) -> int:
@@ -79,7 +76,8 @@ def _run(program: list[str], *, is_module: bool) -> int:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001  # whatever the program did not catch
-        print("".join(traceback.format_exception(type(error), error, _from_program(error))), end="", file=sys.stderr)
+        theirs = _from_program(error)
+        sys.excepthook(type(error), error.with_traceback(theirs), theirs)
         return 1
     return 0
 
@@ -103,8 +101,8 @@ def _from_program(error: BaseException) -> TracebackType | None:
     return here
 
 
-def _summarise(seconds: float) -> None:
-    found = installed_stats()
+def _summarise(began: float) -> None:
+    seconds, found = time.monotonic() - began, installed_stats()
     if not found:
         print("throttled-openai: the program made no client of the SDK", file=sys.stderr)
     for host, stats in found:

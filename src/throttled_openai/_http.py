@@ -48,14 +48,18 @@ async def send_admitted(throttle: Throttle, permit: Permit, request: httpx.Reque
     of its own would meet the same refusal. Transport errors are raised as they are.
     """
     request.extensions[ADMITTED] = True
-    exchange = await _exchange(permit, send)
-    if not may_be_readmitted(exchange, throttle):
-        return exchange.response
-    readmission = _Readmission(throttle, permit.call, send, exchange)
-    policy = readmission_policy(permit.call, request, throttle)
-    with contextlib.suppress(AdmissionError):
-        await AsyncRetrying(sleep=readmission.wait, **policy)(readmission.attempt)
-    return response_of(readmission.last)
+    try:
+        exchange = await _exchange(permit, send)
+        if not may_be_readmitted(exchange, throttle):
+            return exchange.response
+        readmission = _Readmission(throttle, permit.call, send, exchange)
+        policy = readmission_policy(permit.call, request, throttle)
+        with contextlib.suppress(AdmissionError):
+            await AsyncRetrying(sleep=readmission.wait, **policy)(readmission.attempt)
+        return response_of(readmission.last)
+    finally:
+        # The request may be sent a second time, by somebody's own retries: that is to be admitted too.
+        request.extensions.pop(ADMITTED, None)
 
 
 class _Readmission:
@@ -133,9 +137,9 @@ def _settling_stream(base: type[Any]) -> type[Any]:
 
         async def aclose(self) -> None:
             response = self._response()
-            self.permit.refusal = self.permit.refusal or refusal_read(response)
             # After the connection is back in the pool, or the next attempt would open a new one.
             try:
+                self.permit.refusal = self.permit.refusal or refusal_read(response)
                 await self._inner.aclose()
             finally:
                 self.permit.release(Outcome.SUCCESS, response)
@@ -151,7 +155,10 @@ def _settling_stream(base: type[Any]) -> type[Any]:
 def _drop(stream: Any, permit: Permit, loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.call_soon_threadsafe(_close, stream, permit)
+        stays = not loop.is_running()  # for how long, nobody knows
     except RuntimeError:
+        stays = True
+    if stays:
         permit.orphaned()
 
 

@@ -11,7 +11,7 @@ from ._core.estimate import estimate, is_metered, model_of
 from ._core.headers import read_limits
 from ._core.providers import endpoint_of, provider_named, provider_of
 from ._core.tail import Tail, last_usage
-from ._exchange import ADMITTED, PERMIT
+from ._exchange import ADMITTED, PERMIT, bare
 from ._http import send_admitted
 from ._options import current_manners, read_options
 from ._permit import Call
@@ -99,7 +99,7 @@ class _View:
             try:
                 permit = await self.throttle.admit(call)
             except AdmissionError as error:
-                error.request = type(request)(request.method, request.url.copy_with(query=None))
+                error.request = bare(request)
                 raise
             response = await send_admitted(self.throttle, permit, request, send)
             _watch(response)

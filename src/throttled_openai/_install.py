@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from openai import AsyncOpenAI, OpenAI
@@ -39,18 +41,27 @@ class _Installation:
         self._limits = {name: options[name] for name in THROTTLE_OPTIONS if name in options}
         self._shared: Throttle | None = options.get("throttle")
         self._throttles: dict[object, tuple[str, Throttle]] = {}
+        self._adding = threading.Lock()
 
     def throttle_of(self, client: Any) -> Throttle:
-        """One for all clients of an account: programs make many, even one for each call."""
+        """One for all clients of an account: programs make many, even one for each call.
+
+        Keys that a function gives are not told apart: there may be a new function for each client.
+        """
         url = client.base_url
         key = client.api_key, client.organization, client.project
         account = url.scheme, url.host, url.port, *(key if client.api_key else ())
-        if account not in self._throttles:
-            self._throttles[account] = url.host, self._shared or Throttle(**self._limits, threads=True)
-        return self._throttles[account][1]
+        with self._adding:
+            if account not in self._throttles:
+                self._throttles[account] = url.host, self._shared or Throttle(**self._limits, threads=True)
+            return self._throttles[account][1]
+
+    def is_account(self, throttle: Throttle) -> bool:
+        """Whether it is one of those, and not a copy's with limits of its own."""
+        return any(throttle is each for _, each in list(self._throttles.values()))
 
     def stats(self) -> list[tuple[str, Stats]]:
-        return [(host, throttle.stats()) for host, throttle in self._throttles.values()]
+        return [(host, throttle.stats()) for host, throttle in list(self._throttles.values())]
 
 
 _installed: _Installation | None = None
@@ -74,10 +85,11 @@ def install(**options: Unpack[Options]) -> None:
     given = {**_from_environment(), **{name: value for name, value in options.items() if value is not None}}
     throttle, _, _, pool = read_options(dict(given), threads=True)
     if pool is not None:
-        http_client(pool, most_in_flight=throttle.most_in_flight)
+        http_client(pool, most_in_flight=throttle.most_connections)
     _installed = _Installation(given)
     for cls in _CLASSES:
         cls.__new__ = _new  # type: ignore[method-assign]
+        cls.__signature__ = _Signature()  # type: ignore[union-attr]
 
 
 def uninstall() -> None:
@@ -97,6 +109,14 @@ def _new(cls: Any, *args: Any, **options: Any) -> Any:
     return object.__new__(cls if _installed is None or issubclass(cls, Seam) else _installed_class(cls))
 
 
+class _Signature:
+    """What `inspect.signature` says of a class with our `__new__`: what it said before."""
+
+    def __get__(self, instance: object, owner: Any) -> inspect.Signature:
+        _, *parameters = inspect.signature(owner.__init__).parameters.values()
+        return inspect.Signature(parameters)
+
+
 class _Installed:
     """Before a throttled class: options are those of the installation, and the throttle its account's."""
 
@@ -105,12 +125,22 @@ class _Installed:
         if installation is None:  # a copy of a client that was made before
             super().__init__(*args, **options)
             return
-        options.pop("throttle", None)  # a copy may be for another account
+        throttle = options.pop("throttle", None)
         options = {**installation.options, **options}
         if options.get("http_client") is not None or isinstance(self, OpenAI):
             options.pop("pool", None)
         super().__init__(*args, **options)
-        self.throttle = installation.throttle_of(self)
+        # A copy may be for another account.
+        limited = throttle is not None and not installation.is_account(throttle)
+        self.throttle = throttle if limited else installation.throttle_of(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What `copy.copy` does with a client that was made before."""
+        vars(self).update(state)
+        if "throttle" not in state and _installed is not None:
+            made: Any = self
+            made._take_options(dict(_installed.options))  # noqa: SLF001
+            self.throttle = _installed.throttle_of(self)
 
 
 @functools.cache

@@ -141,7 +141,7 @@ class Permit:
         self._lane.count_usage(self, usage)
 
     def orphaned(self) -> None:
-        """The event loop on which it would have been settled is closed, and all the throttle counts there with it."""
+        """The event loop on which it would be settled does not run, and all the throttle counts there with it."""
 
 
 class PostedPermit(Permit):

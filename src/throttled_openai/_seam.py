@@ -14,7 +14,8 @@ from ._core.estimate import estimate, is_metered, model_of, read_usage
 from ._core.headers import read_limits
 from ._core.providers import PROVIDERS, Provider, endpoint_of, provider_named, provider_of
 from ._core.refusals import read_stream_error
-from ._http import PERMIT, send_admitted
+from ._exchange import PERMIT, bare
+from ._http import send_admitted
 from ._http_client import throttle_http_client, unthrottled
 from ._options import MANNERS_OPTIONS, OPTIONS, THROTTLE_OPTIONS, current_manners, given_of, read_options
 from ._permit import Call, Manners, Outcome, Permit
@@ -115,7 +116,7 @@ class Seam:
         return pool
 
     def _http_client(self, pool: Kind | None) -> Any:
-        return http_client(pool or "httpx", most_in_flight=self.throttle.most_in_flight)
+        return http_client(pool or "httpx", most_in_flight=self.throttle.most_connections)
 
     def with_throttle(
         self,
@@ -161,10 +162,9 @@ class Seam:
     if not TYPE_CHECKING:
 
         def _bare_request(self, options: Any) -> Any:
-            """Method and address, for an error; headers and query may hold keys, and the body the prompt."""
+            """Method and address, for an error: the call that waited had no request yet."""
             url = options.url if "://" in options.url else f"{self.base_url}{options.url.lstrip('/')}"
-            built = self._client.build_request(options.method, url)
-            return type(built)(built.method, built.url.copy_with(query=None))
+            return bare(self._client.build_request(options.method, url))
 
         def _process_response_data(self, *, data: object, cast_to: Any, response: Any) -> Any:
             """Usage: from the body, or the stream event, that the SDK has parsed anyway."""
@@ -273,7 +273,7 @@ def _delegate(cls: Any, name: str, signature: inspect.Signature) -> Callable[...
 
 def _after_seams(cls: type[Any]) -> int:
     """Where the SDK's classes begin among the bases of `cls`."""
-    return next(at for at, base in enumerate(cls.__mro__) if not issubclass(base, Seam))
+    return cls.__mro__.index(Seam) + 1
 
 
 @functools.cache

@@ -39,7 +39,7 @@ class SyncThrottled(Seam):
     if not TYPE_CHECKING:
 
         def _http_client(self, pool: Kind | None) -> Any:
-            return sync_http_client(pool or "httpx", most_in_flight=self.throttle.most_in_flight)
+            return sync_http_client(pool or "httpx", most_in_flight=self.throttle.most_connections)
 
         def _throttled_below(self, http: Any) -> Any:
             del http

@@ -120,9 +120,9 @@ def _settling_stream(base: type[Any]) -> type[Any]:
             if self._dropped:  # by the SDK's generator, in the same collection
                 return
             response = self._response()
-            self.permit.refusal = self.permit.refusal or refusal_read(response)
             # After the connection is back in the pool, or the next attempt would open a new one.
             try:
+                self.permit.refusal = self.permit.refusal or refusal_read(response)
                 self._inner.close()
             finally:
                 self.permit.release(Outcome.SUCCESS, response)
@@ -142,8 +142,10 @@ def _drop(stream: Any, permit: PostedPermit) -> None:
 
 
 def _close_in_a_thread(stream: Any, permit: PostedPermit) -> None:
-    with contextlib.suppress(RuntimeError):  # no more threads at the interpreter's exit
+    try:
         threading.Thread(target=_close, args=(stream, permit), daemon=True).start()
+    except RuntimeError:  # no more threads: at the interpreter's exit, or as the system has no more
+        permit.release(Outcome.SUCCESS)
 
 
 def _close(stream: Any, permit: PostedPermit) -> None:

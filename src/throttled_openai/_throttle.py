@@ -224,6 +224,11 @@ class Throttle:
         self._lanes = {key: lane.moved(same_clock=same_clock) for key, lane in self._lanes.items()}
         self._lane_of.clear()
 
+    @property
+    def most_connections(self) -> int:
+        """As many as its calls may need, and those of copies of its clients, which keep the connections."""
+        return max(self.most_in_flight, affordable(MOST_IN_FLIGHT))
+
     def has_room(self) -> bool:
         """Whether the ceiling of all lanes together leaves room for one more; each lane keeps to it by itself."""
         return len(self._lanes) == 1 or self.in_flight < self.most_in_flight
@@ -288,11 +293,12 @@ class Throttle:
         return Stats(
             waiting=self.waiting,
             in_flight=self.in_flight,
-            budgets=tuple(lane.stats() for lane in self._lanes.values()),
+            budgets=tuple(lane.stats() for lane in list(self._lanes.values())),
         )
 
     def __repr__(self) -> str:
-        return f"<Throttle [{self.stats().summary()}]>"
+        # Asks nobody: a log handler formats with its lock held, which the portal may be waiting for.
+        return f"<Throttle [{self._stats().summary()}]>"
 
 
 def _give_back(permit: Permit) -> None:

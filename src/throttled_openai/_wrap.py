@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
 from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
+from ._sdk import hooked
 from ._seam import Seam, Throttled, signed
 from ._sync import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
 
@@ -52,7 +53,11 @@ def throttle(client: Any, **options: Unpack[Options]) -> Any:
     made = {name for name, _ in resources}  # such as `chat`: they send through the client they were made by
     vars(throttled).update({name: value for name, value in vars(client).items() if name not in made})
     pool = throttled._take_options(dict(options))  # noqa: SLF001
-    return throttled if pool is None else throttled.copy(pool=pool)
+    if pool is not None:
+        return throttled.copy(pool=pool)
+    if not hooked():
+        throttled._client = throttled._throttled_below(client._client)  # noqa: SLF001
+    return throttled
 
 
 @functools.cache

@@ -135,7 +135,7 @@ class Budget:
             if key[1] > MINUTE
         ]
         delay, key = max(short, default=(0.0, None))
-        return None if key is None or delay <= 0 else self._window_stats(*key)
+        return None if key is None or delay <= 0 else self._window_stats(key, self.mirrors[key])
 
     def _pass_time(self, now: float) -> None:
         whole = now - self._at
@@ -388,24 +388,23 @@ class Budget:
         for mirror in self.mirrors.values():
             mirror.rebind(same_clock=same_clock)
 
-    def _window_stats(self, dimension: Dimension, period: float) -> WindowStats:
-        mirror = self.mirrors[dimension, period]
-        announced = (dimension, period) in self._announced
-        return WindowStats(dimension, period, mirror.limit, mirror.last_level, announced=announced)
+    def _window_stats(self, key: tuple[Dimension, float], mirror: Mirror) -> WindowStats:
+        return WindowStats(*key, mirror.limit, mirror.last_level, announced=key in self._announced)
 
     def stats(self) -> tuple[WindowStats, ...]:
         windows = []
+        mirrors = dict(self.mirrors)  # of a budget that may be another thread's
         for dimension, pace in self.paces.items():
-            per_minute = self.mirrors.get((dimension, MINUTE))
+            per_minute = mirrors.get((dimension, MINUTE))
             if pace.rate is not None:
                 level = pace.last_level if per_minute is None else min(pace.last_level, per_minute.last_level)
                 windows.append(
                     WindowStats(dimension, MINUTE, pace.rate * MINUTE, level, announced=per_minute is not None)
                 )
             windows += [
-                self._window_stats(dimension, period)
-                for other, period in self.mirrors
-                if other == dimension and period != MINUTE
+                self._window_stats(key, mirror)
+                for key, mirror in mirrors.items()
+                if key[0] == dimension and key[1] != MINUTE
             ]
         return tuple(windows)
 

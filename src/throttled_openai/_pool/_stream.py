@@ -24,6 +24,7 @@ class PooledStream:
         self._over: Callable[[], None] | None = over
         self._tail = b""
         self._ended = False
+        self._loop = asyncio.get_running_loop()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         # Who comes again, to drain what is left, goes on where the last one stopped.
@@ -35,8 +36,11 @@ class PooledStream:
         assert self._iterator is not None
         try:
             chunk = await self._iterator.__anext__()
-        except StopAsyncIteration:
+        except BaseException as end:
             self._ended = True
+            if not isinstance(end, StopAsyncIteration):
+                # httpx does not close the response where reading a body of an error fails.
+                await self.aclose()
             raise
         self._tail = chunk if len(chunk) >= _TAIL else self._tail[-_TAIL:] + chunk
         return chunk
@@ -51,6 +55,13 @@ class PooledStream:
             await self._inner.aclose()
         finally:
             over()
+
+    def __del__(self) -> None:
+        # Dropped half-read. This may run in any thread, and after the loop.
+        over, self._over = self._over, None
+        if over is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(over)
 
     async def _drain(self) -> None:
         """Read what follows the `[DONE]`, where SDK 2.9 to 3.29 leave a stream.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
+import queue
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
@@ -61,7 +61,7 @@ class _Shelf:
         most, kept = limits.max_connections, limits.max_keepalive_connections
         self._new = new
         self._core = core
-        self._room = None if most is None else threading.Semaphore(most)
+        self._room = None if most is None else _Room(most)
         self._kept = math.inf if kept is None else kept
         self._idle: deque[Any] = deque()  # its ends are each thread's, without a lock
         self._in_use: set[Any] = set()  # held, or the collector would find a dropped stream's socket open
@@ -69,7 +69,7 @@ class _Shelf:
 
     def exchange(self, request: Any) -> Any:
         """Send `request`; the response's stream has its connection until it is closed."""
-        if self._room is not None and not self._room.acquire(timeout=request.extensions.get("timeout", {}).get("pool")):
+        if self._room is not None and not self._room.enter(request.extensions.get("timeout", {}).get("pool")):
             raise self._core.PoolTimeout("all connections are in use")
         connection = None
         try:
@@ -123,7 +123,7 @@ class _Shelf:
 
     def _leave(self) -> None:
         if self._room is not None:
-            self._room.release()
+            self._room.leave()
 
 
 def _popped(pop: Callable[[], Any]) -> Any:
@@ -131,6 +131,30 @@ def _popped(pop: Callable[[], Any]) -> Any:
         return pop()
     except LookupError:  # whatever there was, another thread has it
         return None
+
+
+class _Room:
+    """A semaphore that may be left in a finalizer: without a lock that the same thread may hold just then."""
+
+    def __init__(self, most: int) -> None:
+        self._unused = iter(range(most))
+        self._left: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def enter(self, timeout: float | None) -> bool:
+        """Wait for a place, `timeout` seconds at most (None: for ever); whether there was one."""
+        try:
+            self._left.get_nowait()
+        except queue.Empty:
+            if next(self._unused, None) is not None:
+                return True
+            try:
+                self._left.get(timeout=timeout)
+            except queue.Empty:
+                return False
+        return True
+
+    def leave(self) -> None:
+        self._left.put(None)
 
 
 class _Stream:
@@ -141,7 +165,12 @@ class _Stream:
         self._over: Callable[[], None] | None = over
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._inner)
+        try:
+            yield from self._inner
+        except BaseException:
+            # Dropped half-read, or httpx did not close the response where reading the body of an error failed.
+            self.close()
+            raise
 
     def close(self) -> None:
         over, self._over = self._over, None
