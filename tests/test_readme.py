@@ -42,7 +42,6 @@ def test_the_readme_has_blocks():
 
 def test_ci_runs_the_command_that_the_readme_prints():
     commands = re.findall(r"```console\n(.*?)\n```", README.read_text(), re.DOTALL)
-    assert len(commands) == 3
     pattern = re.search(r"grep -m 1 -E '(.*)' README\.md", (ROOT / ".ci" / "run").read_text())
     assert pattern is not None
-    assert [c for c in commands if re.fullmatch(pattern[1].strip("^$"), c)] == commands[2:]
+    assert [c for c in commands if re.fullmatch(pattern[1].strip("^$"), c)] == commands[-1:]

@@ -829,7 +829,7 @@ def test_every_attempt_ends_in_exactly_one_way():
 def test_the_log_tells_what_came_and_what_became_of_it():
     server = Simulator(rpm=1, keep_log=2)
     post(server, chat(10))
-    post(server, chat(10), now=1.0, headers={"x-stainless-retry-count": "2"})
+    post(server, chat(10), now=1.0, headers={"x-stainless-retry-count": "2", "x-client-request-id": "7"})
     post(server, chat(20, model="b"), now=2.0)
     assert [asdict(attempt) for attempt in server.log] == [
         {
@@ -841,6 +841,7 @@ def test_the_log_tells_what_came_and_what_became_of_it():
             "retry_count": 2,
             "dimension": "requests",
             "fault": None,
+            "call": "7",
         },
         {
             "at": 2.0,
@@ -851,6 +852,7 @@ def test_the_log_tells_what_came_and_what_became_of_it():
             "retry_count": 0,
             "dimension": None,
             "fault": None,
+            "call": None,
         },
     ]
 

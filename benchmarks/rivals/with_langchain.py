@@ -13,8 +13,7 @@ REQUIREMENTS = ("langchain-openai",)
 VARIANTS = {"ChatOpenAI + InMemoryRateLimiter": {}}
 GRID = {
     "share": [1.0, 0.9],
-    "untold": [600.0, 1800.0],
-    "burst": [1.0, 0.1],
+    "untold": [None, 600.0, 1800.0],
     "every": [0.1, 0.01],
     "max_retries": [10],
 }
