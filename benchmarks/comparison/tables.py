@@ -1,0 +1,253 @@
+"""The records of all runs as tables: a cell is one variant in one scenario, over the seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from . import rival as rivals
+from . import scenario as scenarios
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+Record = dict[str, Any]
+
+OURS = "ThrottledAsyncOpenAI"
+# Nearer than this to the best, or nearer to us, is the same.
+SAME = 0.01
+# In a table.
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one variant in one scenario; `records` are never none."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def rival(self) -> str:
+        """The name of its file."""
+        return self.records[0]["rival"]
+
+    @property
+    def variant(self) -> str:
+        return self.records[0]["variant"]
+
+    @property
+    def ended(self) -> list[Record]:
+        return [each for each in self.records if "broken" not in each]
+
+    @property
+    def lost(self) -> float | None:
+        """Median share of calls that were not done; None if no run came to its end."""
+        return self.middle(lambda each: 1 - each["done"] / each["calls"])
+
+    @property
+    def over_ideal(self) -> float | None:
+        """Median of makespan over ideal, if every call of every run was done."""
+        whole = len(self.ended) == len(self.records) and all(each["over_ideal"] for each in self.ended)
+        return self.middle("over_ideal") if whole else None
+
+    @property
+    def refusals(self) -> float | None:
+        """Attempts that were refused, per hundred calls."""
+        return self.middle(lambda each: 100 * each["refused"] / each["calls"])
+
+    def values(self, figure: str | Callable[[Record], float | None]) -> list[float]:
+        take = figure if callable(figure) else lambda each: each.get(figure)
+        return [value for each in self.ended if (value := take(each)) is not None]
+
+    def middle(self, figure: str | Callable[[Record], float | None]) -> float | None:
+        values = self.values(figure)
+        return median(values) if values else None
+
+    def told(self, figure: str | Callable[[Record], float | None], places: int = 2) -> str:
+        """Median, and the range where it shows."""
+        values = self.values(figure)
+        if not values:
+            return NOTHING
+        middle, least, most = (f"{value:,.{places}f}" for value in (median(values), min(values), max(values)))
+        return middle if least == most else f"{middle} ({least} to {most})"
+
+    def outcome(self) -> str:
+        """As many times the ideal as it took, or what was lost."""
+        if self.lost is None:
+            return "broken"
+        if self.over_ideal is not None:
+            return f"{self.over_ideal:.2f}"
+        return f"{share(max(self.lost, 1 / self.ended[0]['calls']))} lost"
+
+
+def spoken(scenario: str) -> str:
+    return scenario.replace("gpt_4o", "gpt-4o").replace("_", " ").replace("4o mini", "4o-mini")
+
+
+def share(value: float) -> str:
+    return f"{value:.0%}" if value >= 0.0095 else f"{value:.1%}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` of text; the first of each names it. `best`: (row, column) of what is shown bold."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    best: frozenset[tuple[int, int]] = frozenset()
+
+    def markdown(self) -> str:
+        lines = ["| " + " | ".join(self.columns) + " |", "|---" + "|---:" * (len(self.columns) - 1) + "|"]
+        for number, row in enumerate(self.rows):
+            cells = [f"**{text}**" if (number, at) in self.best else text for at, text in enumerate(row)]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+
+@dataclass
+class Results:
+    """All records that there are, by scenario and variant. Raises `ValueError` if there are none."""
+
+    records: list[Record]
+    cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        grouped: dict[tuple[str, str], dict[int, Record]] = {}
+        for each in self.records:
+            if "variant" in each:  # of the same run the last, should it have been done again
+                grouped.setdefault((each["scenario"], each["variant"]), {})[each["seed"]] = each
+        if not grouped:
+            raise ValueError("there are no runs to report; python benchmarks/compare.py run makes some")
+        self.cells = {key: Cell(tuple(runs.values())) for key, runs in grouped.items()}
+
+    def variants(self, among: Iterable[str] | None = None) -> list[str]:
+        """Ours, then what rivals' documentations say and their best settings, in the order of their files."""
+        files = {name: (number, [*rivals.read(name).variants]) for number, name in enumerate(rivals.names())}
+        shown = None if among is None else set(among)
+        found: dict[str, tuple[int, int, str]] = {}
+        for (scenario, variant), cell in self.cells.items():
+            if shown is None or scenario in shown:
+                number, documented = files.get(cell.rival, (len(files), []))
+                place = documented.index(variant) if variant in documented else len(documented)
+                found[variant] = (number, place, variant)
+        return sorted(found, key=found.__getitem__)
+
+    def scenarios(self, speed: str) -> list[str]:
+        """Those of a speed that somebody ran, in the order of their names."""
+        run = {scenario for scenario, _ in self.cells}
+        return [name for name in scenarios.names() if name in run and speed in scenarios.read(name).speeds]
+
+    def cell(self, scenario: str, variant: str) -> Cell | None:
+        return self.cells.get((scenario, variant))
+
+    def absent(self) -> dict[str, str]:
+        """By package: why it could not be installed."""
+        made = {cell.rival for cell in self.cells.values()}
+        return {
+            each["package"]: each["not_installed"]
+            for each in self.records
+            if "not_installed" in each and each["rival"] not in made
+        }
+
+    def chosen(self) -> dict[tuple[str, str], Record]:
+        """By scenario and variant: the settings of those that were tuned."""
+        tuned = {key: cell for key, cell in self.cells.items() if key[1].endswith(", tuned")}
+        return {key: cell.records[0]["settings"] for key, cell in tuned.items()}
+
+    def overview(self, among: Sequence[str], title: str) -> Table:
+        """Rows are variants, columns scenarios: the outcome, and refusals over all of them."""
+        rows, best = [], set()
+        named = self.variants(among)
+        for variant in named:
+            cells = [self.cell(name, variant) for name in among]
+            refused = [cell.refusals for cell in cells if cell is not None and cell.refusals is not None]
+            outcomes = [cell.outcome() if cell else NOTHING for cell in cells]
+            rows.append([variant, *outcomes, f"{sum(refused) / len(refused):,.0f}" if refused else NOTHING])
+        for column, name in enumerate(among, 1):
+            times = {row: cell.over_ideal for row, variant in enumerate(named) if (cell := self.cell(name, variant))}
+            whole = {row: value for row, value in times.items() if value is not None}
+            least = min(whole.values(), default=0.0)
+            best |= {(row, column) for row, value in whole.items() if value <= least + SAME}
+        rows += [[package, *["cannot be installed"] * len(among), NOTHING] for package in self.absent()]
+        columns = ["", *map(spoken, among), "refused per 100 calls"]
+        return Table(title, columns, rows, frozenset(best))
+
+    def details(self, scenario: str) -> Table:
+        """One scenario with every figure."""
+        rows = []
+        for variant in self.variants([scenario]):
+            cell = self.cells[scenario, variant]
+            broken = next((each["broken"] for each in cell.records if "broken" in each), None)
+            if not cell.ended:
+                rows.append([variant, f"broken: {broken}", *[NOTHING] * (len(FIGURES) - 1)])
+            else:
+                rows.append([variant, *(cell.told(take, places) for _, take, places in FIGURES)])
+        used = [at for at in range(len(FIGURES)) if any(row[at + 1] != NOTHING for row in rows)]
+        columns = ["", *(FIGURES[at][0] for at in used)]
+        says = scenarios.read(scenario).says
+        return Table(f"{spoken(scenario)}: {says}", columns, [[row[0], *(row[at + 1] for at in used)] for row in rows])
+
+    def losses(self) -> list[str]:
+        """In which scenarios another did all calls sooner than we, and where we lost calls: a sentence each."""
+        said = []
+        for scenario in self.scenarios("virtual") + self.scenarios("real"):
+            ours = self.cell(scenario, OURS)
+            if ours is None:
+                continue
+            if ours.over_ideal is None:
+                said.append(f"{spoken(scenario)}: we lost {share(ours.lost or 0.0)} of the calls.")
+                continue
+            sooner = [
+                (cell.over_ideal, variant)
+                for variant in self.variants([scenario])
+                if (cell := self.cells[scenario, variant]).over_ideal is not None
+                and cell.rival != "ours"
+                and cell.over_ideal < ours.over_ideal - SAME
+            ]
+            if sooner:
+                least, variant = min(sooner)
+                more = f" and {len(sooner) - 1} more" if len(sooner) > 1 else ""
+                settings = self.chosen().get((scenario, variant))
+                with_these = f" ({told_settings(settings)})" if settings else ""
+                said.append(f"{spoken(scenario)}: {variant}{with_these} {least:.2f}, we {ours.over_ideal:.2f}{more}.")
+        return said
+
+    def provenance(self) -> list[str]:
+        """Versions, commits, machines and seeds of the runs, a sentence each."""
+        runs = [each for cell in self.cells.values() for each in cell.ended]
+        versions: dict[str, set[str]] = {}
+        for each in runs:
+            for package, version in each.get("versions", {}).items():
+                versions.setdefault(package, set()).add(version)
+        told = [f"{name} {' and '.join(sorted(those))}" for name, those in sorted(versions.items()) if name != "python"]
+        return [
+            f"{len(runs):,} runs, seeds {', '.join(map(str, sorted({each['seed'] for each in runs})))}.",
+            "Versions: Python {}, {}.".format(" and ".join(sorted(versions.get("python", {"?"}))), ", ".join(told)),
+            f"Commit {', '.join(sorted({each.get('commit', 'unknown') for each in runs}))}.",
+            f"Machine: {'; '.join(sorted({each.get('machine', 'unknown') for each in runs}))}.",
+        ]
+
+
+def told_settings(settings: Record) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items()) or "as documented"
+
+
+# Heading, figure of a record, places after the point.
+FIGURES: tuple[tuple[str, str | Callable[[Record], float | None], int], ...] = (
+    ("done", "done", 0),
+    ("lost", lambda each: each["failed"] + each["unfinished"], 0),
+    ("refused", "refused", 0),
+    ("x ideal", "over_ideal", 3),
+    ("goodput / limit", "goodput", 3),
+    ("wait p50, s", "wait_p50", 2),
+    ("wait p99, s", "wait_p99", 2),
+    ("latency p50, s", "latency_p50", 2),
+    ("latency p99, s", "latency_p99", 2),
+    ("wait large / small", "unfairness", 2),
+    ("most in flight", "peak_in_flight", 0),
+    ("CPU per call, ms", "cpu_ms_per_call", 2),
+    ("memory per call, KB", "memory_kb_per_call", 1),
+    ("connections", "connections", 0),
+)
