@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, fields
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -610,6 +611,21 @@ def test_the_virtual_clock_jumps():
         return asyncio.get_running_loop().time()
 
     assert virtual_run(main()) == 86_400 * 3
+
+
+def test_a_tick_passes_the_moments_that_the_clock_cannot_tell_apart():
+    async def main():
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(1000)
+        since, turns = loop.time(), 0
+        while loop.time() == since and turns < 100:
+            await asyncio.sleep(1e-14)  # no float after 1000 is so near
+            turns += 1
+        return turns
+
+    assert virtual_run(main()) == 100
+    with asyncio.Runner(loop_factory=partial(VirtualTimeLoop, tick=1e-6)) as runner:
+        assert runner.run(main()) == 1
 
 
 def test_the_virtual_clock_says_so_when_nothing_can_happen_any_more():

@@ -20,11 +20,18 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     Functions meant for a thread run inline, so that the order of events is always the same. Where
     only a socket or a thread can bring news it waits for real; where nothing can, it raises.
+
+    `tick`: seconds that each turn of the loop takes, beside the jumps. Code that waits for less than
+    the clock can tell apart, again and again, turns for ever where time stands still between timers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tick: float = 0.0) -> None:
         self._virtual_now = 0.0
+        self._tick = tick
         super().__init__(_JumpingSelector(self))
+
+    def turn(self) -> None:
+        self._virtual_now += self._tick
 
     def time(self) -> float:
         return self._virtual_now
@@ -56,6 +63,7 @@ class _JumpingSelector(selectors.DefaultSelector):
                 "deadlock: every task waits and no timer, socket or thread is left to wake one; "
                 "something awaited is never set"
             )
+        self._loop.turn()
         ready = super().select(None if timeout is None else 0)
         if not ready and timeout:
             self._loop.jump(timeout)
