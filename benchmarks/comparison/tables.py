@@ -208,7 +208,7 @@ class Results:
             ]
             if sooner:
                 least, variant = min(sooner)
-                more = f" and {len(sooner) - 1} more" if len(sooner) > 1 else ""
+                more = f" (and {len(sooner) - 1} more)" if len(sooner) > 1 else ""
                 settings = self.chosen().get((scenario, variant))
                 with_these = f" ({told_settings(settings)})" if settings else ""
                 said.append(f"{spoken(scenario)}: {variant}{with_these} {least:.2f}, we {ours.over_ideal:.2f}{more}.")

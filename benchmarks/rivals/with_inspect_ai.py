@@ -4,11 +4,15 @@ Its page "Model Concurrency": adaptive connections (10 to 100, from 20), or a fi
 10 if one does not know; retries without end. It keeps connections for a process by API key, so each run
 has a key of its own. Chat only; headers go through, and a stream is asked for by its `streaming`.
 
+For its log it renders the traceback of each refused attempt, some 0.1 s of CPU. In virtual time, where
+code costs nothing, that is left out; no decision depends on it.
+
 Tuned: a fixed number of connections, or others to adapt within ("least-first-most").
 """
 
 import itertools
 
+import inspect_ai.model._model
 from inspect_ai.model import ChatMessageUser, GenerateConfig, get_model
 from inspect_ai.util import AdaptiveConcurrency
 
@@ -28,6 +32,8 @@ async def run(job, connections="10-20-100"):
     else:
         config = GenerateConfig(adaptive_connections=AdaptiveConcurrency.model_validate(connections))
     options = {"http_client": job.http_client()} if job.transport else {}
+    if job.transport:
+        inspect_ai.model._model.format_traceback = lambda *_: ("", "")
     async with get_model(
         f"openai/{job.model}",
         base_url=job.base_url,
