@@ -33,7 +33,7 @@ async def run(job, connections="10-20-100"):
         config = GenerateConfig(adaptive_connections=AdaptiveConcurrency.model_validate(connections))
     options = {"http_client": job.http_client()} if job.transport else {}
     if job.transport:
-        inspect_ai.model._model.format_traceback = lambda *_: ("", "")
+        inspect_ai.model._model.format_traceback = lambda *_: ("", "")  # noqa: SLF001
     async with get_model(
         f"openai/{job.model}",
         base_url=job.base_url,
