@@ -73,6 +73,22 @@ def test_a_run_is_the_same_each_time_and_accounts_for_every_call():
     assert record["series"]["refused"][-1] == record["refused"]
 
 
+def test_a_clock_that_was_bound_in_one_run_tells_the_time_of_the_next():
+    code = """
+import sys
+from comparison.worker import CLOCK, simulators
+first, second = simulators().VirtualTimeLoop(), simulators().VirtualTimeLoop()
+second.jump(7.0)
+CLOCK.follow(first)
+from time import monotonic
+before = monotonic()
+CLOCK.follow(second)
+print(before, monotonic())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0.0", "7.0"]
+
+
 def test_a_run_that_breaks_says_so_and_the_next_one_is_done():
     broken, done = play(
         {"rival": "ours", "scenario": "requests", "settings": {"no such": 1}},

@@ -71,15 +71,36 @@ def run(order: Order) -> Record:
     if order["speed"] == "virtual":
         simulator = simulators()
         with asyncio.Runner(loop_factory=partial(simulator.VirtualTimeLoop, tick=TICK)) as runner:
-            loop = runner.get_loop()
-            for name in ("time", "monotonic", "perf_counter"):
-                setattr(time, name, loop.time)
-                setattr(time, f"{name}_ns", lambda: int(loop.time() * 1e9))
+            CLOCK.follow(runner.get_loop())
             record = runner.run(virtual(simulator, scenario, order))
     else:
         rival_of(order)  # what it takes to import is not counted
         record = asyncio.run(real(scenario, order))
     return {**record, "versions": versions(rival_of(order))}
+
+
+class Clock:
+    """`time.time` and its relatives, by the event loop of the run.
+
+    Put in place once, before any library is there: many bind a clock when they are imported.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def follow(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is None:
+            for name in ("time", "monotonic", "perf_counter"):
+                setattr(time, name, self.now)
+                setattr(time, f"{name}_ns", lambda: int(self.now() * 1e9))
+        self._loop = loop
+
+    def now(self) -> float:
+        assert self._loop is not None
+        return self._loop.time()
+
+
+CLOCK = Clock()
 
 
 def simulators() -> Any:
