@@ -105,7 +105,7 @@ def test_who_lost_a_call_never_reads_as_one_who_lost_none():
     ]
     [cell] = Results(one).cells.values()
     assert cell.over_ideal is None
-    assert cell.outcome() == "0.3% lost"
+    assert cell.outcome() == "0.1% lost"
 
 
 def test_a_run_that_was_done_again_counts_once():
@@ -116,7 +116,7 @@ def test_a_run_that_was_done_again_counts_once():
 def test_where_another_is_sooner_is_said_with_its_settings_and_where_we_lose_calls_too():
     assert Results(RECORDS).losses() == ["overload: Semaphore(10), tuned (at_once=7) 1.20, we 1.30."]
     worse = Results([record(OURS, rival="ours", done=270), record("Semaphore(10)")])
-    assert worse.losses() == ["requests: we lost 10% of the calls."]
+    assert worse.losses() == ["requests: ours, 10% lost."]
 
 
 def test_details_show_the_range_of_seeds_and_only_figures_that_there_are():

@@ -11,9 +11,10 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from throttled_openai.simulator import Fault, Settings, spawn
 
@@ -32,6 +33,9 @@ TUNED = "{}, tuned"
 TUNING_SEED = 0
 # Seconds for one run, wherever it hangs.
 PATIENCE = 900.0
+
+# The cores that this process may use, all of them.
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 Record = dict[str, Any]
 
@@ -74,7 +78,16 @@ def main(argv: list[str]) -> int:
     # On real sockets client and server have a core each; in virtual time every core is a client's.
     at_once = 1 if options.speed == "real" else os.cpu_count() or 1
     with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(one, chosen))
+        futures = [pool.submit(one, rival) for rival in chosen]
+        try:
+            for future in futures:
+                future.result()
+        except KeyboardInterrupt:
+            for future in futures:
+                future.cancel()
+            Worker.stop_all()
+            say(f"Interrupted; {len(book.records) - before} runs are in {options.results}, and will not be done again.")
+            return 130
     say(f"{len(book.records) - before} runs in {time.monotonic() - began:.0f} s")
     return 0
 
@@ -94,23 +107,32 @@ def compete(
 
 def tuned(rival: Rival, scenario: Scenario, worker: Worker, book: Book) -> dict[str, Choice]:
     """One more variant: with the settings with which most was done, and of those the quickest."""
-    wanted = {"rival": rival.name, "scenario": scenario.name}
+    wanted = {"rival": rival.name, "scenario": scenario.name, "grid": rival.grid}
     found = next((each for each in book.records if "chosen" in each and wanted.items() <= each.items()), None)
     if found is None:
         records = [worker.do(worker.order(scenario.name, each, TUNING_SEED)) for each in rival.choices()]
         ended = [each for each in records if "broken" not in each]
         best = min(ended, key=lambda each: (-each["done"], each["makespan"]), default={"settings": None})
         found = {**wanted, "chosen": best["settings"]}
-        book.add(found)
+        if len(ended) == len(records) or not ended:  # else once more, the next time
+            book.add(found)
     if found["chosen"] is None:
         return {}
     return {TUNED.format(next(iter(rival.variants))): found["chosen"]}
 
 
+class StoppedError(Exception):
+    """Nothing more is to be done."""
+
+
 class Worker:
     """A process in the rival's environment. In virtual time it does all runs; on sockets, each has its own."""
 
+    _all: ClassVar[list[Worker]] = []
+    _stopped: ClassVar[bool] = False
+
     def __init__(self, rival: Rival, speed: str) -> None:
+        self._all.append(self)
         self._rival = rival
         self._speed = speed
         self._process: subprocess.Popen[str] | None = None
@@ -120,6 +142,14 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self._stop()
+
+    @classmethod
+    def stop_all(cls) -> None:
+        """From another thread: whoever waits for a run, or asks for another, gets `StoppedError`."""
+        cls._stopped = True
+        for worker in cls._all:
+            if (process := worker._process) is not None:  # noqa: SLF001
+                process.kill()
 
     def order(self, scenario: str, settings: Choice, seed: int) -> Record:
         return {
@@ -137,7 +167,9 @@ class Worker:
         scenario = scenarios.read(order["scenario"])
         faults = [Fault(**fault) for fault in scenario.faults]
         settings = Settings(seed=order["seed"], **scenario.server)
-        with pinned(-1), spawn(settings, faults=faults) as url:
+        with ExitStack() as stack:
+            with pinned(-1):
+                url = stack.enter_context(spawn(settings, faults=faults))
             try:
                 record = self._ask({**order, "url": url})
             finally:
@@ -146,9 +178,11 @@ class Worker:
         return record
 
     def _ask(self, order: Record) -> Record:
-        if self._process is None:
+        if self._process is None and not self._stopped:
             self._start()
         process: Any = self._process
+        if self._stopped:
+            raise StoppedError
         patience = threading.Timer(PATIENCE, process.kill)
         patience.start()
         try:
@@ -159,6 +193,8 @@ class Worker:
             line = ""
         finally:
             patience.cancel()
+        if self._stopped:
+            raise StoppedError
         if not line:
             self._stop()
             return {**order, "broken": f"the worker died, or took more than {PATIENCE:.0f} s"}
@@ -177,6 +213,8 @@ class Worker:
                 stderr=subprocess.DEVNULL,
                 text=True,
                 env={**inherited, **quiet},
+                # An interrupt is for who gives the orders: a run that it broke off would count as broken.
+                start_new_session=True,
             )
 
     def _stop(self) -> None:
@@ -215,15 +253,15 @@ class pinned:  # noqa: N801  # used like a function
     """Processes started inside of it stay on one core; -1: the last, None: anywhere."""
 
     def __init__(self, core: int | None) -> None:
-        self._core = core
+        self._core = core if CORES else None
 
     def __enter__(self) -> None:
-        if self._core is not None and hasattr(os, "sched_setaffinity"):
+        if self._core is not None:
             self._before = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {sorted(self._before)[self._core]})
+            os.sched_setaffinity(0, {CORES[self._core]})
 
     def __exit__(self, *_: object) -> None:
-        if self._core is not None and hasattr(os, "sched_setaffinity"):
+        if self._core is not None:
             os.sched_setaffinity(0, self._before)
 
 

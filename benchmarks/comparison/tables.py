@@ -42,8 +42,9 @@ class Cell:
 
     @property
     def lost(self) -> float | None:
-        """Median share of calls that were not done; None if no run came to its end."""
-        return self.middle(lambda each: 1 - each["done"] / each["calls"])
+        """Share of calls that were not done, over all seeds; None if no run came to its end."""
+        calls = sum(each["calls"] for each in self.ended)
+        return 1 - sum(each["done"] for each in self.ended) / calls if calls else None
 
     @property
     def over_ideal(self) -> float | None:
@@ -74,11 +75,11 @@ class Cell:
 
     def outcome(self) -> str:
         """As many times the ideal as it took, or what was lost."""
-        if self.lost is None:
-            return "broken"
         if self.over_ideal is not None:
             return f"{self.over_ideal:.2f}"
-        return f"{share(max(self.lost, 1 / self.ended[0]['calls']))} lost"
+        if self.lost:
+            return f"{share(self.lost)} lost"
+        return "broken" if not self.ended else f"broken, {len(self.ended)} of {len(self.records)} ended"
 
 
 def spoken(scenario: str) -> str:
@@ -86,7 +87,7 @@ def spoken(scenario: str) -> str:
 
 
 def share(value: float) -> str:
-    return f"{value:.0%}" if value >= 0.0095 else f"{value:.1%}"
+    return f"{value:.0%}" if value >= 0.0095 else f"{max(value, 0.001):.1%}"
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Results:
             if ours is None:
                 continue
             if ours.over_ideal is None:
-                said.append(f"{spoken(scenario)}: we lost {share(ours.lost or 0.0)} of the calls.")
+                said.append(f"{spoken(scenario)}: ours, {ours.outcome()}.")
                 continue
             sooner = [
                 (cell.over_ideal, variant)

@@ -131,8 +131,9 @@ class _Installed:
             options.pop("pool", None)
         super().__init__(*args, **options)
         # A copy may be for another account.
-        limited = throttle is not None and not installation.is_account(throttle)
-        self.throttle = throttle if limited else installation.throttle_of(self)
+        if throttle is None or installation.is_account(throttle):
+            throttle = installation.throttle_of(self)
+        self.throttle = throttle
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """What `copy.copy` does with a client that was made before."""
