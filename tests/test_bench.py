@@ -141,7 +141,7 @@ def test_an_answer_counts_once_however_its_time_is_divided(sent_at, took, first,
 
 
 def answered(sent_at, done_at, tokens=0, first_at=None):
-    return Call(sent_at, sent_at, sent_at, first_at, done_at, 1, 0, tokens, "usage")
+    return Call(sent_at, sent_at, sent_at, first_at, done_at, 1, 0, tokens, counted="usage")
 
 
 def test_a_stream_over_the_edge_counts_for_its_part_inside():
@@ -159,18 +159,28 @@ def test_a_whole_answer_counts_where_it_ends():
 def test_the_timeline_adds_up():
     calls = [answered(0.0, 2.5, 5, 0.0), answered(0.5, 1.0, 5), answered(1.0, 9.0, 5, 2.0)]
     moments = timeline(calls, 0.0, 2.5)
-    assert [moment.at_seconds for moment in moments] == [0.0, 1.0, 2.0]
+    assert [moment.at_seconds for moment in moments] == [0.0, 1.25]
     inside = 1 + 1 + 0.5 / 7
-    widths = [1.0, 1.0, 0.5]
-    assert sum(moment.calls_per_second * width for moment, width in zip(moments, widths, strict=True)) == about(inside)
+    assert sum(moment.calls_per_second * 1.25 for moment in moments) == about(inside)
+
+
+@given(st.floats(0.001, 500))
+def test_moments_are_equally_wide_and_the_last_one_is_no_sliver(seconds):
+    places = [moment.at_seconds for moment in timeline([answered(0.0, seconds)], 0.0, seconds)]
+    assert 1 <= len(places) <= 60
+    assert [later - earlier for earlier, later in itertools.pairwise([*places, seconds])] == about(
+        [seconds / len(places)] * len(places)
+    )
+    assert len(places) == 1 or seconds / len(places) >= 1 - 1e-6
 
 
 def test_what_did_not_end_is_unfinished_and_what_failed_is_named():
     failed = Call(0.0, 0.0, 0.0, None, 1.0, failure="APITimeoutError")
     found = figures([failed, Call(0.0, 0.0, 0.5), answered(0.0, 1.0)], Window(0.0, 2.0), refused_attempts=2)
     assert (found.done, found.failed, found.unfinished) == (1, {"APITimeoutError": 1}, 1)
-    assert found.trouble == 1.0
+    assert found.trouble == about(4 / 3)
     assert found.latency.max == 1.0
+    assert found.mean_in_flight == about((1.0 + 1.5 + 1.0) / 2)  # one that never ended was with the server too
 
 
 # What is sent
@@ -320,6 +330,40 @@ def test_a_server_that_hangs_is_not_waited_for_for_ever():
     assert 10 <= found.done <= 14
 
 
+def test_a_step_whose_calls_never_end_is_not_recommended():
+    server = simulator()
+    server.faults = [Fault("hang", first=50, share=0.5)]
+    plan, steps = measured(server, "--sweep=2,8", "--duration=20")
+    assert steps[1].figures().unfinished > 0
+    assert bench.report_of(plan, steps).recommendation.point.concurrency == 2
+
+
+def test_calls_longer_than_what_counts_are_not_measured():
+    server = simulator(latency=30.0)
+    with pytest.raises(bench.FirstCallError, match=r"took 30\.0 s, longer than the 5 s .* --duration of 300"):
+        measured(server, "--sweep=auto", "--duration=5")
+    assert server.attempts == 1
+    # Those that come at their own rate begin in time, whenever they end.
+    plan, steps = measured(simulator(latency=30.0), "--rate=2", "--duration=5")
+    report = bench.report_of(plan, steps)
+    assert report.parts[0].figures.done == 10
+    assert "Calls took up to 30.0 s (median of a step), much of the 5.0 s that count" in report.as_text()
+
+
+def test_in_short_calls_nothing_is_rough():
+    plan, steps = measured(simulator(), "--concurrency=4", "--duration=10")
+    assert "rough" not in bench.report_of(plan, steps).as_text()
+
+
+def test_so_few_calls_are_not_swept_with_more_in_flight():
+    assert planned("--sweep=auto", "--calls=100").most == 10
+    assert planned("--sweep=2,10", "--calls=100").sweep == (2, 10)
+    with pytest.raises(bench.UsageError, match=r"100 calls in a step are too few to see 11 in flight: .* of 110"):
+        planned("--sweep=2,11", "--calls=100")
+    with pytest.raises(bench.UsageError, match="of 10 or more"):
+        planned("--sweep=auto", "--calls=9")
+
+
 def test_ctrl_c_keeps_what_was_measured():
     server = simulator()
     plan, steps = measured(server, "--sweep=2,4", "--duration=10", "--warm-up=0", stop_after=16.5)
@@ -349,6 +393,34 @@ def stream(*words):
     choices = ({"index": 0, "delta": {"content": word}, "finish_reason": None} for word in words)
     events = "".join(f"data: {json.dumps({**frame, 'choices': [choice]})}\n\n" for choice in choices)
     return Says(200, f"{events}data: [DONE]\n\n".encode(), {"content-type": "text/event-stream"}, delay=1.0)
+
+
+def thinks(*deltas, tokens, reasoning):
+    """A stream with usage: half a second of thought, then a chunk each."""
+    frame = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+    usage = {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": tokens + 5,
+             "completion_tokens_details": {"reasoning_tokens": reasoning}}  # fmt: skip
+    chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    events = [json.dumps({**frame, **chunk}) for chunk in [*chunks, {"choices": [], "usage": usage}]]
+    body = "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"]).encode()
+    return Says(200, body, {"content-type": "text/event-stream"}, delay=0.5)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "hidden"),
+    [
+        ([{"content": "yes"}, {"content": "."}], 40),
+        ([{"reasoning_content": "hm"}, {"content": "yes"}], 0),
+        ([{"reasoning": "hm"}, {"content": "yes"}], 0),
+    ],
+)
+def test_reasoning_that_the_server_keeps_to_itself_is_no_token_between_the_first_and_the_last(deltas, hidden):
+    answer = thinks(*deltas, tokens=42, reasoning=40)
+    _, (step,) = measured(Script(answer, answer), "--concurrency=1", "--calls=1")
+    (call,) = step.calls
+    assert (call.output_tokens, call.hidden_tokens) == (42, hidden)
+    slow = Call(0.0, 0.0, 0.0, 1.0, 3.0, output_tokens=42, hidden_tokens=hidden)
+    assert slow.per_output_token == about(2.0 / (41 - hidden))
 
 
 def complains(of, status=400):
@@ -388,7 +460,7 @@ def test_the_other_name_of_the_most_tokens_is_tried(base_url, first, second):
 
 def test_where_the_first_call_fails_nothing_more_is_sent():
     server = Script(*[complains("model") for _ in range(3)])
-    with pytest.raises(bench.FirstCallError, match=r"^BadRequestError \(400, unknown_parameter\)$"):
+    with pytest.raises(bench.FirstCallError, match=r"measured: BadRequestError \(400, unknown_parameter\)$"):
         measured(server, "--rate=10", "--duration=10")
     assert len(server.seen) == 2  # the second without what servers may not know
 
@@ -565,6 +637,13 @@ def test_the_page_of_one_step(sweep):
     assert "latency from when due" in found.text
 
 
+def test_the_page_says_what_was_asked_for_also_where_that_was_none():
+    plan, steps = measured(simulator(), "--concurrency=1", "--calls=1", "--no-stream", "--seed=0")
+    text = page(bench.report_of(plan, steps))
+    assert "<td>stream</td><td>no</td>" in text
+    assert "<td>seed</td><td>0</td>" in text
+
+
 @pytest.mark.parametrize("name", ["<b>&", '"><script>'])
 def test_names_are_escaped(name):
     plan, steps = measured(simulator(), "--concurrency=1", "--calls=1", f"--model={name}")
@@ -623,6 +702,10 @@ def test_a_chart_of_one_point_can_be_drawn():
         ["--prompt=/nowhere/at/all"],
         ["--json=/nowhere/at/all.json"],
         ["--base-url=localhost:8000"],
+        ["--base-url=http://localhost:99999/v1"],
+        ["--base-url=http://localhost:abc/v1"],
+        ["--base-url=http://[::1/v1"],
+        ["--sweep=2,64", "--calls=100"],
         ["--concurrency=100000000"],
         ["--rate=0.01", "--duration=1"],
     ],
@@ -641,6 +724,8 @@ def test_what_cannot_be_meant_is_refused_at_once(arguments, capsys, monkeypatch)
         [],
         ["--model=m", "--rate=0"],
         ["--model=m", "--rate=inf"],
+        ["--model=m", "--rate=ten"],
+        ["--model=m", "--calls=1.5"],
         ["--model=m", "--calls=0"],
         ["--model=m", "--sweep=1,two"],
         ["--model=m", "--sweep=0,1"],
@@ -654,7 +739,9 @@ def test_wrong_usage_is_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["bench", *arguments])
     assert ended.value.code == 2
-    assert "usage: throttled-openai bench" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "usage: throttled-openai bench" in said
+    assert "_" not in said.splitlines()[-1]  # no name of a function of ours
 
 
 def test_openai_needs_a_key(monkeypatch, capsys):

@@ -32,6 +32,8 @@ class Call:
     attempts: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    hidden_tokens: int = 0
+    """Of these, the reasoning that the server keeps to itself: it comes before the first chunk."""
     counted: Counted | None = None
     failure: str | None = None
     leaves: Callable[[], None] | None = None
@@ -58,8 +60,8 @@ class Call:
     @property
     def per_output_token(self) -> float | None:
         """Seconds between two tokens, on average over the answer; None for fewer than two."""
-        rest = _between(self.first_at, self.done_at)
-        return rest / (self.output_tokens - 1) if rest is not None and self.output_tokens > 1 else None
+        rest, shown = _between(self.first_at, self.done_at), self.output_tokens - self.hidden_tokens
+        return rest / (shown - 1) if rest is not None and shown > 1 else None
 
     @property
     def queued(self) -> float | None:
@@ -85,8 +87,10 @@ class Call:
         return _overlap(first_at, self.done_at, start, end) / (self.done_at - first_at)
 
     def seconds_within(self, start: float, end: float) -> float:
-        """How long it was with the server between these instants."""
-        return 0.0 if self.sent_at is None or self.done_at is None else _overlap(self.sent_at, self.done_at, start, end)
+        """How long it was with the server between these instants; one that never ended, until the end."""
+        if self.sent_at is None:
+            return 0.0
+        return _overlap(self.sent_at, end if self.done_at is None else self.done_at, start, end)
 
 
 def _overlap(since: float, until: float, start: float, end: float) -> float:

@@ -13,7 +13,7 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from throttled_openai._client import ThrottledAsyncOpenAI
@@ -40,6 +40,8 @@ TIMEOUT: Final = 600.0
 WARM_UP: Final = 0.1
 # The most in flight that `--sweep auto` tries.
 MOST: Final = 1024
+# Calls in a step of a sweep for each one in flight, at least: the first and the last of them have less company.
+CALLS_EACH: Final = 10
 # Seconds between two lines of progress: in place on a terminal, below each other in a log.
 PROGRESS_ON_TERMINAL: Final = 0.2
 PROGRESS_IN_LOG: Final = 5.0
@@ -49,12 +51,16 @@ INTERRUPTED: Final = 130
 AUTO: Final[tuple[int, ...]] = ()
 
 
+Number = TypeVar("Number", int, float)
+KINDS: Final[dict[type, str]] = {int: "whole number", float: "number"}
+
+
 class UsageError(ValueError):
     """What was asked for cannot be done; says why, and what to write instead."""
 
 
 class FirstCallError(Exception):
-    """The call before all others was not answered; says with what class of failure."""
+    """The call before all others shows that nothing can be measured; says why."""
 
 
 @dataclass(slots=True)
@@ -183,7 +189,7 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         interrupted = True
     except FirstCallError as problem:
-        _say(f"bench: the first call failed, so nothing was measured: {problem}")
+        _say(f"bench: {problem}")
         return 1
     if not steps:
         return INTERRUPTED
@@ -192,7 +198,7 @@ def run(arguments: argparse.Namespace) -> int:
     written = _write(arguments.json, report.as_json) & _write(arguments.html, lambda: page(report))
     if interrupted:
         return INTERRUPTED
-    return 0 if written and any(step.done for step in steps) else 1
+    return 0 if written and any(part.figures.done for part in report.parts) else 1
 
 
 # What was asked for
@@ -201,8 +207,9 @@ def run(arguments: argparse.Namespace) -> int:
 def plan_of(arguments: argparse.Namespace) -> Plan:
     """Raises `UsageError` for what cannot be meant."""
     _check(arguments)
+    _check_in_flight(arguments)
     base_url = arguments.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
-    if urlsplit(base_url).scheme not in {"http", "https"} or not urlsplit(base_url).hostname:
+    if not _is_address(base_url):
         raise UsageError("--base-url must be an address such as http://localhost:8000/v1")
     api_key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url != OPENAI else "")
     if not api_key:
@@ -241,7 +248,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         prompts=Prompts(tokens or 0, seed, lines),
         prompt_tokens=tokens,
         sweep=sweep,
-        most=most or min(MOST, affordable(MOST)),
+        most=min(most or min(MOST, affordable(MOST)), _in_flight_for(arguments.calls)),
         goals=Goals(arguments.slo_ttft, arguments.slo_latency),
         timeout=arguments.timeout,
     )
@@ -265,16 +272,38 @@ def _check(given: argparse.Namespace) -> None:
         raise UsageError("only streams have a first token: leave out --slo-ttft, or give --slo-latency")
     if given.max_concurrency is not None and (given.concurrency is not None or given.sweep):
         raise UsageError("--max-concurrency and the concurrency to measure exclude each other: leave it out")
-    asked = max(given.sweep or [given.concurrency or given.max_concurrency or 1])
+    for name in ("json", "html"):
+        path: Path | None = getattr(given, name)
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise UsageError(f"--{name} must be a file in a directory that is there, got {path}")
+
+
+def _check_in_flight(given: argparse.Namespace) -> None:
+    asked, most = max(given.sweep or [1]), _in_flight_for(given.calls)
+    if given.sweep is not None and asked > most:
+        raise UsageError(
+            f"{given.calls:,} calls in a step are too few to see {asked:,} in flight: give --calls of "
+            f"{asked * CALLS_EACH:,} or more, or --duration instead"
+        )
+    asked = max(asked, given.concurrency or given.max_concurrency or 1)
     if asked > affordable(asked):
         raise UsageError(
             f"{asked:,} calls in flight need more open files than this process may have, which are enough for "
             f"{affordable(asked):,}: raise them with ulimit -n"
         )
-    for name in ("json", "html"):
-        path: Path | None = getattr(given, name)
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise UsageError(f"--{name} must be a file in a directory that is there, got {path}")
+
+
+def _is_address(base_url: str) -> bool:
+    try:
+        parts = urlsplit(base_url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # of a port that is none, of brackets
+        return False
+
+
+def _in_flight_for(calls: int | None) -> int:
+    """The most in flight that a step of so many calls can measure."""
+    return sys.maxsize if calls is None else calls // CALLS_EACH
 
 
 def _lines(path: Path | None) -> list[str]:
@@ -336,13 +365,14 @@ def _agreed() -> bool:
 async def measure(plan: Plan, steps: list[Step]) -> None:
     """Run the steps one after the other; each is added as it begins, and is right at any time.
 
-    Raises `FirstCallError` where the endpoint does not answer.
+    Raises `FirstCallError` where the endpoint does not answer, or not within the time that counts.
     """
     async with plan.client() as client:
         try:
-            await plan.endpoint.probe(client, plan.prompts.next())
+            first = await plan.endpoint.probe(client, plan.prompts.next())
         except Exception as error:
-            raise FirstCallError(failure(error)) from error
+            raise FirstCallError(f"the first call failed, so nothing was measured: {failure(error)}") from error
+        _check_duration(plan.load, first.latency or 0.0)
         for load in _loads(plan, steps):
             throttled = client if load.concurrency is None else holding(client, load.concurrency, rpm=plan.rpm)
             step = Step(throttled, plan.endpoint, plan.prompts, load)
@@ -353,6 +383,15 @@ async def measure(plan: Plan, steps: list[Step]) -> None:
             finally:
                 reporter.cancel()
                 _show(step.progress(), last=True)
+
+
+def _check_duration(load: Load, latency: float) -> None:
+    """Raises `FirstCallError` where hardly a call that follows another would begin and end in the time that counts."""
+    if load.rate is None and load.duration is not None and latency > load.duration:
+        raise FirstCallError(
+            f"the first call took {latency:.1f} s, longer than the {load.duration:g} s that count, so nothing was "
+            f"measured: give a --duration of {10 * latency:.0f} or so, or a number of --calls alone"
+        )
 
 
 def _loads(plan: Plan, steps: list[Step]) -> Iterator[Load]:
@@ -434,21 +473,28 @@ def _harmless(value: object) -> object:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    number = _number(text, float)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return number
 
 
 def _no_less_than_0(text: str) -> float:
-    return 0.0 if float(text) == 0 else _positive(text)
+    return 0.0 if _number(text, float) == 0 else _positive(text)
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    number = _number(text, int)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
+
+
+def _number(text: str, kind: type[Number]) -> Number:
+    try:
+        return kind(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(f"must be a {KINDS[kind]}, got {text!r}") from problem
 
 
 def _sweep(text: str) -> tuple[int, ...]:
@@ -456,7 +502,7 @@ def _sweep(text: str) -> tuple[int, ...]:
         return AUTO
     try:
         return tuple(sorted({_count(part) for part in text.split(",")}))
-    except ValueError as problem:
+    except argparse.ArgumentTypeError as problem:
         raise argparse.ArgumentTypeError(f"must be auto or numbers such as 1,2,4,8, got {text!r}") from problem
 
 

@@ -15,7 +15,7 @@ from throttled_openai._core.providers import provider_of
 from ._call import CURRENT, Call
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from throttled_openai._client import ThrottledAsyncOpenAI
 
@@ -25,7 +25,8 @@ Kind = Literal["chat", "embeddings"]
 _OLD, _NEW = "max_tokens", "max_completion_tokens"
 _NEW_AT: Final = frozenset({"openai", "azure"})
 # What a chunk with a part of an answer has.
-_PARTS: Final = ("content", "reasoning_content", "reasoning", "tool_calls", "refusal")
+_REASONING: Final = ("reasoning_content", "reasoning")
+_PARTS: Final = ("content", *_REASONING, "tool_calls", "refusal")
 # A code that a server gives, if it is one and not a sentence: those may quote prompts and keys.
 _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 
@@ -122,10 +123,12 @@ class Endpoint:
 
 
 async def _read(stream: Any, call: Call) -> None:
-    chunks = 0
+    chunks, reasons = 0, False
     async with stream:
         async for chunk in stream:
-            if any(_has_part(choice.delta) for choice in chunk.choices):
+            deltas = [choice.delta for choice in chunk.choices]
+            reasons = reasons or _has(deltas, _REASONING)
+            if _has(deltas, _PARTS):
                 chunks += 1
                 if call.first_at is None:
                     call.first_at = _now()
@@ -133,16 +136,20 @@ async def _read(stream: Any, call: Call) -> None:
                 _count(chunk.usage, call)
     if call.counted is None:
         call.output_tokens, call.counted = chunks, "chunks"
+    if reasons:
+        call.hidden_tokens = 0
 
 
-def _has_part(delta: Any) -> bool:
-    return any(getattr(delta, name, None) for name in _PARTS)
+def _has(deltas: Sequence[Any], names: Sequence[str]) -> bool:
+    return any(getattr(delta, name, None) for delta in deltas for name in names)
 
 
 def _count(usage: Any, call: Call) -> None:
     if usage is not None:
         call.prompt_tokens = usage.prompt_tokens or 0
         call.output_tokens = getattr(usage, "completion_tokens", None) or 0  # embeddings have none
+        details = getattr(usage, "completion_tokens_details", None)
+        call.hidden_tokens = getattr(details, "reasoning_tokens", None) or 0
         call.counted = "usage"
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ._call import Call, Counted
 
-# Bars of a chart over time: seconds wide at least, and no more than this many.
+# Bars of a chart over time, all equally wide: seconds at least where there are several, and no more than this many.
 _BIN = 1.0
 _MOST_BINS = 60
 
@@ -114,8 +114,8 @@ class Figures:
 
     @property
     def trouble(self) -> float:
-        """Failed calls and refused attempts, as a share of calls."""
-        return (self.failures + self.refused_attempts) / max(1, self.counted)
+        """Failed and unfinished calls, and refused attempts, as a share of calls."""
+        return (self.failures + self.unfinished + self.refused_attempts) / max(1, self.counted)
 
 
 def figures(calls: Sequence[Call], window: Window, *, refused_attempts: int = 0) -> Figures:
@@ -153,8 +153,8 @@ def timeline(calls: Iterable[Call], start: float, end: float) -> list[Moment]:
     """What came from the server from moment to moment; each answer counts for its part in each."""
     if end <= start:
         return []
-    width = max(_BIN, (end - start) / _MOST_BINS)
-    count = math.ceil((end - start) / width - 1e-9)
+    count = min(_MOST_BINS, max(1, int((end - start) / _BIN + 1e-9)))
+    width = (end - start) / count
     done, tokens = [0.0] * count, [0.0] * count
     for call in calls:
         if not call.answered or call.done_at is None:
@@ -164,11 +164,10 @@ def timeline(calls: Iterable[Call], start: float, end: float) -> list[Moment]:
         first = max(0, math.floor((since - start) / width) - 1)
         last = min(count - 1, math.floor((call.done_at - start) / width))
         for place in range(first, last + 1):
-            part = call.came_within(start + place * width, min(end, start + (place + 1) * width))
+            part = call.came_within(start + place * width, start + (place + 1) * width)
             done[place] += part
             tokens[place] += part * call.output_tokens
-    wide = [min(end, start + (place + 1) * width) - (start + place * width) for place in range(count)]
-    return [Moment(place * width, done[place] / wide[place], tokens[place] / wide[place]) for place in range(count)]
+    return [Moment(place * width, done[place] / width, tokens[place] / width) for place in range(count)]
 
 
 def _per(amount: float, seconds: float) -> float:

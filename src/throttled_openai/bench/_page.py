@@ -205,7 +205,7 @@ def _list(items: Sequence[str]) -> str:
 
 
 def _is_said(value: object) -> bool:
-    return value is not None and value not in ([], {}, 0)
+    return value is not None and value not in ([], {})
 
 
 def _told(value: object) -> str:

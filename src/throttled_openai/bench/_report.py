@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # Seconds. A loop that is later than this has a part in the latencies.
 LATE: Final = 0.05
+# Calls that fit into the time that counts one after the other, and no fewer: what is cut at its edges is little then.
+_LONG: Final = 3
 
 
 def _versions() -> dict[str, str]:
@@ -152,7 +155,7 @@ class Report:
         if self.interrupted:
             return ["Interrupted before there was anything to recommend."]
         if not any(part.figures.done for part in self.parts):
-            return ["No call was answered, so there is nothing to recommend."]
+            return ["No call that began in the time that counts was answered, so there is nothing to recommend."]
         why = f" ({goals})" if goals else ""
         return [
             f"Nothing to recommend: every step missed the goals{why}, or more than 1% of its calls were in trouble."
@@ -332,6 +335,15 @@ def _notes(report: Report) -> Iterable[str]:
     chosen = None if report.recommendation is None else report.recommendation.point.concurrency
     if any(part.figures.done < 100 for part in parts if chosen in {None, part.load.concurrency}):
         yield "With fewer than 100 calls p99 is little else than the slowest one: --duration or --calls makes more."
+    median, seconds = max(
+        ((part.figures.latency.p50, part.figures.seconds) for part in parts if part.figures.latency is not None),
+        default=(0.0, math.inf),
+    )
+    if _LONG * median > seconds:
+        yield (
+            f"Calls took up to {median:.1f} s (median of a step), much of the {seconds:.1f} s that count: calls and "
+            "tokens per second are rough; a longer --duration makes them exact."
+        )
     late = max((part.late for part in parts), default=0.0)
     if late > LATE:
         yield (

@@ -15,7 +15,7 @@ ENOUGH: Final = 0.95
 GROWTH: Final = 1.07
 # Twice as many in flight that take twice as long only wait.
 _LONGER: Final = 2.0
-# Failed calls and refused attempts, as a share of calls, that are too many.
+# Failed and unfinished calls, and refused attempts, as a share of calls, that are too many.
 _TROUBLE: Final = 0.01
 # Neighbours this close together are not divided any further.
 _CLOSE: Final = 1.25
@@ -47,7 +47,7 @@ class Point:
     latency_p99: float
     first_token_p99: float | None = None
     trouble: float = 0.0
-    """Failed calls and refused attempts, as a share of calls."""
+    """Failed and unfinished calls, and refused attempts, as a share of calls."""
 
     @classmethod
     def of(cls, concurrency: int, figures: Figures) -> Point | None:
