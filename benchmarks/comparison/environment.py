@@ -34,7 +34,7 @@ def make(name: str) -> str | None:
     rival = rivals.read(name)
     home = FOLDER / name
     made_of = home / "made-of.json"
-    ingredients = [sys.version, *rival.requirements]
+    ingredients = [rival.python or sys.version, *rival.requirements]
     if made_of.exists() and json.loads(made_of.read_text("utf-8")) == ingredients:
         return None
     shutil.rmtree(home, ignore_errors=True)
@@ -42,7 +42,7 @@ def make(name: str) -> str | None:
     if uv is None:
         raise SystemExit("compare.py needs uv: pip install uv")
     commands: list[list[str | Path]] = [
-        [uv, "venv", "-q", "--python", sys.executable, home],
+        [uv, "venv", "-q", "--no-python-downloads", "--python", rival.python or sys.executable, home],
         [uv, "pip", "install", "-q", "--python", python_of(name), *rival.requirements],
     ]
     if rival.ours:

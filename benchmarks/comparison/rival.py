@@ -15,7 +15,10 @@ Choice = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rival:
-    """One file. `variants`: names of rows and their settings; `grid`: choices to tune, by setting."""
+    """One file. `variants`: names of rows and their settings; `grid`: choices to tune, by setting.
+
+    `python`: which it needs, such as ">=3.12"; None: the one that makes the comparison.
+    """
 
     name: str
     package: str
@@ -24,6 +27,7 @@ class Rival:
     grid: dict[str, list[Any]] = field(default_factory=dict)
     speeds: tuple[str, ...] = ("virtual", "real")
     ours: bool = False
+    python: str | None = None
 
     def choices(self) -> list[Choice]:
         """Every combination of the grid."""
@@ -36,7 +40,7 @@ def read(name: str) -> Rival:
     for statement in ast.parse((FOLDER / f"{name}.py").read_text("utf-8")).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             title = statement.targets[0].id
-            if title in {"PACKAGE", "REQUIREMENTS", "VARIANTS", "GRID", "SPEEDS", "OURS"}:
+            if title in {"PACKAGE", "REQUIREMENTS", "VARIANTS", "GRID", "SPEEDS", "OURS", "PYTHON"}:
                 said[title] = ast.literal_eval(statement.value)
     return Rival(
         name,
@@ -46,6 +50,7 @@ def read(name: str) -> Rival:
         said.get("GRID", {}),
         said.get("SPEEDS", ("virtual", "real")),
         said.get("OURS", False),
+        said.get("PYTHON"),
     )
 
 

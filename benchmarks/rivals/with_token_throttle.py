@@ -16,6 +16,7 @@ from comparison.job import ask
 
 PACKAGE = "token-throttle"
 REQUIREMENTS = ("openai", "token-throttle")
+PYTHON = ">=3.12"
 VARIANTS = {"token-throttle": {}}
 GRID = {"period": [60, 1], "share": [1.0, 0.9], "answers": [True, False], "max_retries": [2, 10]}
 
