@@ -174,7 +174,7 @@ def rates(axes: Axes, record: Any, scenario: Scenario, end: float) -> None:
     series = record["series"]
     width = end / 40
     instants = [index * end / 160 for index in range(161)]
-    for figure, colour, label in (("done", BLUE, "done"), ("refused", RED, "refused")):
+    for figure, colour, label in (("done", BLUE, "done"), ("refused", RED, f"refused (cut off at {CUT} x the limit)")):
         at, counts = [*series["at"], end * 2], [*series[figure], series[figure][-1]]
 
         def until(instant: float, at: Sequence[float] = at, counts: Sequence[float] = counts) -> float:
