@@ -32,7 +32,7 @@ TUNED = "{}, tuned"
 # The seed that settings are chosen with; none that is measured.
 TUNING_SEED = 0
 # Seconds for one run, wherever it hangs.
-PATIENCE = 900.0
+PATIENCE = 300.0
 
 # The cores that this process may use, all of them.
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
