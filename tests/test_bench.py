@@ -754,11 +754,29 @@ def test_without_a_yes_nothing_is_sent(monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure", None)
     with open(os.devnull) as nobody:  # noqa: PTH123
         monkeypatch.setattr(sys, "stdin", nobody)
-        assert cli.main(["bench", "--model=m", f"--base-url={URL}"]) == 1
+        assert cli.main(["bench", "--model=m", "--base-url=https://api.provider.com/v1"]) == 1
     said = capsys.readouterr()
     assert "--yes" in said.err
     assert said.err.endswith("Nothing was sent.\n")
     assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [
+        ("localhost:8000", True),
+        ("127.0.0.1", True),
+        ("[::1]:8000", True),
+        ("192.168.1.7:8000", True),
+        ("vllm:8000", True),
+        ("gpu.local", True),
+        ("8.8.8.8", False),
+        ("[2001:4860::1]", False),
+        ("api.openai.com", False),
+    ],
+)
+def test_only_what_may_cost_money_is_asked_about(host, near):
+    assert bench.is_near(f"http://{host}/v1") is near
 
 
 @pytest.mark.parametrize(
@@ -773,8 +791,10 @@ def test_without_a_yes_nothing_is_sent(monkeypatch, capsys):
 )
 def test_it_says_what_it_will_send(arguments, facts):
     said = bench.announcement(planned(*arguments))
-    for fact in [*facts, "costs money"]:
+    for fact in facts:
         assert fact in said
+    assert "costs money" not in said
+    assert "costs money" in bench.announcement(planned("--base-url=https://api.provider.com/v1", *arguments))
 
 
 def test_the_tokens_it_announces_are_the_most_there_can_be():
@@ -788,7 +808,7 @@ def test_the_command_measures_a_server(tmp_path, capsys):
     with spawn(latency=0.05, completion_tokens=2) as url:
         code = cli.main([
             "bench", f"--base-url={url}", "--model=m", "--sweep=1,4", "--duration=1", "--warm-up=0.2",
-            f"--json={files[0]}", f"--html={files[1]}", "--yes",
+            f"--json={files[0]}", f"--html={files[1]}",
         ])  # fmt: skip
     said = capsys.readouterr()
     assert code == 0

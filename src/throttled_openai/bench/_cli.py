@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import ipaddress
 import json
 import os
 import secrets
@@ -166,7 +167,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--slo-latency", type=_positive, metavar="SECONDS", help="recommend only what has a p99 latency of this")
     add("--json", type=Path, metavar="FILE", help="write all figures there")
     add("--html", type=Path, metavar="FILE", help="write a page with charts there")
-    add("--yes", action="store_true", help="send without asking")
+    add("--yes", action="store_true", help="send without asking, which is done where it may cost money")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -179,7 +180,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"bench: {problem}", file=sys.stderr)
         return 2
     _say(announcement(plan))
-    if not arguments.yes and not _agreed():
+    if not arguments.yes and not is_near(plan.endpoint.base_url) and not _agreed():
         _say("Nothing was sent.")
         return 1
     steps: list[Step] = []
@@ -301,6 +302,15 @@ def _is_address(base_url: str) -> bool:
         return False
 
 
+def is_near(base_url: str) -> bool:
+    """Whether the server is on this machine or in a private network: it costs nobody money."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return host.endswith((".localhost", ".local", ".internal")) or "." not in host
+
+
 def _in_flight_for(calls: int | None) -> int:
     """The most in flight that a step of so many calls can measure."""
     return sys.maxsize if calls is None else calls // CALLS_EACH
@@ -339,10 +349,11 @@ def announcement(plan: Plan) -> str:
         bounds = [f"{load.duration:g} s{warm}"] if load.duration is not None else []
         bounds += [f"{load.calls:,} calls"] if load.calls is not None else []
         calls = f"As many calls as fit into {' or '.join(bounds)}{steps}"
+    cost = "" if is_near(endpoint.base_url) else "\nWith a provider this costs money."
     return (
         f"{calls} to {endpoint.model} at {shown(endpoint.base_url)}: {manner}; "
         f"each at most about {each:,} tokens{tokens}. "
-        "Before them one call, to see that it works.\nWith a provider this costs money."
+        f"Before them one call, to see that it works.{cost}"
     )
 
 
