@@ -32,10 +32,12 @@ GATE = {
     "four_clients": (1.03, 2),
 }
 
+ORDER = {"settings": {}, "seed": 1, "speed": "virtual", "scale": 1.0}
+
 
 def play(*orders):
     """In a process of its own: it makes the time of all libraries virtual."""
-    lines = "".join(json.dumps({"settings": {}, "seed": 1, "speed": "virtual", **order}) + "\n" for order in orders)
+    lines = "".join(json.dumps({**ORDER, **order}) + "\n" for order in orders)
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "compare.py", "worker"],
         input=lines,
@@ -108,6 +110,13 @@ def test_a_scenario_says_what_it_is_and_its_calls_are_drawn_with_the_seed(name):
     assert {call.size for call in calls} <= set(scenario.work.sizes)
     assert [call.arguments["extra_headers"]["X-Client-Request-Id"] for call in calls[:2]] == ["0", "1"]
     assert set(scenario.speeds) <= {"virtual", "real"}
+
+
+def test_a_scenario_in_part_has_that_share_of_its_calls_and_never_none():
+    whole, tenth = scenarios.read("requests"), scenarios.read("requests", 0.1)
+    assert tenth.work.calls == whole.work.calls / 10
+    assert (tenth.server, tenth.told) == (whole.server, whole.told)
+    assert scenarios.read("requests", 1e-9).work.calls == 1
 
 
 @pytest.mark.parametrize("name", rivals.names())

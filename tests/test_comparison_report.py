@@ -18,6 +18,7 @@ def record(variant, scenario="requests", *, rival="semaphore", seed=1, done=300,
         "settings": {"at_once": 7},
         "seed": seed,
         "speed": "virtual",
+        "scale": 1.0,
         "variant": variant,
         "calls": 300,
         "done": done,
@@ -58,7 +59,14 @@ RECORDS = [
     record("Semaphore(10)", "overload", seconds=90.0),
     record("Semaphore(10), tuned", "overload", seconds=36.0, refused=3),
     record("AsyncOpenAI + gather", rival="plain", done=12, refused=600),
-    {"rival": "plain", "scenario": "overload", "variant": "AsyncOpenAI + gather", "seed": 1, "broken": "it died"},
+    {
+        "rival": "plain",
+        "scenario": "overload",
+        "variant": "AsyncOpenAI + gather",
+        "seed": 1,
+        "scale": 1.0,
+        "broken": "it died",
+    },
     {"rival": "semaphore", "scenario": "overload", "chosen": {"at_once": 7}},
     {"rival": "with_token_throttle", "package": "token-throttle", "speed": "virtual", "not_installed": "needs 3.12"},
 ]
@@ -149,6 +157,13 @@ def test_no_runs_are_an_error_that_says_how_to_make_some(tmp_path, capsys):
     missing = tmp_path / "runs.jsonl"
     assert report.main(["--results", str(missing), "--folder", str(tmp_path)]) == 1
     assert "compare.py run" in capsys.readouterr().err
+
+
+def test_runs_of_a_scenario_in_part_say_so_and_are_not_mixed_with_whole_ones():
+    part = record("Semaphore(10)", scale=0.1)
+    assert "Only 10% of each scenario's calls." in Results([part]).provenance()
+    with pytest.raises(ValueError, match="different files"):
+        Results([part, record("Semaphore(10)", seed=2)])
 
 
 def test_publishing_changes_only_what_stands_between_the_marks(path, tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ OVER_TIME = (OURS, "AsyncOpenAI(max_retries=10) + gather", "Semaphore(10)", "aio
 LIMITED = ("requests", "changing")
 # Times the limit at which a pace is cut off.
 CUT = 2
-# Longer ones are cut off; their number says how long they are.
+# Longer ones are cut off, unless all are longer; their number says how long they are.
 LONGEST_BAR = 3.0
 
 
@@ -89,13 +89,16 @@ def bars(results: Results) -> Figure | None:
             axes.set_axis_off()
             continue
         scenario = names[number]
+        values = [cell.over_ideal for cell in ordered(results, scenario) if cell.over_ideal]
+        longest = LONGEST_BAR if min(values, default=1) < LONGEST_BAR else max(values)
         for row, rival in enumerate(rivals):
             mine = [cell for cell in ordered(results, scenario) if cell.rival == rival]
-            bar(axes, row, mine, ours=rival == "ours")
+            bar(axes, row, mine, longest, ours=rival == "ours")
         axes.set_title(spoken(scenario))
-        axes.set_xlim(0, LONGEST_BAR + 0.35)
+        axes.set_xlim(0, 1.12 * longest)
         axes.axvline(1, color=INK, linewidth=0.8)
-        axes.set_xticks([1, 2, 3], ["1", "2", "3"])
+        ticks = [1, 2, 3] if longest == LONGEST_BAR else [1, math.ceil(longest)]
+        axes.set_xticks(ticks, map(str, ticks))
         axes.tick_params(axis="y", length=0)
         axes.set_yticks(range(len(rivals)), [shown(rival) for rival in rivals])
         axes.set_ylim(len(rivals) - 0.4, -0.6)
@@ -104,26 +107,22 @@ def bars(results: Results) -> Figure | None:
     return figure
 
 
-def bar(axes: Axes, row: int, cells: list[Cell], *, ours: bool) -> None:
+def bar(axes: Axes, row: int, cells: list[Cell], longest: float, *, ours: bool) -> None:
     """The quickest of those that did everything; else of those that lost least."""
+
+    def word(text: str, colour: str) -> None:
+        axes.text(0.02 * longest, row, text, va="center", fontsize=8, color=colour)
+
     whole = [cell for cell in cells if cell.over_ideal is not None]
     if whole:
         best = min(whole, key=lambda cell: cell.over_ideal or math.inf)
         value = best.over_ideal or math.inf
-        axes.barh(row, min(value, LONGEST_BAR), height=0.72, color=BLUE if ours else GREY)
-        axes.text(min(value, LONGEST_BAR) + 0.06, row, f"{value:.2f}", va="center", fontsize=8)
-    elif cells and any(cell.lost is not None for cell in cells):
-        least = min(cell.lost for cell in cells if cell.lost is not None)
-        axes.text(
-            0.06,
-            row,
-            f"{max(least, 0.001):.0%} lost" if least >= 0.01 else "some lost",
-            va="center",
-            fontsize=8,
-            color=RED,
-        )
-    elif cells:
-        axes.text(0.06, row, "broken", va="center", fontsize=8, color=RED)
+        axes.barh(row, min(value, longest), height=0.72, color=BLUE if ours else GREY)
+        axes.text(min(value, longest) + 0.02 * longest, row, f"{value:.2f}", va="center", fontsize=8)
+    elif lost := [cell.lost for cell in cells if cell.lost is not None]:
+        word(f"{min(lost):.0%} lost" if min(lost) >= 0.01 else "some lost", RED)
+    else:
+        word("broken" if cells else "not run", RED if cells else GREY)
 
 
 def throughput(results: Results) -> Figure | None:

@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -23,6 +24,8 @@ from . import rival as rivals
 from . import scenario as scenarios
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .rival import Choice, Rival
     from .scenario import Scenario
 
@@ -46,71 +49,89 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rivals", nargs="+", choices=rivals.names(), metavar="NAME", help="default: all")
     parser.add_argument("--speed", choices=("virtual", "real"), default="virtual")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="from 1 to N (default: 3)")
+    parser.add_argument(
+        "--scale", type=scale, default=1.0, metavar="SHARE", help="of each scenario's calls: 0.1 for a quick look"
+    )
     parser.add_argument("--no-tuning", action="store_true", help="only what the documentations say")
     parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="where records are kept (benchmarks/results/runs.jsonl)"
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="where records are kept (benchmarks/results/runs.jsonl; with a scale, runs-SHARE.jsonl)",
     )
     parser.add_argument("--again", action="store_true", help="do runs again that are there already")
     options = parser.parse_args(argv)
+    if options.results is None:
+        options.results = RESULTS if options.scale == 1 else RESULTS.with_stem(f"{RESULTS.stem}-{options.scale:g}")
     book = Book(options.results)
-    chosen = [rivals.read(name) for name in options.rivals or rivals.names()]
+    began = time.monotonic()
     files = [scenarios.read(name) for name in options.scenarios or scenarios.names()]
-    wanted = [each for each in files if options.speed in each.speeds]
-    began, before = time.monotonic(), len(book.records)
+    chosen = [rivals.read(name) for name in options.rivals or rivals.names()]
 
-    def one(rival: Rival) -> None:
-        if options.speed not in rival.speeds:
-            return
+    def prepare(rival: Rival) -> bool:
         problem = environment.make(rival.name)
         if problem is not None:
             book.add({"rival": rival.name, "package": rival.package, "speed": options.speed, "not_installed": problem})
             say(f"{rival.package}: cannot be installed: {problem}")
-            return
-        # Settings are chosen in virtual time, where a rival can run in it: that is sooner done.
-        tuning = "virtual" if "virtual" in rival.speeds else options.speed
-        with Worker(rival, tuning) as tuner, Worker(rival, options.speed) as worker:
-            for scenario in wanted:
-                variants = dict(rival.variants)
-                if rival.grid and scenario.tuning and not options.no_tuning:
-                    variants |= tuned(rival, scenario, tuner, book)
-                compete(variants, scenario, worker, book, options)
+        return problem is None
+
+    def take(pairs: Iterator[tuple[Rival, Scenario]]) -> None:
+        with Worker() as worker:
+            for rival, scenario in pairs:
+                compete(rival, scenario, worker, book, options)
 
     # On real sockets client and server have a core each; in virtual time every core is a client's.
     at_once = 1 if options.speed == "real" else os.cpu_count() or 1
     with ThreadPoolExecutor(at_once) as pool:
-        futures = [pool.submit(one, rival) for rival in chosen]
         try:
-            for future in futures:
+            able = [each for each in chosen if options.speed in each.speeds]
+            ready = [rival for rival, there in zip(able, pool.map(prepare, able), strict=True) if there]
+            # One iterator, of which every thread takes.
+            pairs = iter([each for each in product(ready, files) if options.speed in each[1].speeds])
+            for future in [pool.submit(take, pairs) for _ in range(at_once)]:
                 future.result()
         except KeyboardInterrupt:
-            for future in futures:
-                future.cancel()
             Worker.stop_all()
-            say(f"Interrupted; {len(book.records) - before} runs are in {options.results}, and will not be done again.")
+            say(f"Interrupted; {book.runs} runs are in {options.results}, and will not be done again.")
             return 130
-    say(f"{len(book.records) - before} runs in {time.monotonic() - began:.0f} s")
+    took = time.monotonic() - began
+    say(f"{book.runs} runs in {took:.0f} s, {60 * book.runs / took:.0f} a minute")
     return 0
 
 
-def compete(
-    variants: dict[str, Choice], scenario: Scenario, worker: Worker, book: Book, options: argparse.Namespace
-) -> None:
+def scale(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def compete(rival: Rival, scenario: Scenario, worker: Worker, book: Book, options: argparse.Namespace) -> None:
     """All runs of one rival in one scenario that are not in the book yet."""
+    order: Record = {"rival": rival.name, "scenario": scenario.name, "speed": options.speed, "scale": options.scale}
+    variants = dict(rival.variants)
+    if rival.grid and scenario.tuning and not options.no_tuning:
+        variants |= tuned(rival, order, worker, book)
     for variant, settings in variants.items():
         for seed in range(1, options.seeds + 1):
-            order = worker.order(scenario.name, settings, seed) | {"variant": variant}
-            if options.again or not book.has(order):
-                record = worker.do(order)
+            one = {**order, "settings": settings, "seed": seed, "variant": variant}
+            if options.again or not book.has(one):
+                record = worker.do(one)
                 book.add({**record, "commit": commit(), "machine": machine()})
                 say(f"{scenario.name}, {variant}, seed {seed}: {brief(record)}")
 
 
-def tuned(rival: Rival, scenario: Scenario, worker: Worker, book: Book) -> dict[str, Choice]:
-    """One more variant: with the settings with which most was done, and of those the quickest."""
-    wanted = {"rival": rival.name, "scenario": scenario.name, "grid": rival.grid}
+def tuned(rival: Rival, order: Record, worker: Worker, book: Book) -> dict[str, Choice]:
+    """One more variant: with the settings with which most was done, and of those the quickest.
+
+    They are chosen in virtual time, where a rival can run in it: that is sooner done.
+    """
+    wanted = {name: order[name] for name in ("rival", "scenario", "scale")} | {"grid": rival.grid}
     found = next((each for each in book.records if "chosen" in each and wanted.items() <= each.items()), None)
     if found is None:
-        records = [worker.do(worker.order(scenario.name, each, TUNING_SEED)) for each in rival.choices()]
+        speed = "virtual" if "virtual" in rival.speeds else order["speed"]
+        trial = {**order, "speed": speed, "seed": TUNING_SEED}
+        records = [worker.do({**trial, "settings": each}) for each in rival.choices()]
         ended = [each for each in records if "broken" not in each]
         best = min(ended, key=lambda each: (-each["done"], each["makespan"]), default={"settings": None})
         found = {**wanted, "chosen": best["settings"]}
@@ -126,15 +147,14 @@ class StoppedError(Exception):
 
 
 class Worker:
-    """A process in the rival's environment. In virtual time it does all runs; on sockets, each has its own."""
+    """A process in a rival's environment. In virtual time it does all its runs; on sockets, each has its own."""
 
     _all: ClassVar[list[Worker]] = []
     _stopped: ClassVar[bool] = False
 
-    def __init__(self, rival: Rival, speed: str) -> None:
+    def __init__(self) -> None:
         self._all.append(self)
-        self._rival = rival
-        self._speed = speed
+        self._kind: tuple[str, str] | None = None
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -151,18 +171,13 @@ class Worker:
             if (process := worker._process) is not None:  # noqa: SLF001
                 process.kill()
 
-    def order(self, scenario: str, settings: Choice, seed: int) -> Record:
-        return {
-            "rival": self._rival.name,
-            "scenario": scenario,
-            "settings": settings,
-            "seed": seed,
-            "speed": self._speed,
-        }
-
     def do(self, order: Record) -> Record:
         """Do one run; `broken` is in the record of one that did not come to its end."""
-        if self._speed == "virtual":
+        kind = order["rival"], order["speed"]
+        if kind != self._kind:
+            self._stop()
+            self._kind = kind
+        if order["speed"] == "virtual":
             return self._ask(order)
         scenario = scenarios.read(order["scenario"])
         faults = [Fault(**fault) for fault in scenario.faults]
@@ -179,7 +194,7 @@ class Worker:
 
     def _ask(self, order: Record) -> Record:
         if self._process is None and not self._stopped:
-            self._start()
+            self._start(order)
         process: Any = self._process
         if self._stopped:
             raise StoppedError
@@ -201,11 +216,11 @@ class Worker:
         record: Record = json.loads(line)
         return record
 
-    def _start(self) -> None:
-        command = [environment.python_of(self._rival.name), PROJECT / "benchmarks" / "compare.py", "worker"]
+    def _start(self, order: Record) -> None:
+        command = [environment.python_of(order["rival"]), PROJECT / "benchmarks" / "compare.py", "worker"]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "PYTHON"))}
         quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
-        with pinned(0 if self._speed == "real" else None):
+        with pinned(0 if order["speed"] == "real" else None):
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -225,17 +240,19 @@ class Worker:
 
 
 class Book:
-    """The records that there are, in a file of JSON lines; threads may add to it."""
+    """The records that there are, in a file of JSON lines; threads may add to it. `runs`: how many were added."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._lock = threading.Lock()
         self.records = read(path)
+        self.runs = 0
 
     def add(self, record: Record) -> None:
         with self._lock:
             self.records.append(record)
+            self.runs += "variant" in record
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 

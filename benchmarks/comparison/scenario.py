@@ -114,10 +114,11 @@ class Scenario:
         raise AssertionError("time is infinite")
 
 
-def read(name: str) -> Scenario:
-    """Read a scenario. Raises `TypeError` where the file says what nobody understands."""
+def read(name: str, scale: float = 1.0) -> Scenario:
+    """Read a scenario, with `scale` of its calls. Raises `TypeError` where the file says what nobody understands."""
     told: dict[str, Any] = tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
     work = {name: tuple(value) if isinstance(value, list) else value for name, value in told.pop("work").items()}
+    work["calls"] = math.ceil(scale * work["calls"])
     changes = tuple((change.pop("at"), change) for change in told.pop("changes", ()))
     return Scenario(
         name=name,

@@ -109,7 +109,10 @@ class Table:
 
 @dataclass
 class Results:
-    """All records that there are, by scenario and variant. Raises `ValueError` if there are none."""
+    """All records that there are, by scenario and variant.
+
+    Raises `ValueError` if there are none, or if not all did the same share of the scenarios' calls.
+    """
 
     records: list[Record]
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
@@ -121,6 +124,8 @@ class Results:
                 grouped.setdefault((each["scenario"], each["variant"]), {})[each["seed"]] = each
         if not grouped:
             raise ValueError("there are no runs to report; python benchmarks/compare.py run makes some")
+        if len({each["scale"] for runs in grouped.values() for each in runs.values()}) > 1:
+            raise ValueError("there are runs of more than one scale; keep them in different files")
         self.cells = {key: Cell(tuple(runs.values())) for key, runs in grouped.items()}
 
     def variants(self, among: Iterable[str] | None = None) -> list[str]:
@@ -223,7 +228,9 @@ class Results:
             for package, version in each.get("versions", {}).items():
                 versions.setdefault(package, set()).add(version)
         told = [f"{name} {' and '.join(sorted(those))}" for name, those in sorted(versions.items()) if name != "python"]
+        shares = {each["scale"] for each in runs} - {1.0}
         return [
+            *(f"Only {share(each)} of each scenario's calls." for each in shares),
             f"{len(runs):,} runs, seeds {', '.join(map(str, sorted({each['seed'] for each in runs})))}.",
             "Versions: Python {}, {}.".format(" and ".join(sorted(versions.get("python", {"?"}))), ", ".join(told)),
             f"Commit {', '.join(sorted({each.get('commit', 'unknown') for each in runs}))}.",

@@ -63,8 +63,8 @@ def main() -> int:
 
 
 def run(order: Order) -> Record:
-    """Do one run. `order`: rival, settings, scenario, seed, speed, and on real sockets url."""
-    scenario = scenarios.read(order["scenario"])
+    """Do one run. `order`: rival, settings, scenario, scale, seed, speed, and on real sockets url."""
+    scenario = scenarios.read(order["scenario"], order["scale"])
     random.seed(order["seed"])
     gc.collect()
     record: Record
