@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -557,18 +558,29 @@ async def test_echoes_of_an_event_do_not_lengthen_the_pause():
 
 
 @virtual
-async def test_a_success_starts_the_doubling_anew_unless_it_left_before_the_event():
+@pytest.mark.parametrize(
+    ("refused", "after_old"),
+    [
+        (refusal(kind="rate"), 2.0),
+        (replace(refusal(kind="overload"), slow_down=True), 2.0),
+        (refusal(kind="overload"), 0.0),  # there is room again
+    ],
+    ids=["rate", "slow down", "overload"],
+)
+async def test_a_success_ends_the_doubling_and_one_that_left_before_the_event_only_where_room_lacked(
+    refused, after_old
+):
     budget, pauses = Budget(), []
     for _ in range(4):
         old = budget.reserve(1, now())
-        refuse(budget, refusal(kind="overload"))
+        refuse(budget, refused)
         pass_time(100)
     for one in (old, None):
         budget.succeeded(one or budget.reserve(1, now()), now())
-        refuse(budget, refusal(kind="overload"))
+        refuse(budget, refused)
         pauses.append(max(0.0, budget.paused_until - now()))
         pass_time(100)
-    assert pauses == [LONGEST_OVERLOAD_PAUSE / 4, 0]
+    assert pauses == [after_old, 0]
 
 
 # --- another loop ---------------------------------------------------------------------------------

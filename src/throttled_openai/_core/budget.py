@@ -71,7 +71,8 @@ class Budget:
         self._began_at: float | None = None  # when the first attempt left, until the server has answered one
         self._event_at = 0  # number of the newest attempt at the last congestion event
         self._at = -math.inf  # when the paces last changed
-        self._streak = 0  # congestion events since the last success
+        self._streak = 0  # congestion events since the last sign that the server accepts what it is sent
+        self._overloaded = False  # whether it was for lack of room that it refused last
         self._spent = {"requests": 0.0, "tokens": 0.0}
         per_minute = {"requests": self.limits.rpm, "tokens": self.limits.tpm}
         self.paces: dict[Dimension, Pace] = {
@@ -206,6 +207,10 @@ class Budget:
     def succeeded(self, reservation: Reservation, now: float) -> None:
         """The server accepted an attempt."""
         self._began_at = None
+        if self._overloaded:
+            # Refusals come back sooner than answers: where room is what lacks, that an older attempt was
+            # answered tells that there is some again. Of a rate it tells nothing.
+            self._streak = 0
         if reservation.number > self._event_at:
             self._streak = 0
             for pace in self.paces.values():
@@ -320,6 +325,7 @@ class Budget:
                 self._pause(now + pause * (1 + jitter) / 2)
         if event:
             self._streak += 1
+            self._overloaded = refusal.kind == "overload" and not refusal.slow_down
         return event
 
     def _explain(
