@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 GATE = {
     "requests": (1.02, 2),
     "tokens": (1.03, 4),
-    "overload": (1.35, 16),
+    "overload": (1.25, 16),
     "unknown": (1.04, 12),
     "announced": (1.03, 8),
     "wrong": (1.02, 18),
