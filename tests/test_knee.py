@@ -26,7 +26,7 @@ class Server:
         self.slots, self.latency, self.slowdown, self.sigma = slots, latency, slowdown, sigma
         self.random, self.limit, self.demand = Random(seed), ConcurrencyLimit(ceiling), demand
         self.now = self.busy = 0.0
-        self.in_flight = 0
+        self.in_flight = self.number = 0
         self.log = []  # (instant, seconds it took, limit)
         self._line, self._running, self._ids = deque(), [], itertools.count()
 
@@ -49,23 +49,26 @@ class Server:
         return self
 
     def _admit(self):
-        value = self.limit.value(None)
+        value = self.limit.value()
         while self.in_flight < min(value, self.demand):
             self.in_flight += 1
-            self._line.append((self.now, self.busy, self.in_flight >= math.floor(0.9 * value)))
+            self.number += 1
+            binding = self.in_flight >= math.floor(0.9 * value)
+            self._line.append((self.now, self.busy, self.number, self.in_flight, binding))
         while self._line and len(self._running) < self.slots:
             took = self.latency * self.random.lognormvariate(0, self.sigma)
             took *= 1 + self.slowdown * len(self._running) / self.slots
             heapq.heappush(self._running, (self.now + took, next(self._ids), self._line.popleft()))
 
     def _finish(self):
-        at, _, (began_at, busy, binding) = heapq.heappop(self._running)
+        at, _, (began_at, busy, number, crowd, binding) = heapq.heappop(self._running)
         self.busy += self.in_flight * (at - self.now)
         self.now = at
         self.in_flight -= 1
         took = at - began_at
-        self.limit.succeeded(began_at, took, (self.busy - busy) / took, binding=binding)
-        self.log.append((at, took, self.limit.value(None)))
+        beside = (self.busy - busy) / took
+        self.limit.succeeded(number, began_at, took, beside, crowd=crowd, binding=binding)
+        self.log.append((at, took, self.limit.value()))
         self._admit()
 
     def since(self, start):
@@ -186,8 +189,9 @@ def test_calls_that_take_a_fifth_from_now_on_are_served_as_fast():
 def test_an_outage_leaves_it_where_it_can_come_back():
     server = Server(64).run(120)
     for _ in range(100):
-        server.limit.congested(1, event=True, overload=True)
-    assert server.limit.value(None) == 1
+        server.number += 1
+        server.limit.refused(server.number, server.number, 0, server.now, 0.04)
+    assert server.limit.value() == 1
     server.run(300)
     throughput, _, _ = server.run(200).since(420)
     assert throughput >= 0.9
@@ -195,15 +199,15 @@ def test_an_outage_leaves_it_where_it_can_come_back():
 
 def test_without_demand_it_does_not_grow():
     server = Server(64).run(60)
-    before = server.limit.value(None)
+    before = server.limit.value()
     server.demand = 5
     server.run(600)
-    assert server.limit.value(None) <= GROW * before
+    assert server.limit.value() <= GROW * before
 
 
 def test_one_slow_call_among_many_changes_nothing():
     server = Server(64, sigma=0.0).run(60)
     limit = server.limit
-    before = limit.value(None)
-    limit.succeeded(server.now, 500.0, before, binding=True)
-    assert limit.value(None) == before
+    before = limit.value()
+    limit.succeeded(server.number, server.now, 500.0, before, crowd=1, binding=True)
+    assert limit.value() == before

@@ -54,6 +54,7 @@ class Lane:
         self.name = name
         self.budget = Budget(limits)
         self.concurrency = ConcurrencyLimit(throttle.max_concurrency, throttle.most_in_flight)
+        self.limit = self.concurrency.value()
         self.in_flight = 0
         self.streams = 0
         self.admitted = self.succeeded = self.refused = self.tokens_used = 0
@@ -135,8 +136,10 @@ class Lane:
                 wake_at = now  # too many have given up to clear away in one go
                 break
             if not self._has_room():
-                if self.streams:
-                    wake_at = now + self.throttle.stuck_for
+                again = self._look_for_room(now)
+                if self._has_room():
+                    continue
+                wake_at = now + min(again, self.throttle.stuck_for if self.streams else math.inf)
                 break
             chosen, delay = self._next(oldest, now)
             if chosen is None:
@@ -201,6 +204,14 @@ class Lane:
     def _has_room(self) -> bool:
         return self.in_flight < self.limit and self.throttle.has_room()
 
+    def _look_for_room(self, now: float) -> float:
+        """Let the limit grow if it is what holds calls; seconds until that may be looked at again."""
+        if self.in_flight < self.limit:
+            return math.inf  # the ceiling of all models together
+        again = self.concurrency.look(now)
+        self.limit = self.concurrency.value()
+        return math.inf if again is None else again
+
     def _may_go(self, call: Call, now: float) -> bool:
         return self._has_room() and self.budget.delay(call.tokens, now) <= 0
 
@@ -211,7 +222,9 @@ class Lane:
         self.outstanding += call.tokens
         self.admitted += 1
         self._tokens_per_call += (call.tokens - self._tokens_per_call) * max(0.02, 1 / self.admitted)
-        return Permit(self, call, reservation, busy, binding=self.in_flight >= math.floor(0.9 * self.limit))
+        return Permit(
+            self, call, reservation, busy, self.in_flight, binding=self.in_flight >= math.floor(0.9 * self.limit)
+        )
 
     def _pass_time(self, now: float) -> float:
         """The integral of attempts in flight over time, to tell how many an attempt had beside it."""
@@ -310,7 +323,9 @@ class Lane:
             self.succeeded += 1
             if not self.throttle.late or self.concurrency.latency is None:
                 beside = (busy - permit.busy) / took if took > 0 else self.in_flight
-                self.concurrency.succeeded(reservation.at, took, beside, binding=permit.binding)
+                self.concurrency.succeeded(
+                    reservation.number, reservation.at, took, beside, crowd=permit.crowd, binding=permit.binding
+                )
             budget.succeeded(reservation, now)
             if self._billing is not None and reservation.number > self._blocked_after:
                 self._billing, self._blocked_until = None, -math.inf
@@ -321,9 +336,8 @@ class Lane:
             self.refused += 1
             self._refused(permit, refusal, response, now)
         elif outcome is Outcome.OVERLOADED:
-            event = budget.congested(reservation)
-            self.concurrency.congested(self.in_flight + 1, event=event, overload=True)
-        self.limit = self._find_limit()
+            self.concurrency.failed(reservation.number, budget.newest, now, took)
+        self.limit = self.concurrency.value()
         if logger.isEnabledFor(logging.DEBUG):
             self._log(permit, outcome, took)
         self.throttle.admit_waiting(self)
@@ -352,32 +366,53 @@ class Lane:
         if refusal.final:
             # Says something about the request or the account, nothing about the pace.
             budget.observe(told, reservation, now, refused=True)
-            if rates != (budget.request_rate, budget.token_rate):
-                self._learned()
             budget.refund(reservation, request=False)
-            if refusal.kind == "billing" and response is not None:
-                self._block(response, now)
-            return
-        if refusal.retry_after is None and response is not None and response.status_code < 400:
-            # In the middle of a stream, when the limits had let it pass: a lack of room, not of rate.
-            event = budget.congested(reservation)
-            self.concurrency.congested(self.in_flight + 1, event=event, overload=True)
-            return
-        event = budget.refused(refusal, told, reservation, now, jitter=self.throttle.random())
+        else:
+            self._slow_down(permit, refusal, response, told, now)
         if rates != (budget.request_rate, budget.token_rate):
             self._learned()
-        overload = refusal.kind == "overload"
-        restart = overload and refusal.retry_after is not None and self.rate is None
-        self.concurrency.congested(self.in_flight + 1, event=event, overload=overload, restart=restart)
+        if refusal.kind == "billing" and response is not None:
+            self._block(response, now)
+
+    def _slow_down(self, permit: Permit, refusal: Refusal, response: Any, told: Announcement, now: float) -> None:
+        """Tell a refusal to what may have caused it: too many attempts in flight, or a rate."""
+        reservation, budget = permit.reservation, permit.budget
+        room, rate = self._suspects(permit, refusal, response)
+        jitter, event = self.throttle.random(), False
+        if room:
+            took = now - reservation.at
+            event = self.concurrency.refused(reservation.number, budget.newest, self.in_flight, now, took)
+        if rate:
+            event = budget.refused(refusal, told, reservation, now, jitter=jitter, sure=not room)
+        elif room:
+            budget.lacked_room(refusal, told, reservation, now, idle=not self.in_flight, jitter=jitter)
+            if event and refusal.kind == "rate":
+                budget.tighten(now)
         if event:
             logger.info(
                 "%s: refused (%s, retry after %s s); concurrency limit %d, paused for %.2f s",
                 self.name,
                 refusal.dimension or refusal.kind,
                 refusal.retry_after,
-                self._find_limit(),
+                self.concurrency.value(),
                 max(0.0, budget.paused_until - now),
             )
+
+    def _suspects(self, permit: Permit, refusal: Refusal, response: Any) -> tuple[bool, bool]:
+        """Whether it is for lack of room, and for a rate, that the server refused, as far as can be told."""
+        concurrency, number = self.concurrency, permit.reservation.number
+        if refusal.retry_after is None and response is not None and response.status_code < 400:
+            # In the middle of a stream, when the limits had let it pass.
+            room, rate = True, False
+        else:
+            binding = permit.crowd >= self.limit or concurrency.never_served(permit.crowd)
+            room, rate = permit.budget.suspects(refusal, binding=binding, calm=concurrency.is_calm)
+        if room and refusal.kind == "rate" and concurrency.has_served_more(permit.crowd):
+            concurrency.take_back()
+            return False, True
+        if room and concurrency.in_vain(number, permit.budget.newest):
+            return False, rate or refusal.kind == "rate" or refusal.slow_down
+        return room, rate
 
     def _block(self, response: Any, now: float) -> None:
         """Nobody is served until somebody pays: fail what waits, rather than let each meet the same refusal."""
@@ -433,10 +468,8 @@ class Lane:
                 permit.budget.settle(permit.reservation, final)
 
     def _learned(self) -> None:
-        rate = self.rate
-        if rate is not None:
-            self.concurrency.expect(rate)
-        self.limit = self._find_limit()
+        self.concurrency.expect(self.rate)
+        self.limit = self.concurrency.value()
 
     @property
     def rate(self) -> float | None:
@@ -447,10 +480,6 @@ class Lane:
             by_tokens = tokens / self._tokens_per_call
             rate = by_tokens if rate is None else min(rate, by_tokens)
         return rate
-
-    def _find_limit(self) -> int:
-        """The concurrency limit; it changes only with what an attempt's end or its headers tell."""
-        return self.concurrency.value(self.rate)
 
     def moved(self, *, same_clock: bool) -> Lane:
         """The same budget on another event loop; who waits or is in flight on this one is left behind."""

@@ -92,14 +92,29 @@ class Call:
 class Permit:
     """The right to one attempt in flight; settled exactly once."""
 
-    __slots__ = ("_lane", "binding", "budget", "busy", "call", "open", "refusal", "reservation", "streaming", "usage")
+    __slots__ = (
+        "_lane",
+        "binding",
+        "budget",
+        "busy",
+        "call",
+        "crowd",
+        "open",
+        "refusal",
+        "reservation",
+        "streaming",
+        "usage",
+    )
 
-    def __init__(self, lane: Lane, call: Call, reservation: Reservation, busy: float, *, binding: bool) -> None:
+    def __init__(
+        self, lane: Lane, call: Call, reservation: Reservation, busy: float, crowd: int, *, binding: bool
+    ) -> None:
         self._lane = lane
         self.budget = lane.budget
         self.call = call
         self.reservation = reservation
         self.busy = busy  # the lane's integral of attempts in flight, when this one was admitted
+        self.crowd = crowd  # attempts in flight then, this one included
         self.binding = binding
         self.open = True
         self.streaming = False

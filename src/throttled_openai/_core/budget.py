@@ -31,6 +31,10 @@ LONGEST_OVERLOAD_PAUSE: Final = 8.0
 # in half a second; were its bucket empty, one or two of them would be refused.
 DOUBLING: Final = 0.05
 
+# A bucket with less than this share of what it holds (or, of the server's, of a second's refill) is what
+# holds calls back.
+PRESSED: Final = 0.5
+
 # The paces change no more often than this (seconds).
 STEP: Final = 0.05
 
@@ -288,7 +292,14 @@ class Budget:
         self.paces[dimension].announced(min(rates, default=None))
 
     def refused(
-        self, refusal: Refusal, told: Announcement, reservation: Reservation, now: float, *, jitter: float
+        self,
+        refusal: Refusal,
+        told: Announcement,
+        reservation: Reservation,
+        now: float,
+        *,
+        jitter: float,
+        sure: bool = True,
     ) -> bool:
         """The server refused an attempt; whether it is a new congestion event.
 
@@ -308,7 +319,7 @@ class Budget:
             self.paces["requests"].slow_down(now)
         explained = kept = False
         if refusal.kind == "rate":
-            explained, kept = self._explain(refusal, told, reservation, now, event=event)
+            explained, kept = self._explain(refusal, told, reservation, now, event=event, sure=sure)
         wait = refusal.retry_after
         if wait is not None:
             # A token bucket in debt holds back large attempts and lets small ones through, as the
@@ -329,7 +340,7 @@ class Budget:
         return event
 
     def _explain(
-        self, refusal: Refusal, told: Announcement, reservation: Reservation, now: float, *, event: bool
+        self, refusal: Refusal, told: Announcement, reservation: Reservation, now: float, *, event: bool, sure: bool
     ) -> tuple[bool, bool]:
         """Correct what the refusal contradicts; whether an empty mirror explains it, and a bucket keeps its wait.
 
@@ -354,7 +365,7 @@ class Budget:
                     continue
             # A window the server does not tell of, or a rate that nobody told.
             if refusal.period is None or refusal.period <= MINUTE:
-                self.paces[dimension].refused(amount, wait, now, event=event)
+                self.paces[dimension].refused(amount, wait, now, event=event, sure=sure)
                 kept = True
         return explained, kept
 
@@ -373,12 +384,57 @@ class Budget:
         levels = [mirror.level / mirror.rate for (other, _), mirror in self.mirrors.items() if other == dimension]
         return min([pace.level / (pace.rate or 1.0), *levels])
 
-    def congested(self, reservation: Reservation) -> bool:
-        """An attempt met overload (timeout, 503); whether it is a new event."""
-        if reservation.number <= self._event_at:
-            return False
-        self._event_at = self.newest
-        return True
+    def suspects(self, refusal: Refusal, *, binding: bool, calm: bool) -> tuple[bool, bool]:
+        """What a refusal may be for: lack of room, and a rate. `binding`: the concurrency limit was in use.
+
+        One that says nothing is told to whichever of our own limits held calls back, as that may be the
+        one that is too high; where none did, to the concurrency limit, and where no rate is known yet to
+        both.
+        """
+        if refusal.kind == "overload":
+            return True, False
+        if refusal.says_which:
+            return False, True
+        known = self.request_rate is not None or self.token_rate is not None
+        if binding and calm:  # one more than the server had long served
+            return True, False
+        pressed = self._is_pressed()
+        return binding or not pressed, pressed or not known
+
+    def _is_pressed(self) -> bool:
+        """Whether a rate is what holds calls back: one of its buckets is nearly empty."""
+        if any(pace.level < PRESSED * pace.capacity for pace in self.paces.values()):
+            return True
+        return any(mirror.level < PRESSED * mirror.refill for mirror in self.mirrors.values())
+
+    def lacked_room(
+        self, refusal: Refusal, told: Announcement, reservation: Reservation, now: float, *, idle: bool, jitter: float
+    ) -> None:
+        """The server refused an attempt for lack of room: its levels are as they were.
+
+        `idle`: nothing else is in flight. While others are being served, the end of one of them is a
+        better clock than any pause.
+        """
+        self._began_at = None
+        self.observe(told, reservation, now, refused=True)
+        self.refund(reservation, request=False)
+        event = reservation.number > self._event_at
+        if event:
+            self._event_at = self.newest
+        if idle:
+            wait = refusal.retry_after
+            if wait is not None:
+                self._pause(now + wait * (1 + PAUSE_JITTER * jitter))
+            elif event and self._streak:
+                pause = min(LONGEST_OVERLOAD_PAUSE, FIRST_PAUSE * 2.0 ** min(self._streak - 1, 10))
+                self._pause(now + pause * (1 + jitter) / 2)
+            self._streak += event
+        self._overloaded = True
+
+    def tighten(self, now: float) -> None:
+        """A refusal that said nothing came while no pace held calls back: perhaps their bursts are too large."""
+        for pace in self.paces.values():
+            pace.tighten(now)
 
     def _pause(self, until: float) -> None:
         self.paused_until = max(self.paused_until, until)

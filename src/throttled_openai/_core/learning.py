@@ -122,8 +122,11 @@ class RateLearner:
         """For so long nobody was allowed to send: no test of a pace."""
         self._paused_since_event += seconds
 
-    def event(self, now: float, known: float | None) -> None:
-        """The server refused an attempt for its rate. `known`: the rate by limits we were told, if any."""
+    def event(self, now: float, known: float | None, *, sure: bool = True) -> None:
+        """The server refused an attempt for its rate. `known`: the rate by limits we were told, if any.
+
+        `sure`: it can have been for nothing else. Otherwise the rate is only guessed, and soon tried again.
+        """
         since, accepted, unit = now - self._event_at, self._accepted, self.unit
         allowed = min(self.rate or math.inf, known or math.inf)
         guess = 0.5 * min(allowed, self._measured(now))
@@ -134,6 +137,10 @@ class RateLearner:
             if known is None:
                 self._set(guess, known, exact=False)
             # else the level explains it: others had used up what we were told
+        elif not sure:
+            if known is None:
+                self._set(guess, known, exact=False)
+                self._restart(now)
         elif accepted >= EXACT * unit and since >= 0.5:
             rate = self._refilled(since)
             self._restart(now)

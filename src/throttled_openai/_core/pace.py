@@ -72,6 +72,11 @@ class Pace:
         return math.inf if self._bucket is None else self._bucket.last_level
 
     @property
+    def capacity(self) -> float:
+        """Units that may leave at once; infinite where nothing is held back."""
+        return math.inf if self._bucket is None else self._bucket.capacity
+
+    @property
     def learning(self) -> bool:
         """Whether the rate changes with time."""
         return self.learner.rate is not None
@@ -135,17 +140,11 @@ class Pace:
         """The server refused before it accepted anything: somebody else has been there, so grow from the least."""
         self._proven = True
 
-    def refused(self, amount: float, retry_after: float | None, now: float, *, event: bool) -> None:
+    def refused(self, amount: float, retry_after: float | None, now: float, *, event: bool, sure: bool = True) -> None:
         """The server refused `amount` for its pace, and no level explains it."""
         if event:
-            self.learner.event(now, self.known)
-            if not self._fixed:
-                # What it was when it went wrong; fully grown it tells nothing about where that is.
-                self._burst = max(UNPROVEN_BURST, 0.5 * min(self._burst, BURST if self._grown else WHOLE_BURST))
-                if self._held_until > -math.inf:
-                    self._hold *= 2
-                self._held_until = now + self._hold
-            self._rebuild()
+            self.learner.event(now, self.known, sure=sure)
+            self._shrink(now)
         bucket = self._bucket
         if bucket is None:
             return
@@ -153,6 +152,20 @@ class Pace:
             bucket.set_level(min(bucket.level, 0.0))
             return
         bucket.set_level(min(bucket.level, min(amount, bucket.capacity) - bucket.rate * retry_after))
+
+    def tighten(self, now: float) -> None:
+        """Let less leave at once, for a while: the server may hold less than it announces."""
+        if self.known is not None:
+            self._shrink(now)
+
+    def _shrink(self, now: float) -> None:
+        if not self._fixed:
+            # Half of the burst at which it was refused; one that had grown to a minute tells nothing of the size.
+            self._burst = max(UNPROVEN_BURST, 0.5 * min(self._burst, BURST if self._grown else WHOLE_BURST))
+            if self._held_until > -math.inf:
+                self._hold *= 2
+            self._held_until = now + self._hold
+        self._rebuild()
 
     @property
     def _grown(self) -> bool:

@@ -43,6 +43,11 @@ class Refusal:
         return self.kind in ("too_large", "billing")
 
     @property
+    def says_which(self) -> bool:
+        """Whether it tells anything of the limit: a wait, a dimension, a number."""
+        return not (self.retry_after is None and self.dimension is None and self.limit is None)
+
+    @property
     def announcement(self) -> Announcement:
         """The limit the refusal names, as headers would announce it."""
         if self.limit is None or self.limit < 1.0 or self.period is None:
