@@ -349,6 +349,32 @@ def test_the_page_of_a_broken_gateway_is_a_fault_for_the_sdks_own_retries(family
     virtual_run(main())
 
 
+@families
+@pytest.mark.parametrize(("status", "attempts"), [(402, 1), (503, 3)])
+def test_a_body_nested_too_deeply_is_as_good_as_none(family, status, attempts):
+    """Its caller hears what the SDK makes of the status, and nobody is held."""
+
+    async def main():
+        script = Script(*[Says(status, b'{"error":' * 100_000 + b"1" + b"}" * 100_000)] * attempts)
+        client = throttled(script, family)
+        with pytest.raises(openai.APIStatusError) as caught:
+            await say(client)
+        assert caught.value.status_code == status
+        assert len(script.seen) == attempts
+        assert (client.throttle.in_flight, client.throttle.waiting) == (0, 0)
+
+    virtual_run(main())
+
+
+def test_a_rate_limit_nested_too_deeply_is_a_plain_one():
+    async def main():
+        script = Script(Says(429, b"[" * 100_000, headers={"retry-after-ms": "100"}))
+        assert (await say(throttled(script))).choices
+        assert script.times == pytest.approx([0.0, 0.1])
+
+    virtual_run(main())
+
+
 # What waiting does not cure.
 
 
