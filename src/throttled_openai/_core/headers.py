@@ -73,9 +73,10 @@ _ANTHROPIC_INPUT: Final = _anthropic(b"input-tokens")
 _ANTHROPIC_TOKENS: Final = _anthropic(b"tokens")
 
 # What we count, and per what where the name says so: `req-10-second` and `tokens-month` (Mistral),
-# `requests-day` (Cerebras), `tokens-per-minute` (DigitalOcean). `tokens_usage_based` is OpenAI's of
-# 2023. Fireworks's two count all input and that which no cache had; it documents them as per second,
-# but sends 7200000 where it documents 3.6 million a minute to start with.
+# `requests-day` (Cerebras), `tokens-per-minute` (DigitalOcean), and `minute` alone (Kong), which counts
+# requests. `tokens_usage_based` is OpenAI's of 2023. Fireworks's two count all input and that which no
+# cache had; it documents them as per second, but sends 7200000 where it documents 3.6 million a minute
+# to start with.
 #
 # Not here: generated tokens, images, audio. Nor `x-ratelimit-limit` and `x-tokenlimit-limit`, which
 # do not say per what. Together documents a second; its recorded 200 with a reset in 2 s counted
@@ -84,8 +85,8 @@ _ANTHROPIC_TOKENS: Final = _anthropic(b"tokens")
 # plain names where there is no other limit.
 _LIMIT_NAME: Final = re.compile(
     rb"x-ratelimit-limit-"
-    rb"((requests|req|tokens|project-tokens|tokens_usage_based|tokens-prompt|tokens-cache-adjusted-prompt)"
-    rb"(?:-(?:per-)?(?:([1-9]\d{0,4})-)?(second|minute|hour|day|month))?)"
+    rb"((?:(requests|req|tokens|project-tokens|tokens_usage_based|tokens-prompt|tokens-cache-adjusted-prompt)"
+    rb"(?:-(?:per-)?(?:([1-9]\d{0,4})-)?(second|minute|hour|day|month))?)|(second|minute|hour|day|month))"
 )
 
 _NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?")
@@ -150,10 +151,11 @@ def _limit_names(names: tuple[bytes, ...]) -> list[tuple[_Names, Dimension, floa
     for match in map(_LIMIT_NAME.fullmatch, names):
         if match is None:
             continue
-        suffix, what, count, unit = match.groups()
+        suffix, what, count, unit, alone = match.groups()
+        unit = unit or alone
         period = None if unit is None else UNITS[unit[:3].decode()] * int(count or 1)
         if period is None or period <= LONGEST:
-            found.append((_family(suffix), "requests" if what.startswith(b"req") else "tokens", period))
+            found.append((_family(suffix), "requests" if alone or what.startswith(b"req") else "tokens", period))
     return found
 
 

@@ -1,0 +1,90 @@
+"""What an error body says -> whether it is money that is missing.
+
+Providers have no common word for it, and use the words of money in texts about rates too. So a code has
+to name what is owed, or a text has to say that it is used up; and a text that tells a rate or a wait is
+about those, whatever else it speaks of. Texts are quoted in tests/test_bodies.py.
+"""
+
+import re
+from typing import Final
+
+from .bodies import Said
+
+_FLAGS: Final = re.ASCII | re.IGNORECASE
+
+# Codes, types and statuses that are about money: a balance, credits, a bill, what may be spent.
+_OWED: Final = re.compile(
+    r"402|payment_?required|arrearage|\w*overdue\w*"
+    r"|billing_(?:error|not_active|(?:hard_|soft_)?limit\w*)"
+    r"|\w*spend(?:ing)?_limit_(?:exceeded|reached)"
+    r"|budget_?exceeded|exceeded_?budget"
+    r"|insufficient_?(?:[a-z]{1,12}_)?(?:balance|credits?|funds?)(?:_?error)?"
+    r"|(?:not_enough|no)_(?:balance|credits?|funds)"
+    r"|credit_?balance_(?:exhausted|depleted|too_low)",
+    re.ASCII,
+)
+# Quotas: of money at OpenAI, Moonshot, new-api; of tokens per minute at DashScope, with OpenAI's words.
+_QUOTA: Final = re.compile(
+    r"insufficient_?(?:[a-z]{1,12}_)?quota(?:_?error)?|exceeded_current_quota(?:_error)?|organization_usage_limit_exceeded",
+    re.ASCII,
+)
+# new-api and one-api compare the price of this call with what is left: a cheaper one may go.
+_PRICED: Final = re.compile(r"insufficient_(?:user|token)_quota|pre_consume_token_quota_failed", re.ASCII)
+
+# Gemini's "check your plan and billing details" is its text for every rate limit, OpenRouter's "add 10 credits"
+# one of the ways to a higher one: what is said to be used up has to be the money itself.
+_MONEY: Final = r"(?:balance|credits?|funds|(?:spend|spending|budget|billing|credit) (?:limit|cap))"
+_SPENT: Final = re.compile(
+    r"\binsufficient (?:account |paid )?(?:balance|credits?|funds?)\b|\b(?:requires more|not enough|out of) credits\b"
+    r"|\bno (?:more |remaining )?credits (?:left|remaining|available)\b|\bmore credits are required\b"
+    r"|\b(?:balance|credits?|funds) (?:is|are|has been|have been) "
+    r"(?:depleted|exhausted|insufficient|used up|too low|not enough|negative)\b"
+    r"|\b(?:used|spent|exhausted|consumed)(?: up)? all (?:of )?(?:(?:your|its|the|available|remaining|prepaid) ){0,3}"
+    r"(?:balance|credits|funds)\b"
+    rf"|\b(?:reached|exceeded|hit|used up|exhausted) (?:your|its|the|their) (?:[a-z]{{1,12}} ){{0,3}}{_MONEY}\b"
+    r"|\b(?:spend|spending|billing|credit) (?:limit|cap) (?:is |was |has been )?(?:reached|exceeded|hit)\b"
+    r"|(?<!token )(?<!retry )(?<!thinking )\bbudget (?:has been|was) exceeded\b"
+    r"|\bexceeded ?budget(?::| for\b)|\bover budget\b|\bbilling hard limit has been reached\b"
+    r"|\b(?:overdue (?:balance|bill|payment)|bill is overdue|free allocated quota exceeded)\b"
+    r"|\b(?:plan|package|subscription|trial) has expired\b"
+    # Zhipu, new-api and their like: the balance does not suffice, the account is in debt, top up.
+    r"|\u4f59\u989d\u4e0d\u8db3|\u6b20\u8d39|\u7528\u6237\u989d\u5ea6\u4e0d\u8db3",
+    _FLAGS,
+)
+
+# OpenRouter, of a call that another account or a smaller request could pay: its size against what is left.
+_ONE_CALL: Final = re.compile(
+    r"\bfewer max_tokens\b|\bcan only afford\b|tokens? limit exceeded: [\d,]{1,20} > [\d,]{1,20}"
+    r"|\btoken capacity required, [\d,]{1,20} available\b",
+    _FLAGS,
+)
+# A gateway's words for what one of its providers said: the next call may go to another one.
+_RELAYED: Final = re.compile(r"\blitellm\.|\b[A-Za-z]{2,30}Exception - |\bprovider\b|\bupstream\b", _FLAGS)
+
+
+def is_billing_code(code: str) -> bool:
+    return bool(_OWED.fullmatch(code) or _QUOTA.fullmatch(code) or _PRICED.fullmatch(code))
+
+
+def is_one_calls(message: str) -> bool:
+    """Whether it is the price of this call that is too high, and others may be paid for."""
+    return _ONE_CALL.search(message) is not None
+
+
+def is_billing(status: int, said: Said, *, rated: bool) -> bool:
+    """Whether nothing is served until somebody pays. `rated`: the text tells a rate or a wait."""
+    if status == 402 or any(map(_OWED.fullmatch, said.codes)):
+        return True
+    if rated:
+        return False
+    return any(_QUOTA.fullmatch(code) or _PRICED.fullmatch(code) for code in said.codes) or bool(
+        _SPENT.search(said.message)
+    )
+
+
+def is_certain(said: Said) -> bool:
+    """Whether a verdict of billing holds for the next call too, as far as the words tell."""
+    if said.relayed or _RELAYED.search(said.message) or any(map(_PRICED.fullmatch, said.codes)):
+        return False
+    owed = any(code != "402" and (_OWED.fullmatch(code) or _QUOTA.fullmatch(code)) for code in said.codes)
+    return owed or _SPENT.search(said.message) is not None
