@@ -89,6 +89,12 @@ _LIMIT_NAME: Final = re.compile(
     rb"(?:-(?:per-)?(?:([1-9]\d{0,4})-)?(second|minute|hour|day|month))?)|(second|minute|hour|day|month))"
 )
 
+_GATEWAYS: Final = frozenset(
+    name
+    for unit in (b"Second", b"Minute", b"Hour", b"Day", b"Month")
+    for name in (b"X-RateLimit-Limit-" + unit, b"x-ratelimit-limit-" + unit.lower())
+)
+
 _NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?")
 
 # Go durations are rounded to milliseconds.
@@ -107,6 +113,8 @@ def read_limits(headers: Mapping[str, str]) -> Announcement:
     tokens = _window(table, _TOKENS)
     if requests is None or tokens is None:
         return _other_dialects(table, headers)
+    if not _GATEWAYS.isdisjoint(table):  # Kong's own limit beside those of the provider behind it
+        return _other_dialects({name.lower(): value for name, value in table.items()}, headers)
     project = _window(table, _PROJECT_TOKENS)
     return Announcement((requests,), (tokens,) if project is None else _binding((tokens, project)))
 
