@@ -604,6 +604,16 @@ def test_used_tokens_are_what_the_response_reports(body, tokens):
         ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(11, 0, 9)),
         ({"input_tokens": 11, "input_tokens_details": {"cached_tokens": 9}}, Usage(11, 0, 9)),
         ({"prompt_tokens": 11, "prompt_cache_hit_tokens": 9}, Usage(11, 0, 9)),
+        ({"prompt_tokens": 11, "cache_read_input_tokens": 9}, Usage(11, 0, 9)),
+        (
+            {"input_tokens": 2, "cache_read_input_tokens": 9, "cache_creation_input_tokens": 1, "output_tokens": 3},
+            Usage(12, 3, 9),
+        ),
+        (
+            {"input_tokens": 11, "input_tokens_details": {"cached_tokens": 9}, "cache_read_input_tokens": 9},
+            Usage(11, 0, 9),
+        ),
+        ({"prompt_tokens": 11, "cache_read_input_tokens": 99}, Usage(11, 0, 11)),
         ({"prompt_tokens": 11, "prompt_tokens_details": None}, Usage(11, 0)),
         ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 99}}, Usage(11, 0, 11)),
         ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": -1}}, Usage(11, 0)),

@@ -201,6 +201,11 @@ def read_usage(data: object) -> Usage | None:
     output = max(given or 0, (total or 0) - taken)
     details = field("prompt_tokens_details") or field("input_tokens_details")
     cached = _count(_field(details, "cached_tokens")) or _count(field("prompt_cache_hit_tokens")) or 0
+    read = _count(field("cache_read_input_tokens"))
+    if read and not cached:
+        cached = read
+        if field("prompt_tokens") is None:  # Anthropic's own: its input is what no cache had
+            taken += read + (_count(field("cache_creation_input_tokens")) or 0)
     return Usage(taken, output, min(cached, taken))
 
 
