@@ -404,6 +404,48 @@ def test_what_waiting_cannot_cure_fails_at_once_after_one_attempt(family, messag
     virtual_run(main())
 
 
+@families
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"code": "Some resource has been exhausted", "error": "Your team x has used all available credits."},
+        {"error": {"code": "insufficient_user_quota", "type": "new_api_error", "message": "…"}},
+        {"error": {"type": "exceeded_current_quota_error", "message": "You exceeded your current token quota: x 0"}},
+        {"error": {"code": 429, "message": "Quota exceeded for metric: x/y_requests, limit: 0. Please retry in 36s."}},
+        {"error": {"code": 402, "message": "Prompt tokens limit exceeded: 36163 > 29652"}},
+    ],
+)
+def test_what_waiting_cannot_cure_is_known_in_other_words_too(family, body):
+    async def main():
+        script = Script(Says(429, body, headers={"retry-after": "1"}))
+        with pytest.raises(openai.RateLimitError):
+            await say(throttled(script, family, max_retries=5))
+        assert script.times == [0.0]
+
+    virtual_run(main())
+
+
+def test_a_quota_of_tokens_per_minute_fails_nobody_though_its_code_is_one_of_money():
+    async def main():
+        text = "Allocated quota exceeded, please increase your quota limit."
+        script = Script(*[refuses(text, code="insufficient_quota", kind="insufficient_quota", delay=1.0)] * 3)
+        client = throttled(script)
+        answers = await asyncio.gather(*(say(client) for _ in range(20)))
+        assert all(answer.choices for answer in answers)
+
+    virtual_run(main())
+
+
+def test_a_wait_in_a_field_of_the_body_is_kept():
+    async def main():
+        error = {"type": "usage_limit_reached", "message": "The usage limit has been reached", "resets_in_seconds": 45}
+        script = Script(Says(429, {"error": error}))
+        await say(throttled(script))
+        assert script.times == pytest.approx([0.0, 45.0])
+
+    virtual_run(main())
+
+
 def test_a_request_too_large_for_an_unknown_limit_fails_after_one_attempt():
     async def main():
         simulator = server(tpm=1000, announce=False)
