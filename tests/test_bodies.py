@@ -487,6 +487,22 @@ QUOTED = [
         id="bedrock",
     ),
     pytest.param({"message": "Limit Exceeded"}, rate(), id="aws, a plan's quota"),
+    pytest.param(
+        {"error": {"message": "Number of request tokens has exceeded your per-minute rate limit (https://docs…)"}},
+        rate("tokens", None, 60),
+        id="anthropic, 2024",
+    ),
+    pytest.param(
+        {"error": {"message": "Number of requests has exceeded your daily rate limit"}},
+        rate("requests", None, DAY),
+        id="anthropic, 2024, a day",
+    ),
+    pytest.param(
+        {"error": {"code": "429", "message": "Rate limit is exceeded. Try again in 86400 seconds."}},
+        rate(),
+        id="azure, an API gateway that does not know when",
+    ),
+    pytest.param({"error": "Limit reached: 40,000 tokens/min"}, rate("tokens", None, 60, 40_000), id="a slash"),
     pytest.param({"message": "Too Many Requests"}, rate(), id="aws"),
     pytest.param(
         [
@@ -684,6 +700,25 @@ def test_no_money_is_final_whatever_the_headers_promise(code):
             },
             id="anthropic",
         ),
+        *(
+            pytest.param(429, {"error": {"message": text, "type": "rate_limit_error"}}, id=text)
+            for text in (
+                "Your free credits have been exhausted.",
+                "Credits exhausted",
+                "You have no remaining credits.",
+                "You don't have enough credits to run this model.",
+                "Out of funds",
+                "insufficient_funds: top up",
+                "Payment required: please add funds to your account.",
+                "The workspace has reached its billing cap.",
+                "You have hit your spend limit for this project.",
+                "Spend limit reached",
+                "Monthly budget exceeded for this key",
+                "Organization has been restricted due to unpaid invoices.",
+                "The request failed because your account has an overdue balance.",
+                "YOUR SUBSCRIPTION HAS EXPIRED",
+            )
+        ),
     ],
 )
 def test_no_money_is_said_in_many_ways(status, body):
@@ -757,7 +792,15 @@ def test_a_request_that_the_rest_of_the_money_does_not_buy_is_too_large_and_othe
         "Too many requests. Your credit balance is not enough for a higher tier. Please try again in 20s.",
         "You have run out of credits for this minute: 100 requests per minute.",
         "Token budget has been exceeded for this window.",
+        "Rate limited. There is no payment required to continue.",
+        "Too many requests. Load balance and retry.",
+        "Your billing cycle limit will reset in 3 days",
+        "You've reached your usage limit for this period",
+        "Usage limit reached. Top up your credits to continue at once.",
         "Retry budget has been exceeded.",
+        "You have reached your hourly credits.",
+        "You have used all your daily free credits.",
+        "Daily credits exhausted.",
         "Quota exceeded. Insufficient quota for this minute.",
         "We're receiving too many requests at the moment. Please wait a moment and try again.",
         "you (x) have reached your session usage limit, upgrade for higher limits",
@@ -1270,6 +1313,8 @@ PIECES += [
     "try again in 1 day 1 hour, and ",
     "1 hour ",
     "reached your a ",
+    "credits have been ",
+    "insufficient paid ",
     "used all of your ",
     "exceeded for metric: a, limit: ",
     "exceeded the call rate limit retry after 86400",

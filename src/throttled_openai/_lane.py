@@ -233,7 +233,7 @@ class Lane:
 
     def _check_size(self, call: Call) -> None:
         if not call.provider.counts_cached and not call.refusals:
-            return  # its cache may have most of it, which only the server can tell
+            return  # most of it may be cached, and only the server knows
         largest = self.budget.largest_announced
         if call.tokens > OVERSIZE * largest:
             raise RequestTooLarge(tokens=round(call.tokens), limit=largest, model=self.name)

@@ -1,8 +1,8 @@
-"""What an error body says -> whether it is money that is missing.
+"""What an error body says -> whether the account has to pay first.
 
-Providers have no common word for it, and use the words of money in texts about rates too. So a code has
-to name what is owed, or a text has to say that it is used up; and a text that tells a rate or a wait is
-about those, whatever else it speaks of. Texts are quoted in tests/test_bodies.py.
+Providers have no common word for it, and texts about rates speak of credits and billing too. So a code has
+to name a debt, or a text has to say that the money is used up; and a text that names a rate or a wait is
+about that, whatever else it mentions. The texts are quoted in tests/test_bodies.py.
 """
 
 import re
@@ -33,22 +33,34 @@ _PRICED: Final = re.compile(r"insufficient_(?:user|token)_quota|pre_consume_toke
 
 # Gemini's "check your plan and billing details" is its text for every rate limit, OpenRouter's "add 10 credits"
 # one of the ways to a higher one: what is said to be used up has to be the money itself.
-_MONEY: Final = r"(?:balance|credits?|funds|(?:spend|spending|budget|billing|credit) (?:limit|cap))"
+_MONEY: Final = r"(?:balance|credits?|funds)"
+_LIMIT: Final = r"(?:spend|spending|budget|billing|credit) (?:limit|cap)"
+_BE: Final = r"(?:is|are|was|has been|have been)"
+# Credits of an hour, a day or a week come back; what else precedes them does not matter.
+_LASTING: Final = r"(?<!hourly )(?<!daily )(?<!weekly )"
+_ADJECTIVES: Final = r"(?:(?!hourly|daily|weekly|session)[a-z]{1,12} ){0,3}"
 _SPENT: Final = re.compile(
-    r"\binsufficient (?:account |paid )?(?:balance|credits?|funds?)\b|\b(?:requires more|not enough|out of) credits\b"
-    r"|\bno (?:more |remaining )?credits (?:left|remaining|available)\b|\bmore credits are required\b"
-    r"|\b(?:balance|credits?|funds) (?:is|are|has been|have been) "
-    r"(?:depleted|exhausted|insufficient|used up|too low|not enough|negative)\b"
-    r"|\b(?:used|spent|exhausted|consumed)(?: up)? all (?:of )?(?:(?:your|its|the|available|remaining|prepaid) ){0,3}"
-    r"(?:balance|credits|funds)\b"
-    rf"|\b(?:reached|exceeded|hit|used up|exhausted) (?:your|its|the|their) (?:[a-z]{{1,12}} ){{0,3}}{_MONEY}\b"
-    r"|\b(?:spend|spending|billing|credit) (?:limit|cap) (?:is |was |has been )?(?:reached|exceeded|hit)\b"
-    r"|(?<!token )(?<!retry )(?<!thinking )\bbudget (?:has been|was) exceeded\b"
-    r"|\bexceeded ?budget(?::| for\b)|\bover budget\b|\bbilling hard limit has been reached\b"
-    r"|\b(?:overdue (?:balance|bill|payment)|bill is overdue|free allocated quota exceeded)\b"
-    r"|\b(?:plan|package|subscription|trial) has expired\b"
-    # Zhipu, new-api and their like: the balance does not suffice, the account is in debt, top up.
-    r"|\u4f59\u989d\u4e0d\u8db3|\u6b20\u8d39|\u7528\u6237\u989d\u5ea6\u4e0d\u8db3",
+    "|".join(
+        (
+            rf"\binsufficient[ _](?:account |paid )?{_MONEY}\b",
+            rf"(?:not|n't have) (?:enough|sufficient|any) {_MONEY}\b",
+            rf"\brequires more {_MONEY}\b|\bmore {_MONEY} are required\b|\bout of {_MONEY}\b",
+            rf"\bno (?:more|remaining) {_MONEY}\b|\bno {_MONEY} (?:left|remaining|available)\b",
+            rf"{_LASTING}\b{_MONEY} (?:{_BE} )?(?:depleted|exhausted)\b",
+            rf"{_LASTING}\b{_MONEY} {_BE} (?:insufficient|used up|too low|not enough|negative)\b",
+            rf"\b(?:used|spent|exhausted|consumed)(?: up)? all (?:of )?{_ADJECTIVES}{_MONEY}\b",
+            rf"\b(?:reached|exceeded|hit|exhausted) (?:your|its|the|their) {_ADJECTIVES}(?:{_MONEY}|{_LIMIT})\b",
+            rf"\b{_LIMIT} (?:{_BE} )?(?:reached|exceeded|hit)\b|\bbilling hard limit has been reached\b",
+            rf"(?<!token )(?<!retry )(?<!thinking )\bbudget {_BE} exceeded\b",
+            r"\bexceeded ?budget(?::| for\b)|\bover budget\b",
+            r"\b(?:monthly|key|user|team|project|spending|max) budget (?:exceeded|exhausted|reached)\b",
+            r"\b(?:overdue|unpaid) (?:balance|bill|invoice|payment)s?\b|\bbill is overdue\b",
+            r"(?<!no )\bpayment (?:is )?required\b|\b(?:plan|package|subscription|trial) has expired\b",
+            r"\bfree allocated quota exceeded\b",  # DashScope, where tokens without "free" are those per minute
+            # Zhipu, new-api and their like: the balance does not suffice, the account is in debt, top up.
+            "\u4f59\u989d\u4e0d\u8db3|\u6b20\u8d39|\u7528\u6237\u989d\u5ea6\u4e0d\u8db3",
+        )
+    ),
     _FLAGS,
 )
 

@@ -46,13 +46,13 @@ _AT: Final = frozenset({"resetat", "resetsat", "retryat"})
 class Said:
     """What an error body says, at whatever depth it says it. Lives as long as the body is read."""
 
-    message: str  # empty for a page: what a gateway shows to people is no provider's word
+    message: str  # empty for an HTML page: that is a gateway's, no error message
     codes: frozenset[str]  # every code, type and status, in lower case
     code: str | None  # the innermost of them, as it was written: a word of at most 64 characters
     quotas: tuple[tuple[str, str], ...]  # the exhausted ones and their values (Google)
     delays: tuple[object, ...]  # waits: numbers are seconds or instants, texts are durations or dates
     limits: Mapping[str, str]  # headers that stand in the body (OpenRouter), by lower-case name
-    relayed: bool  # the error is another server's, as a gateway (OpenRouter) passes it on
+    relayed: bool  # a gateway (OpenRouter) quotes the error of one of its providers
 
 
 def read_body(body: object) -> Said:

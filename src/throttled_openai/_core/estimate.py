@@ -282,7 +282,7 @@ def _most_output(body: object) -> int:
 
 
 class _Parts(list[object]):
-    """What stands below a name of texts: parts, rather than messages or items."""
+    """A list in a field of texts: its elements are parts, rather than messages or items."""
 
 
 def _measure(content: object, names: frozenset[str] = _TEXT, *, items: bool = False) -> tuple[int, int, bool]:

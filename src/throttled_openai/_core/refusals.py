@@ -37,10 +37,11 @@ class Refusal:
     requested: float | None = None
     group: str | None = None  # the shared bucket: "(for limit gpt-4.1)"
     slow_down: bool = False  # the rate grew too fast, whatever the limits: back to the former one, for a while
-    # Of billing, whether the next call would meet the same, as far as the words tell. False for a 402 that says no
-    # more, a price above what is left, and what a gateway says of the account it has at one of its providers.
+    # For `billing`: whether the next call would meet the same. False for a 402 without a reason, for a gateway that
+    # compares the price of one call with the rest of a quota, and for an error that a gateway relays: its next call
+    # may go to another provider.
     certain: bool = True
-    # The provider's word for it, for messages: a word of at most 64 characters, or a number. Compared by nobody.
+    # The provider's own code, for error messages: one word of at most 64 characters, or a number. Not compared.
     code: str | None = field(default=None, compare=False)
 
     @property
@@ -115,7 +116,9 @@ _NAMED: Final = tuple(
     for pattern in (
         # Anthropic: "of 20,000 input tokens per minute"; Cohere: "10 API calls / minute"; Google's metrics:
         # "generate_content_requests_per_minute_per_project".
-        rf"(?:\b(?P<limit>{_AMOUNT}) (?:api )?)?{_WHAT}(?:[ _-]per[ _-]| / )(?P<per>sec|min|hour|day|week|month)",
+        rf"(?:\b(?P<limit>{_AMOUNT}) (?:api )?)?{_WHAT}(?:[ _-]per[ _-]| ?/ ?)(?P<per>sec|min|hour|day|week|month)",
+        # Anthropic, 2024: "Number of request tokens has exceeded your per-minute rate limit".
+        r"\bnumber of (?P<what>request tokens|requests) has exceeded your (?:per-)?(?P<per>minute|hour|daily)\b",
         # OpenRouter: "free-models-per-day".
         r"\bfree-(?P<what>model)s-per-(?P<per>min|day)",
         # Azure: "have exceeded token rate limit"; Mistral: "Requests rate limit exceeded".
@@ -141,7 +144,7 @@ _NAMED: Final = tuple(
 # The words for tokens and for requests. Generated ones are neither: our cost is the input.
 _TOKENS: Final = re.compile(r"(?!.*output).*token.*|t|quota")
 _REQUESTS: Final = re.compile(r"(?:request|call|quer|model|user).*|r")
-_PERIODS: Final = {"s": 1.0, "m": MINUTE, "h": 3600.0, "d": DAY, **UNITS}
+_PERIODS: Final = {"s": 1.0, "m": MINUTE, "h": 3600.0, "d": DAY, "dai": DAY, **UNITS}
 # Gemini's quotaId: "GenerateRequestsPerDayPerProjectPerModel-FreeTier".
 _QUOTA: Final = re.compile(r"(?P<what>token|request)sper(?:[a-z]{0,40}?per)?(?P<per>minute|day)", _FLAGS)
 # A quota of nothing, where no quotaValue says so: "* Quota exceeded for metric: …, limit: 0, model: gemini-2.0-flash".
@@ -163,10 +166,10 @@ _RESETS_AT: Final = re.compile(
     r"|\bresets? at:? (\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?: UTC|Z|[+-]\d\d:\d\d))",
     _FLAGS,
 )
-# Azure's word for "not known", in the text and in its headers (2).
-_UNKNOWN: Final = re.compile(
-    r"\bexceeded (?:the )?(?:call|token) rate limit\b.{0,500}?\bretry after 86400 sec", _FLAGS | re.DOTALL
-)
+# A day to the second is measured by nobody: it is Azure's word for "not known", in its texts and beside them in its
+# headers (2). Where a limit of tokens asks to "retry after" it, the request can never fit.
+_UNKNOWN: Final = re.compile(r"\b(?:retry after|try again in) 86400 sec", _FLAGS)
+_NEVER: Final = "retry after 86400 seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,10 +258,8 @@ def _is_too_large(said: Said, named: _Limit) -> bool:
         return True
     if named.limit is not None and named.requested is not None and named.requested > named.limit:
         return True
-    # What can never fit, at Azure (2). The same words about calls mean that it does not know.
-    if named.dimension == "tokens" and _UNKNOWN.search(said.message):
-        return True
-    return "request too large" in said.message.lower()
+    message = said.message.lower()
+    return (named.dimension == "tokens" and _NEVER in message) or "request too large" in message
 
 
 def _retry_after(headers: Mapping[str, str], said: Said, wall_now: float) -> float | None:
