@@ -75,7 +75,7 @@ class Tariff:
         return taken
 
     def _charged_input(self, estimate: Estimate) -> float:
-        """Input tokens that the limit is expected to lose: without cached ones where the provider does not count them."""
+        """Input tokens the limit is expected to lose: without cached ones where the provider does not count them."""
         taken = self._input(estimate)
         return taken if self._provider.counts_cached else taken * self._fresh / self._read
 
