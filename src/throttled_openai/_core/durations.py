@@ -31,6 +31,7 @@ _SPOKEN_PART: Final = (
     rf"(?:\d{{1,15}}(?:\.\d{{1,15}})? ?(?:{_UNIT})|(?:an?|one) (?:second|minute|hour|day|week))(?![a-z])"
 )
 SPOKEN: Final = rf"{_SPOKEN_PART}(?:(?:,? and |, ?| )?{_SPOKEN_PART}){{0,7}}"
+_SPOKEN: Final = re.compile(SPOKEN, re.ASCII | re.IGNORECASE)
 _SPOKEN_AMOUNT: Final = re.compile(r"(\d[\d.]*|an?\b|one\b) ?([a-zµμ]+)")
 _SPOKEN_SECONDS: Final = {"d": DAY, "hr": 3600.0, "hrs": 3600.0, **_SECONDS}
 
@@ -94,7 +95,7 @@ def parse_instant(text: str) -> float | None:
 
 
 def parse_delay(value: object, now: float) -> float | None:
-    """Seconds from `now`: of a duration, a number of seconds, an epoch in s or ms, or a date."""
+    """Seconds from `now`: of a duration, also in words, a number of seconds, an epoch in s or ms, or a date."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = f"{value:.3f}" if abs(value) < 1e14 else ""
     if not isinstance(value, str):
@@ -107,5 +108,7 @@ def parse_delay(value: object, now: float) -> float | None:
     duration = parse_duration(value)
     if duration is not None:
         return duration
+    if _SPOKEN.fullmatch(value):
+        return parse_spoken(value.lower())
     instant = parse_instant(value)
     return None if instant is None else instant - now
