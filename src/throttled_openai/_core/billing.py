@@ -83,15 +83,15 @@ def is_one_calls(message: str) -> bool:
     return _ONE_CALL.search(message) is not None
 
 
-def is_billing(status: int, said: Said, *, rated: bool) -> bool:
-    """Whether nothing is served until somebody pays. `rated`: the text tells a rate or a wait."""
-    if status == 402 or any(map(_OWED.fullmatch, said.codes)):
-        return True
-    if rated:
-        return False
-    return any(_QUOTA.fullmatch(code) or _PRICED.fullmatch(code) for code in said.codes) or bool(
-        _SPENT.search(said.message)
-    )
+def is_billing(status: int, said: Said) -> bool:
+    """Whether nothing is served until somebody pays, whatever the text says besides."""
+    return status == 402 or any(map(_OWED.fullmatch, said.codes))
+
+
+def may_be_billing(said: Said) -> bool:
+    """Whether it is billing too, unless the text names a rate or a wait."""
+    quota = any(_QUOTA.fullmatch(code) or _PRICED.fullmatch(code) for code in said.codes)
+    return quota or _SPENT.search(said.message) is not None
 
 
 def is_certain(said: Said) -> bool:

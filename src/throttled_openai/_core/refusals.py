@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from .billing import is_billing, is_billing_code, is_certain, is_one_calls
+from .billing import is_billing, is_billing_code, is_certain, is_one_calls, may_be_billing
 from .bodies import Said, read_body
 from .durations import DAY, LONGEST, MINUTE, MONTH, SPOKEN, UNITS, parse_delay, parse_instant, parse_spoken, plausible
 from .headers import NOTHING, Announcement, Dimension, Window, exact_level, list_items, parse_number, read_limits
@@ -244,7 +244,7 @@ def _kind(status: int, said: Said, named: _Limit, *, slow_down: bool) -> Kind:
         return "overload"
     if is_one_calls(said.message):
         return "too_large"
-    if is_billing(status, said, rated=_is_rated(said.message)):
+    if is_billing(status, said) or (not _is_rated(said.message) and may_be_billing(said)):
         return "billing"
     if status == 413 or _is_too_large(said, named):
         return "too_large"
