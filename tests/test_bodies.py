@@ -346,8 +346,214 @@ QUOTED = [
                 "retrying.",
             }
         },
-        rate(None, 83_652),
+        rate("requests", 83_652, DAY, 8),
         id="azure, models of others",
+    ),
+    pytest.param(
+        {
+            "error": {
+                "code": "RateLimitReached",
+                "message": "Rate limit of 40000 per 60s exceeded for "
+                "UserByModelByMinuteTokens. Please wait 60 seconds before retrying.",
+            }
+        },
+        rate("tokens", 60, 60, 40_000),
+        id="azure, tokens of models of others",
+    ),
+    pytest.param(
+        {"error": {"message": "Rate limit of 2 per 0s exceeded for UserConcurrentRequests. Please wait 0 seconds."}},
+        Refusal("overload"),
+        id="azure, calls in flight to models of others",
+    ),
+    pytest.param(
+        {"error": {"code": "429", "message": AZURE.format(what="call", wait=86400)}},
+        rate("requests"),
+        id="azure, does not know when",
+    ),
+    pytest.param(
+        {"error": {"message": f"litellm.RateLimitError: AzureException - {AZURE.format(what='call', wait=86400)}"}},
+        rate("requests"),
+        id="azure behind litellm, does not know when",
+    ),
+    pytest.param(
+        {
+            "error": {
+                "type": "usage_limit_reached",
+                "message": "The usage limit has been reached",
+                "plan_type": "plus",
+                "resets_at": NOW + 13_872,
+                "eligible_promo": None,
+                "resets_in_seconds": 13_872,
+            }
+        },
+        rate(None, 13_872),
+        id="chatgpt",
+    ),
+    pytest.param(
+        openai_error(
+            "You exceeded your current quota, please check your plan and billing details. For more "
+            "information on this error, read the docs: https://help.aliyun.com/…/error-code#token-limit",
+            "insufficient_quota",
+            "insufficient_quota",
+        ),
+        rate("tokens"),
+        id="dashscope, tokens by the documentation's anchor",
+    ),
+    pytest.param(
+        openai_error(
+            "Allocated quota exceeded, please increase your quota limit.", "insufficient_quota", "insufficient_quota"
+        ),
+        rate("tokens"),
+        id="dashscope, tokens",
+    ),
+    pytest.param(
+        openai_error("You exceeded your current requests list.", "limit_requests", "limit_requests"),
+        rate("requests"),
+        id="dashscope, requests",
+    ),
+    pytest.param(
+        openai_error("Request rate increased too quickly. To ensure system stability, please …", "limit_burst_rate"),
+        rate(slow_down=True),
+        id="dashscope, too sudden",
+    ),
+    pytest.param(
+        {"message": "Request was rejected due to rate limiting. Details: TPM limit reached.", "data": None},
+        rate("tokens", None, 60),
+        id="siliconflow",
+    ),
+    pytest.param(
+        {
+            "error": {
+                "type": "rate_limit_reached_error",
+                "message": "Your account x / proj-y <ak-z> request reached "
+                "project TPM rate limit, current: 1410, limit: 100, see …",
+            }
+        },
+        rate("tokens", None, 60, 100, 1410),
+        id="moonshot, tokens",
+    ),
+    pytest.param(
+        {
+            "error": {
+                "type": "rate_limit_reached_error",
+                "message": "Your account x<ak-y> request reached max request: 3, please try again after 1 seconds",
+            }
+        },
+        rate(None, 1),
+        id="moonshot, requests",
+    ),
+    pytest.param(
+        {
+            "error": {
+                "type": "rate_limit_reached_error",
+                "message": "Your account x<ak-y> request reached max concurrency: 1, please try again after 1 seconds",
+            }
+        },
+        Refusal("overload", None, 1),
+        id="moonshot, calls in flight",
+    ),
+    pytest.param(
+        {"error": {"code": "1302", "message": "\u5f53\u524d\u5e76\u53d1\u6570\u8fc7\u9ad8"}},
+        Refusal("overload"),
+        id="zhipu, calls in flight",
+    ),
+    pytest.param(
+        {
+            "error": {
+                "code": "1308",
+                "message": "Usage limit reached for 5 hour. Your limit will reset at 2026-09-09 05:38:28",
+            }
+        },
+        rate(),
+        id="zhipu, a plan's limit, until a local time",
+    ),
+    pytest.param(
+        {"error": {"code": "1316", "message": "Usage limit reached. Resets at 2026-05-28T21:26:40Z"}},
+        rate(None, 3600),
+        id="zhipu, a plan's limit, until an instant",
+    ),
+    pytest.param({"error": "you've reached your hourly usage limit, please wait or upgrade"}, rate(), id="ollama"),
+    pytest.param(
+        {
+            "message": "You are using a Trial key, which is limited to 10 API calls / minute. You can continue to use "
+            "the Trial key for free or upgrade to a Production key with higher rate limits."
+        },
+        rate("requests", None, 60, 10),
+        id="cohere",
+    ),
+    pytest.param(
+        {"message": "Too many tokens per day, please wait before trying again."},
+        rate("tokens", None, DAY),
+        id="bedrock",
+    ),
+    pytest.param({"message": "Limit Exceeded"}, rate(), id="aws, a plan's quota"),
+    pytest.param(
+        {"error": {"message": "Number of request tokens has exceeded your per-minute rate limit (https://docs…)"}},
+        rate("tokens", None, 60),
+        id="anthropic, 2024",
+    ),
+    pytest.param(
+        {"error": {"message": "Number of requests has exceeded your daily rate limit"}},
+        rate("requests", None, DAY),
+        id="anthropic, 2024, a day",
+    ),
+    pytest.param(
+        {"error": {"code": "429", "message": "Rate limit is exceeded. Try again in 86400 seconds."}},
+        rate(),
+        id="azure, an API gateway that does not know when",
+    ),
+    pytest.param({"error": "Limit reached: 40,000 tokens/min"}, rate("tokens", None, 60, 40_000), id="a slash"),
+    pytest.param({"message": "Too Many Requests"}, rate(), id="aws"),
+    pytest.param(
+        [
+            {
+                "error": {
+                    "code": 429,
+                    "status": "RESOURCE_EXHAUSTED",
+                    "message": "Quota exceeded for aiplatform.googleapis."
+                    "com/generate_content_requests_per_minute_per_project_per_base_model with base model: gemini.",
+                }
+            }
+        ],
+        rate("requests", None, 60),
+        id="vertex",
+    ),
+    pytest.param(
+        [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "Resource exhausted, please try again."}}],
+        rate(),
+        id="vertex, shared",
+    ),
+    pytest.param(
+        {
+            "error": {
+                "code": 429,
+                "message": "You have exhausted your capacity on this model. Your quota will reset after 3h2m13s.",
+                "status": "RESOURCE_EXHAUSTED",
+            }
+        },
+        rate(None, 3 * 3600 + 2 * 60 + 13),
+        id="gemini, a plan's limit",
+    ),
+    pytest.param(
+        {
+            "success": False,
+            "result": None,
+            "errors": [
+                {
+                    "code": 4006,
+                    "message": "you have used up your daily free allocation of 10,000 neurons, please upgrade",
+                }
+            ],
+        },
+        rate(),
+        id="cloudflare, a day's free allocation",
+    ),
+    pytest.param("error code: 1015", rate(), id="cloudflare, a blocked client"),
+    pytest.param(
+        {"error": "Model x is currently loading", "estimated_time": 20.0}, rate(None, 20), id="hugging face, loading"
+    ),
+    pytest.param(
+        {"detail": "You have exhausted your API Request Quota. Retry after: 21 seconds."}, rate(None, 21), id="akamai"
     ),
     pytest.param({"error": "Too many concurrent requests"}, Refusal("overload"), id="concurrency"),
     pytest.param({"error": "Model is overloaded", "error_type": "overloaded"}, Refusal("overload"), id="tgi"),
@@ -398,27 +604,295 @@ def test_no_money_is_final_whatever_the_headers_promise(code):
             402, {"error": {"message": "Insufficient credits. Add more using …", "code": 402}}, id="openrouter"
         ),
         pytest.param(402, {"error": {"message": "This request requires more credits", "code": 402}}, id="openrouter"),
-        pytest.param(402, None, id="bare"),
-        pytest.param(402, b"<html>Payment Required</html>", id="a page"),
         pytest.param(429, google_error(message="Your prepayment credits are depleted."), id="gemini, prepaid"),
         pytest.param(
             429, google_error(message="Your project has exceeded its monthly spending cap."), id="gemini, cap"
         ),
         pytest.param(429, {"error": {"message": "You have run out of credits"}}, id="xai"),
+        pytest.param(
+            429,
+            {
+                "code": "Some resource has been exhausted",
+                "error": "Your team x has either used all available credits or reached its monthly spending limit. To "
+                "continue making API requests, please purchase more credits or raise your spending limit.",
+            },
+            id="xai, 2026",
+        ),
         pytest.param(429, {"error": {"type": "budget_exceeded", "message": "Budget has been exceeded!"}}, id="litellm"),
+        pytest.param(
+            429,
+            {"error": {"message": "ExceededBudget: End User=x over budget. Spend=0.0009, Budget=0.0001", "code": 400}},
+            id="litellm, a user",
+        ),
+        pytest.param(
+            429,
+            {
+                "error": {
+                    "type": "exceeded_current_quota_error",
+                    "message": "You exceeded your current token quota: <org-x> 0, please check your account balance",
+                }
+            },
+            id="moonshot",
+        ),
+        pytest.param(
+            429,
+            {
+                "error": {
+                    "type": "exceeded_current_quota_error",
+                    "message": "Your account x <ak-y> is suspended due to insufficient balance, please recharge your "
+                    "account or check your plan and billing details",
+                }
+            },
+            id="moonshot, suspended",
+        ),
+        pytest.param(
+            429,
+            {"error": {"code": "1113", "message": "Insufficient balance or no resource package. Please recharge."}},
+            id="z.ai",
+        ),
+        pytest.param(
+            429, {"error": {"code": "1113", "message": "\u4f59\u989d\u4e0d\u8db3\u6216\u65e0\u53ef\u7528"}}, id="zhipu"
+        ),
+        pytest.param(
+            429, {"error": {"code": "1113", "message": "\u60a8\u7684\u8d26\u6237\u5df2\u6b20\u8d39"}}, id="zhipu, debt"
+        ),
+        pytest.param(
+            429,
+            {"error": {"code": "1309", "message": "Your GLM Coding Plan has expired. Renew it."}},
+            id="z.ai, a plan",
+        ),
+        pytest.param(429, {"code": "INSUFFICIENT_BALANCE", "message": "Insufficient account balance"}, id="sub2api"),
+        pytest.param(
+            429,
+            {"error": {"message": "insufficient balance (1008)", "type": "insufficient_balance_error"}},
+            id="minimax",
+        ),
+        pytest.param(
+            429,
+            {"code": 30011, "message": "Your paid balance is insufficient. Please top up and try again."},
+            id="siliconflow",
+        ),
+        pytest.param(
+            429, {"error": {"code": "AccountOverdueError", "message": "…", "type": "Forbidden"}}, id="volcengine"
+        ),
+        pytest.param(
+            429, {"code": "PrepaidBillOverdue", "message": "The prepaid bill is overdue."}, id="dashscope, a bill"
+        ),
+        pytest.param(
+            429, openai_error("Free allocated quota exceeded.", None, "insufficient_quota"), id="dashscope, free tokens"
+        ),
+        pytest.param(429, {"code": "SPEND_LIMIT_EXCEEDED", "message": "…"}, id="cline"),
+        pytest.param(
+            402,
+            {"error": "You have exceeded your monthly included credits for Inference Providers. Subscribe to PRO …"},
+            id="hugging face",
+        ),
+        pytest.param(
+            402,
+            {"error": {"message": "Credit limit exceeded, please navigate to …", "type": "credit_limit"}},
+            id="together",
+        ),
+        pytest.param(
+            429,
+            {
+                "type": "error",
+                "error": {"type": "invalid_request_error", "message": "Your credit balance is too low …"},
+            },
+            id="anthropic",
+        ),
+        *(
+            pytest.param(429, {"error": {"message": text, "type": "rate_limit_error"}}, id=text)
+            for text in (
+                "Your free credits have been exhausted.",
+                "Credits exhausted",
+                "You have no remaining credits.",
+                "You don't have enough credits to run this model.",
+                "Out of funds",
+                "insufficient_funds: top up",
+                "Payment required: please add funds to your account.",
+                "The workspace has reached its billing cap.",
+                "You have hit your spend limit for this project.",
+                "Spend limit reached",
+                "Monthly budget exceeded for this key",
+                "Organization has been restricted due to unpaid invoices.",
+                "The request failed because your account has an overdue balance.",
+                "YOUR SUBSCRIPTION HAS EXPIRED",
+            )
+        ),
     ],
 )
 def test_no_money_is_said_in_many_ways(status, body):
     assert refused(body, status, {"retry-after": "5"}) == Refusal("billing")
 
 
-def test_a_request_that_the_rest_of_the_money_does_not_buy_is_too_large_and_others_may_not_be():
-    assert refused({"error": {"message": NO_CREDITS, "code": 402}}, 402) == Refusal("too_large")
+def new_api(message):
+    return {"error": {"message": message, "type": "new_api_error", "param": "", "code": "insufficient_user_quota"}}
 
 
-@pytest.mark.parametrize("message", ["Add 10 credits to unlock 1000 free model requests", "check your billing details"])
-def test_money_in_a_text_about_rates_is_not_the_end_of_it(message):
-    assert not refused({"error": {"message": message}}).final
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(402, None, id="bare"),
+        pytest.param(402, b"<html>Payment Required</html>", id="a page"),
+        pytest.param(402, {"error": {"code": 402}}, id="the status again"),
+        pytest.param(402, {"message": "You have reached the limit.", "reason": "MONTHLY_REQUEST_COUNT"}, id="kiro"),
+        pytest.param(
+            402, {"type": "server_error", "message": "Upstream request failed: Insufficient account funds"}, id="mimo"
+        ),
+        pytest.param(429, new_api("user quota is not enough (request id: 2024)"), id="one-api"),
+        pytest.param(429, new_api("user [1] has 0.098 left, this needs 0.12"), id="new-api"),
+        pytest.param(
+            429,
+            {
+                "error": {
+                    "message": "Provider returned error",
+                    "code": 429,
+                    "metadata": {"raw": json.dumps(openai_error("…", None, "insufficient_quota"))},
+                }
+            },
+            id="openrouter, its own account there",
+        ),
+        pytest.param(
+            429,
+            openai_error("litellm.RateLimitError: XaiException - You have run out of credits", None, None),
+            id="litellm",
+        ),
+    ],
+)
+def test_money_may_be_missing_for_one_call_or_at_one_provider_only(status, body):
+    assert refused(body, status) == Refusal("billing", certain=False)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        NO_CREDITS,
+        NO_CREDITS.replace("1056", "0"),
+        "Prompt tokens limit exceeded: 36163 > 29652. To increase, visit … and upgrade to a paid account",
+        "max_tokens limit exceeded: 100000 > 9577. To increase, visit …",
+        "More credits are required to run this request. 128000 token capacity required, 19484 available.",
+    ],
+)
+def test_a_request_that_the_rest_of_the_money_does_not_buy_is_too_large_and_others_may_not_be(message):
+    assert refused({"error": {"message": message, "code": 402}}, 402) == Refusal("too_large")
+    assert refused({"error": {"message": message, "code": 402}}, 429) == Refusal("too_large")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Add 10 credits to unlock 1000 free model requests",
+        "check your billing details",
+        "You exceeded your current quota, please check your plan and billing details.",
+        "Rate limit reached. You can increase your rate limit by adding a payment method at …/account/billing.",
+        "Rate limit reached. Purchase more credits or raise your spending limit for a higher tier.",
+        "AI inference rate limit exceeded. Maximum 100 credits per 1 hour or 400 credits per day. Pro models cost 4.",
+        "Rate limited. No credits were deducted from your balance.",
+        "You have exceeded your rate limit; your remaining credits are not affected.",
+        "Too many requests. Your credit balance is not enough for a higher tier. Please try again in 20s.",
+        "You have run out of credits for this minute: 100 requests per minute.",
+        "Token budget has been exceeded for this window.",
+        "Rate limited. There is no payment required to continue.",
+        "Too many requests. Load balance and retry.",
+        "Your billing cycle limit will reset in 3 days",
+        "You've reached your usage limit for this period",
+        "Usage limit reached. Top up your credits to continue at once.",
+        "Retry budget has been exceeded.",
+        "You have reached your hourly credits.",
+        "You have used all your daily free credits.",
+        "Daily credits exhausted.",
+        "Quota exceeded. Insufficient quota for this minute.",
+        "We're receiving too many requests at the moment. Please wait a moment and try again.",
+        "you (x) have reached your session usage limit, upgrade for higher limits",
+        "Resource has been exhausted (e.g. check quota).",
+        "Quota exceeded for metric: x/generate_content_free_tier_requests, limit: 20, model: gemini-2.5-flash",
+        "Quota exceeded for metric: x/generate_content_free_tier_requests, limit: 0.5, model: gemini-2.5-flash",
+        "The limit: 0, they say",
+    ],
+)
+@pytest.mark.parametrize("code", ["rate_limit_exceeded", "429", "quota_exceeded", "credit_limit", None])
+def test_money_in_a_text_about_rates_is_not_the_end_of_it(message, code):
+    assert refused({"error": {"message": message, "code": code}}).kind == "rate"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Free quota used (30 requests per hour).",
+        "You have used your quota. Please try again in 5 minutes.",
+        "You exceeded your current requests list.",
+        "hour allocated quota exceeded",
+    ],
+)
+@pytest.mark.parametrize("code", ["insufficient_quota", "exceeded_current_quota_error"])
+def test_a_quota_that_comes_back_is_not_one_of_money_whatever_its_code(message, code):
+    assert refused(openai_error(message, code, code)).kind == "rate"
+
+
+@pytest.mark.parametrize("message", ["Rate limit of 10 requests per minute", "try again in 20s"])
+@pytest.mark.parametrize("code", ["billing_not_active", "insufficient_balance", "project_spend_limit_exceeded"])
+def test_a_code_that_names_the_money_is_about_money_whatever_the_text(message, code):
+    assert refused(openai_error(message, None, code)).kind == "billing"
+
+
+@pytest.mark.parametrize("text", ["Upgrade for more capacity.", "Ask us for a higher capacity.", "Use your capacity."])
+def test_capacity_that_is_offered_is_no_lack_of_it(text):
+    assert refused(openai_error(f"Rate limit reached. {text}")).kind == "rate"
+    assert refused(openai_error("Service tier capacity exceeded")).kind == "overload"
+
+
+def test_a_page_is_nobodys_word():
+    page = "<html><h1>429</h1><p>Insufficient balance of capacity? Please wait 30 seconds. Limit type: tokens.</html>"
+    assert refused(page) == refused(f"\n {page}".encode()) == rate()
+
+
+NOTHING_FREE = (
+    "You exceeded your current quota, please check your plan and billing details. To monitor your current usage, head "
+    "to: https://ai.dev/rate-limit. \n* Quota exceeded for metric: generativelanguage.googleapis.com/"
+    "generate_content_free_tier_requests, limit: 0, model: gemini-3-pro\nPlease retry in 36.578s."
+)
+
+
+def test_a_quota_of_nothing_is_final_wherever_it_is_said():
+    body = [{"error": {"code": 429, "message": NOTHING_FREE, "status": "RESOURCE_EXHAUSTED"}}]
+    assert refused(body) == Refusal("too_large")
+    assert refused({"error": {"message": json.dumps(body), "code": 429}}) == Refusal("too_large")
+    assert refused(google_error(("GenerateRequestsPerDayPerProjectPerModel-FreeTier",), message=NOTHING_FREE)).final
+    metadata = {"quota_limit": "GenerateContentRequestsPerMinutePerProjectPerRegion", "quota_limit_value": "0"}
+    info = {"reason": "RATE_LIMIT_EXCEEDED", "domain": "googleapis.com", "metadata": metadata}
+    assert refused([{"error": {"code": 429, "message": "Quota exceeded for …", "details": [info]}}]).final
+    metadata["quota_limit_value"] = "60"
+    assert refused([{"error": {"code": 429, "details": [info]}}]) == rate("requests", None, 60, 60)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (openai_error("…", "tokens"), "rate_limit_exceeded"),
+        (openai_error("…", "insufficient_quota", "insufficient_quota"), "insufficient_quota"),
+        (openai_error("…", "tokens", None), "tokens"),
+        ({"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}, "RESOURCE_EXHAUSTED"),
+        ({"error": {"code": 402, "message": "…"}}, "402"),
+        ({"error": {"code": "1113", "message": "…"}}, "1113"),
+        ({"error": {"code": 30011}}, "30011"),
+        ({"type": "error", "error": {"type": "rate_limit_error"}}, "rate_limit_error"),
+        ({"code": 429, "error": {"metadata": {"raw": '{"error": {"code": "slow"}}'}}}, "slow"),
+        ({"code": "Some resource has been exhausted", "error": "Your team …"}, None),
+        ({"type": "https://example.com/problems/quota", "status": 429}, "429"),
+        ({"error": {"code": "x" * 1_000_000}}, "x" * 64),
+        ({"error": {"code": True}}, None),
+        ("error code: 1015", "1015"),
+        ("<html>error code: 1015</html>", None),
+        (None, None),
+    ],
+)
+def test_the_providers_word_is_kept_if_it_is_one(body, code):
+    assert refused(body).code == code
+
+
+def test_the_code_of_a_long_body_is_not_kept_longer():
+    body = json.dumps(openai_error("…", None, "insufficient_quota" + "x" * 1_000)).encode()
+    assert len(refused(body).code) == 64
 
 
 @pytest.mark.parametrize(
@@ -585,6 +1059,128 @@ def test_nothing_is_missing_from_a_limit_that_was_not_hit():
     assert waits(headers, openai_error("slow", "requests")) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("try again in 534ms", 0.534),
+        ("try again in 1m26.4s", 86.4),
+        ("try again in about 2 hours", 7200),
+        ("try again in 4 days 20 hours", 4 * DAY + 20 * 3600),
+        ("or try again in 5 days 22 hours 11 minutes.", 5 * DAY + 22 * 3600 + 11 * 60),
+        ("Please wait 587 hours 33 minutes before trying again.", 587 * 3600 + 33 * 60),
+        ("try again in 1 hour 30 minutes", 5400),
+        ("try again in 1 hour and 30 minutes", 5400),
+        ("try again in 1 hour, 5 minutes, and 3 seconds", 3903),
+        ("try again in 1h 30m", 5400),
+        ("try again in an hour", 3600),
+        ("Try again in one minute.", 60),
+        ("Try again in a day", DAY),
+        ("try again in 2 weeks", 14 * DAY),
+        ("try again in ~2 hrs", 7200),
+        ("try again in approximately 10 mins", 600),
+        ("try again in 250 milliseconds", 0.25),
+        ("Please retry after 7 seconds", 7),
+        ("PLEASE RETRY AFTER 7 SECONDS", 7),
+        ("Retry after: 21 seconds.", 21),
+        ("max rate reached: retry-in 30s", 30),
+        ("You can submit the request after 49 seconds", 49),
+        ("try your request again in 20s", 20),
+        ("wait 6 seconds for your limit to reset", 6),
+        ("Your quota will reset after 3h2m13s.", 10_933),
+        ("resets in 5 hours", 18_000),
+        ('VertexAIException - b\'{\\n "retryDelay": "3.5s"}\'', 3.5),
+        ("try again in a few minutes", None),
+        ("try again in a moment", None),
+        ("try again later", None),
+        ("try again in 5 parsecs", None),
+        ("try again in 400 days", None),
+        ("try again in 0 seconds", None),
+        ("try again in -5 seconds", None),
+        ("We waited 30 seconds", None),
+        ("try again at 7:58 PM", None),
+    ],
+)
+def test_a_wait_in_words_is_read_in_any_of_their_ways(text, seconds):
+    assert waits({}, {"error": {"message": f"Rate limit reached. {text}"}}) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "seconds"),
+    [
+        ("resets_in_seconds", 13_872, 13_872),
+        ("resetsInSeconds", "13872", 13_872),
+        ("resets_at", NOW + 60, 60),
+        ("resets_at", int(NOW + 60) * 1000, 60),
+        ("resets_at", "2026-05-28T20:27:40Z", 60),
+        ("reset_at", NOW + 60, 60),
+        ("retry_after", 1.5, 1.5),
+        ("retry_after", "1.5", 1.5),
+        ("retry-after", "1.5s", 1.5),
+        ("retry_after", "2 Hours 5 minutes", 7500),
+        ("retry_after", "a while", None),
+        ("retry_after_seconds", 3, 3),
+        ("retryAfter", NOW + 60, 60),
+        ("retry_after_ms", 1500, 1.5),
+        ("retry_after_ms", 1500.5, 1.5005),
+        ("retryAfterMs", "1500", 1.5),
+        ("retryDelay", "3.5s", 3.5),
+        ("resets_at", 60, None),  # no instant
+        ("resets_at", NOW - 60, None),
+        ("retry_after", -1, None),
+        ("retry_after", 0, None),
+        ("retry_after", True, None),
+        ("retry_after", None, None),
+        ("retry_after", [3], None),
+        ("retry_after", math.inf, None),
+        ("retry_after", math.nan, None),
+        ("retry_after", 1e300, None),
+        ("retry_after", 10**400, None),
+        ("retry_after", 32 * DAY, None),
+        ("retry_after_ms", "-1500", None),
+        ("retry_after_ms", math.inf, None),
+        ("retry_after_ms", 10**400, None),
+        ("retry_after_ms", "soon", None),
+    ],
+)
+def test_a_wait_may_stand_in_a_field_of_the_body(field, value, seconds):
+    for body in ({"error": {field: value}}, {field: value}, {"error": {"metadata": {field: value}}}):
+        assert waits({}, body) == seconds
+    assert waits({"retry-after": "2"}, {"error": {field: value}}) == 2.0
+
+
+def test_the_seconds_of_a_body_go_before_its_instant():
+    assert waits({}, {"resets_at": NOW + 60, "error": {"resets_in_seconds": 50}}) == 50
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"x-ms-retry-after-ms": "1500"}, 1.5),
+        ({"x-ms-retry-after-ms": "1500", "retry-after-ms": "2500"}, 2.5),
+        ({"x-retry-in": "30s"}, 30),
+        ({"retry-after": "30 seconds"}, 30),
+        ({"x-ratelimit-retry-after": "30"}, 30),
+        ({"x-retry-after": "30"}, 30),
+        ({"x-retry-after": "30", "retry-after": "2"}, 2),
+    ],
+)
+def test_some_name_the_wait_otherwise(headers, seconds):
+    assert waits(headers) == seconds
+
+
+def test_azures_86400_is_no_wait_in_the_headers_either():
+    text = AZURE.format(what="call", wait=86400)
+    assert waits({"retry-after": "86400"}, {"error": {"message": text}}) is None
+    assert waits({"retry-after": "86400", "retry-after-ms": "2000"}, {"error": {"message": text}}) == 2.0
+    assert waits({"retry-after": "86400"}, {"error": {"message": "Rate limit reached"}}) == DAY
+
+
+@pytest.mark.parametrize("when", ["2026-05-28 20:27:40", "2026-05-28 20:27"])
+def test_a_local_time_is_no_wait(when):
+    assert waits({}, {"error": {"message": f"Your limit will reset at {when}"}}) is None
+    assert waits({}, {"error": {"message": f"Your limit will reset at {when}Z"}}) == (60 if len(when) > 16 else None)
+
+
 # --- streams ------------------------------------------------------------------
 
 STREAMED = {"code": "rate_limit_exceeded", "message": TPM}
@@ -632,6 +1228,18 @@ def test_slow_down_may_come_inside_a_stream():
 def test_the_end_of_money_may_come_inside_a_stream():
     assert read_stream_error({"code": "insufficient_quota", "message": "…"}) == Refusal("billing")
     assert read_stream_error({"error": {"code": 402, "message": "Insufficient credits"}}) == Refusal("billing")
+    assert read_stream_error(new_api("…")) == Refusal("billing", certain=False)
+    assert read_stream_error({"error": {"type": "exceeded_current_quota_error"}}) == Refusal("billing")
+
+
+def test_a_quota_of_tokens_may_come_inside_a_stream():
+    error = openai_error("Allocated quota exceeded, please increase your quota limit.", None, "insufficient_quota")
+    assert read_stream_error(error) == rate("tokens")
+
+
+def test_a_plans_limit_may_come_inside_a_stream():
+    error = {"type": "error", "error": {"type": "usage_limit_reached", "resets_in_seconds": 13_872}, "status_code": 429}
+    assert read_stream_error(error) == rate(None, 13_872)
 
 
 @pytest.mark.parametrize(
@@ -654,6 +1262,7 @@ def test_another_error_inside_a_stream_is_no_refusal(error):
 # --- hostile ------------------------------------------------------------------
 
 keys = st.sampled_from(["error", "code", "type", "status", "message", "details", "metadata", "response", "detail"])
+keys |= st.sampled_from(["resets_in_seconds", "resets_at", "retry_after", "retry_after_ms", "quota_limit", "errors"])
 keys |= st.sampled_from(["headers", "raw", "violations", "quotaId", "quotaValue", "retryDelay", "X-RateLimit-Reset"])
 messages = st.builds(
     lambda what, numbers, rest: (
@@ -688,6 +1297,7 @@ def assert_sound(refusal):
 @given(st.sampled_from([402, 429, 413, 503, 529]), all_headers, bodies, st.floats())
 @example(429, {}, b'{"error":' * 20_000, NOW)
 @example(429, {}, "[" * 60_000, NOW)
+@example(402, {}, b'{"error":' * 100_000 + b"1" + b"}" * 100_000, NOW)
 @example(429, {}, '{"error": {"code": 1e400, "message": -Infinity}}', NOW)
 @example(429, {}, f'{{"error": {"9" * 5000}}}', NOW)
 @example(429, {}, {"details": [{"violations": [{"quotaId": 10**5000, "quotaValue": 10**5000}]}]}, NOW)
@@ -703,6 +1313,17 @@ def test_no_refusal_says_an_impossible_number(status, headers, body, wall_now):
 
 PIECES = ["(for limit ", "on on ", "on a-", "try again in 1", "1h", "tokensper", "on x per min: Limit 1, ", "5 ", "1,"]
 PIECES += [
+    "try again in 1 day 1 hour, and ",
+    "1 hour ",
+    "reached your a ",
+    "credits have been ",
+    "insufficient paid ",
+    "used all of your ",
+    "exceeded for metric: a, limit: ",
+    "exceeded the call rate limit retry after 86400",
+    "rate limit of 1 per 1s exceeded for ",
+    "tpm limit, current: 1, limit: 1,",
+    "tokens limit exceeded: 1 > ",
     "current rpm: 1, rpm limit: ",
     "limit type: tokens. current limit: 1, ",
     "0",

@@ -692,6 +692,29 @@ def test_a_full_queue_says_when_to_come_back():
     virtual_run(main())
 
 
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_prompt_larger_than_the_limit_is_sent_where_what_a_cache_has_of_it_is_free(tells):
+    """96 % of it are in the cache, so the limit of 30,000 lets 15 a minute pass; usage may tell."""
+
+    async def main():
+        limits = {
+            "anthropic-ratelimit-input-tokens-limit": "30000",
+            "anthropic-ratelimit-input-tokens-remaining": "28000",
+        }
+        cached = {"prompt_tokens_details": {"cached_tokens": 48_000}} if tells else {}
+        usage = {"prompt_tokens": 50_000, "completion_tokens": 5, "total_tokens": 50_005, **cached}
+        answer = Says(body={**CHAT, "usage": usage}, headers=limits, delay=1.0)
+        script = Script(*[answer] * 10)
+        client = throttled(script, dialect="anthropic")
+        for _ in range(5):
+            await say(client, "x" * 200_000)
+        assert len(script.seen) == 5
+        if tells:
+            assert now() < 10.0
+
+    virtual_run(main())
+
+
 def test_a_call_larger_than_the_announced_limit_fails_before_it_is_sent():
     async def main():
         simulator = server(tpm=1000)

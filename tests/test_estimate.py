@@ -183,6 +183,74 @@ def test_what_is_no_text_is_not_even_looked_at():
     assert estimate("/moderations", {"input": parts[:1]}).input == 765
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "video_url", "video_url": {"url": "https://example.com/v.mp4"}},
+        {"type": "audio_url", "audio_url": {"url": "https://example.com/a.wav"}},
+        {"type": "video", "video": ["https://example.com/1.jpg", "https://example.com/2.jpg"], "fps": 2},
+        {"type": "image_embeds", "image_embeds": "A" * 10_000},
+        {"type": "image", "source": {"type": "base64", "data": "A" * 10_000}},
+        {"type": "hologram", "hologram": "A" * 10_000},
+        {"image_url": "https://example.com/i.png"},  # vLLM asks for no type
+        SimpleNamespace(type="video_url", video_url="https://example.com/v.mp4"),
+        iter("x"),
+    ],
+)
+def test_a_part_of_a_type_nobody_knows_is_opaque(part):
+    for path, body in [
+        (CHAT, chat([{"type": "text", "text": "x" * 40}, part])),
+        ("/responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x" * 40}, part]}]}),
+        ("/embeddings", {"input": ["x" * 40, part]}),
+        ("/moderations", {"input": ["x" * 40, part]}),
+    ]:
+        for provider in (PROVIDERS["openai"], MISTRAL):
+            guess = estimate(path, body, provider)
+            assert guess.input - guess.surcharge == pytest.approx(OPAQUE_TOKENS + 10, abs=7)
+            assert not guess.whole
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "x" * 40,
+        {"type": "text", "text": "x" * 40},
+        {"type": "thinking", "thinking": [{"type": "text", "text": "x" * 40}], "signature": "s" * 400},  # Mistral
+        {"type": "thinking", "thinking": "x" * 40},
+        {"type": "refusal", "refusal": "x" * 40},
+        {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "x" * 40}]},
+        {"type": "mystery", "text": "x" * 40},
+        SimpleNamespace(type="text", text="x" * 40),
+    ],
+)
+def test_a_part_with_a_text_is_read_whatever_its_type(part):
+    guess = estimate(CHAT, chat([part, {}, None, 5]))
+    assert (guess.input, guess.whole) == (10 + 3, True)
+
+
+def test_calls_of_tools_and_items_without_text_are_no_parts():
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "x" * 39}}]
+    calls.append({"id": "d", "type": "custom", "custom": {"name": "f", "input": "…"}})
+    guess = estimate(CHAT, {"messages": [{"role": "assistant", "tool_calls": calls}]}, MISTRAL)
+    assert (guess.input, guess.whole) == (10 + 7, True)
+    items = [
+        {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "A" * 400},
+        {"type": "item_reference", "id": "i"},
+        {"type": "web_search_call", "id": "w", "status": "completed", "action": {"type": "search", "query": "x"}},
+    ]
+    assert estimate("/responses", {"input": items}).input == 3 + 3 * 4 + 19
+
+
+def test_parts_nested_too_deeply_or_in_a_circle_end():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert estimate(CHAT, chat(deep)).input == 3
+    circle = [{"type": "text", "text": "x" * 4}]
+    circle.append(circle)
+    assert not estimate(CHAT, chat(circle)).whole
+
+
 def test_sound_and_files_are_not_text():
     sound = {"type": "input_audio", "input_audio": {"data": "A" * 100_000, "format": "wav"}}
     assert estimate_tokens(CHAT, chat([sound])) == OPAQUE_TOKENS + 3
@@ -536,6 +604,16 @@ def test_used_tokens_are_what_the_response_reports(body, tokens):
         ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(11, 0, 9)),
         ({"input_tokens": 11, "input_tokens_details": {"cached_tokens": 9}}, Usage(11, 0, 9)),
         ({"prompt_tokens": 11, "prompt_cache_hit_tokens": 9}, Usage(11, 0, 9)),
+        ({"prompt_tokens": 11, "cache_read_input_tokens": 9}, Usage(11, 0, 9)),
+        (
+            {"input_tokens": 2, "cache_read_input_tokens": 9, "cache_creation_input_tokens": 1, "output_tokens": 3},
+            Usage(12, 3, 9),
+        ),
+        (
+            {"input_tokens": 11, "input_tokens_details": {"cached_tokens": 9}, "cache_read_input_tokens": 9},
+            Usage(11, 0, 9),
+        ),
+        ({"prompt_tokens": 11, "cache_read_input_tokens": 99}, Usage(11, 0, 11)),
         ({"prompt_tokens": 11, "prompt_tokens_details": None}, Usage(11, 0)),
         ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 99}}, Usage(11, 0, 11)),
         ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": -1}}, Usage(11, 0)),

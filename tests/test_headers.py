@@ -375,6 +375,33 @@ def test_the_old_ietf_drafts_had_three_headers():
     assert read_limits(headers).requests == (Window(100, 60, 50), Window(1000, 3600, None))
 
 
+@pytest.mark.parametrize("mapping", [httpx.Headers, httpx2.Headers])
+def test_kong_says_per_what_and_counts_requests(mapping):
+    kong = {
+        "X-RateLimit-Limit-Second": "5",
+        "X-RateLimit-Remaining-Second": "4",
+        "X-RateLimit-Limit-Minute": "20",
+        "X-RateLimit-Remaining-Minute": "0",
+        "X-RateLimit-Limit-Hour": "500",
+        "X-RateLimit-Limit-Day": "1000",
+        "RateLimit-Limit": "20",
+        "RateLimit-Remaining": "0",
+        "RateLimit-Reset": "37",
+    }
+    own = (Window(5, 1, 4), Window(20, 60, 0), Window(500, 3600, None), Window(1000, DAY, None))
+    assert read_limits(mapping(kong)) == Announcement(own, ())
+    assert read_refusal(429, mapping(kong), None, wall_now=NOW).retry_after == 37
+    # Beside the limits of the provider behind it.
+    headers = announced(
+        limit_requests="500", remaining_requests="499", reset_requests="120ms", limit_tokens="600", remaining_tokens="1"
+    )
+    both = read_limits(mapping({**headers, **kong}))
+    assert set(both.requests) == set(own)
+    assert both.tokens == (Window(600, 60, 1),)
+    kong = {"X-RateLimit-Limit-Hour": "500", "X-RateLimit-Remaining-Hour": "7"}
+    assert read_limits(mapping({**headers, **kong})).requests == (Window(500, 60, 499), Window(500, 3600, 7))
+
+
 def test_digitalocean_says_per_and_when_a_request_will_fit():
     headers = announced(
         **{
@@ -625,7 +652,16 @@ numbers = st.one_of(
     st.sampled_from([str(int(NOW)), str(int(NOW) * 1000), formatdate(NOW, usegmt=True), '"a";q=5;w=60', '"a";r=0;t=9']),
 )
 values = st.one_of(numbers, st.text(max_size=40), st.binary(max_size=40).map(lambda b: b.decode("latin-1")))
-WHATS = ["requests", "tokens", "project-tokens", "req-10-second", "tokens-month", "tokens-per-day", "tokens-prompt"]
+WHATS = [
+    "requests",
+    "tokens",
+    "project-tokens",
+    "req-10-second",
+    "tokens-month",
+    "tokens-per-day",
+    "tokens-prompt",
+    "minute",
+]
 names = st.sampled_from(
     [
         *announced(

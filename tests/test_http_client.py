@@ -10,7 +10,7 @@ import random
 import openai
 import pytest
 
-from clients import CHAT, FAMILIES, HI, URL, Script, http_client, now, say, settled, without_jitter
+from clients import CHAT, FAMILIES, HI, URL, Says, Script, http_client, now, say, settled, without_jitter
 from servers import Server, real, says
 from throttled_openai import (
     AdmissionTimeout,
@@ -246,6 +246,19 @@ def test_a_throttle_is_shared_by_clients_of_both_kinds():
 
 
 # --- streams and usage ----------------------------------------------------------------------------
+
+
+@families
+def test_an_answer_nested_too_deeply_reaches_the_caller(family):
+    async def main():
+        deep = b'{"usage": ' + b"[" * 100_000
+        view = view_of(Script(Says(200, deep), Says(200, b"data: " + deep + b"\n\n")), family)
+        assert (await post(view)).content == deep
+        async with view.stream("POST", f"{URL}/chat/completions", json={**BODY, "stream": True}) as response:
+            assert (await response.aread()).strip().endswith(b"[[")
+        assert view.throttle.stats().budgets[0].succeeded == 2
+
+    virtual_run(main())
 
 
 @families

@@ -349,6 +349,32 @@ def test_the_page_of_a_broken_gateway_is_a_fault_for_the_sdks_own_retries(family
     virtual_run(main())
 
 
+@families
+@pytest.mark.parametrize(("status", "attempts"), [(402, 1), (503, 3)])
+def test_a_body_nested_too_deeply_is_as_good_as_none(family, status, attempts):
+    """Its caller hears what the SDK makes of the status, and nobody is held."""
+
+    async def main():
+        script = Script(*[Says(status, b'{"error":' * 100_000 + b"1" + b"}" * 100_000)] * attempts)
+        client = throttled(script, family)
+        with pytest.raises(openai.APIStatusError) as caught:
+            await say(client)
+        assert caught.value.status_code == status
+        assert len(script.seen) == attempts
+        assert (client.throttle.in_flight, client.throttle.waiting) == (0, 0)
+
+    virtual_run(main())
+
+
+def test_a_rate_limit_nested_too_deeply_is_a_plain_one():
+    async def main():
+        script = Script(Says(429, b"[" * 100_000, headers={"retry-after-ms": "100"}))
+        assert (await say(throttled(script))).choices
+        assert script.times == pytest.approx([0.0, 0.1])
+
+    virtual_run(main())
+
+
 # What waiting does not cure.
 
 
@@ -374,6 +400,48 @@ def test_what_waiting_cannot_cure_fails_at_once_after_one_attempt(family, messag
         assert message in str(caught.value)
         assert script.times == [0.0]
         assert client.throttle.in_flight == 0
+
+    virtual_run(main())
+
+
+@families
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"code": "Some resource has been exhausted", "error": "Your team x has used all available credits."},
+        {"error": {"code": "insufficient_user_quota", "type": "new_api_error", "message": "…"}},
+        {"error": {"type": "exceeded_current_quota_error", "message": "You exceeded your current token quota: x 0"}},
+        {"error": {"code": 429, "message": "Quota exceeded for metric: x/y_requests, limit: 0. Please retry in 36s."}},
+        {"error": {"code": 402, "message": "Prompt tokens limit exceeded: 36163 > 29652"}},
+    ],
+)
+def test_what_waiting_cannot_cure_is_known_in_other_words_too(family, body):
+    async def main():
+        script = Script(Says(429, body, headers={"retry-after": "1"}))
+        with pytest.raises(openai.RateLimitError):
+            await say(throttled(script, family, max_retries=5))
+        assert script.times == [0.0]
+
+    virtual_run(main())
+
+
+def test_a_quota_of_tokens_per_minute_fails_nobody_though_its_code_is_one_of_money():
+    async def main():
+        text = "Allocated quota exceeded, please increase your quota limit."
+        script = Script(*[refuses(text, code="insufficient_quota", kind="insufficient_quota", delay=1.0)] * 3)
+        client = throttled(script)
+        answers = await asyncio.gather(*(say(client) for _ in range(20)))
+        assert all(answer.choices for answer in answers)
+
+    virtual_run(main())
+
+
+def test_a_wait_in_a_field_of_the_body_is_kept():
+    async def main():
+        error = {"type": "usage_limit_reached", "message": "The usage limit has been reached", "resets_in_seconds": 45}
+        script = Script(Says(429, {"error": error}))
+        await say(throttled(script))
+        assert script.times == pytest.approx([0.0, 45.0])
 
     virtual_run(main())
 

@@ -83,3 +83,24 @@ def _seconds(function, *args):
     began = time.perf_counter()
     function(*args)
     return time.perf_counter() - began
+
+
+DEEP = 100_000
+
+
+def test_a_usage_nested_too_deeply_is_passed_over():
+    deep = b'{"usage":' * DEEP + b"1" + b"}" * DEEP
+    assert last_usage(deep) is None
+    assert last_usage(b'{"usage": {"prompt_tokens": 3}, "x": {"usage": ' + b"[" * DEEP) == Usage(3, 0)
+    assert last_usage(b'{"usage": ' + b"9" * 4_000 + b"}") is None
+    began = time.perf_counter()
+    assert last_usage(b'"usage":[' * DEEP) is None
+    assert time.perf_counter() - began < 0.5
+
+
+def test_an_event_nested_too_deeply_is_passed_over():
+    tail = Tail()
+    tail.add(b'data: {"error": ' + b"[" * DEEP + b"\n\n")
+    assert tail.refusal is None
+    tail.add(b'data: {"error": {"code": "rate_limit_exceeded", "message": "Rate limit reached"}}\n\n')
+    assert tail.refusal is not None

@@ -351,3 +351,46 @@ def test_a_refusal_starts_the_count_of_charges_again():
     tariff.learn_requested(1000, ASKED)
     tariff.learn_charge(2000, ASKED, 10)
     assert not tariff.reserves_output
+
+
+# --- what a cache had -------------------------------------------------------------------
+
+
+def test_where_a_cache_is_free_an_attempt_costs_what_it_is_not_expected_to_have():
+    tariff = Tariff(ANTHROPIC)
+    prompt = Estimate(50_000, 0, choices=1, real=True)
+    assert tariff.cost(prompt) == 50_000
+    tariff.learn_usage(prompt, Usage(50_000, 100, cached=48_000))
+    assert tariff.cost(prompt) < 3_000
+    for _ in range(50):
+        tariff.learn_usage(prompt, Usage(50_000, 100, cached=48_000))
+    assert tariff.cost(prompt) == pytest.approx(2_000, rel=0.01)
+    for _ in range(50):
+        tariff.learn_usage(prompt, Usage(50_000, 100))
+    assert tariff.cost(prompt) == pytest.approx(50_000, rel=0.01)
+
+
+def test_long_prompts_that_are_cached_are_not_priced_by_the_short_ones_beside_them():
+    tariff = Tariff(ANTHROPIC)
+    long, short = Estimate(50_000, 0, choices=1, real=True), Estimate(200, 0, choices=1, real=True)
+    for _ in range(20):
+        tariff.learn_usage(short, Usage(200, 100))
+    tariff.learn_usage(long, Usage(50_000, 100, cached=48_000))
+    for _ in range(5):
+        tariff.learn_usage(short, Usage(200, 100))
+    assert tariff.cost(long) < 5_000
+
+
+def test_what_a_cache_had_is_learnt_also_where_the_input_could_not_be_read():
+    tariff = Tariff(ANTHROPIC)
+    partly = Estimate(50_000, 0, choices=1, real=True, whole=False)
+    tariff.learn_usage(partly, Usage(50_000, 100, cached=48_000))
+    assert tariff.cost(partly) < 3_000
+
+
+@pytest.mark.parametrize("provider", [MISTRAL, OPENAI, CEREBRAS])
+def test_elsewhere_a_cache_changes_nothing(provider):
+    tariff, other = Tariff(provider), Tariff(provider)
+    tariff.learn_usage(REAL, Usage(1000, 100, cached=960))
+    other.learn_usage(REAL, Usage(1000, 100))
+    assert tariff.cost(REAL) == other.cost(REAL)

@@ -13,6 +13,7 @@ from tenacity import RetryCallState, retry_if_result
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
+from ._core.bodies import NOT_JSON
 from ._core.headers import read_limits
 from ._core.refusals import Refusal, read_refusal, read_stream_error
 from ._permit import Outcome
@@ -80,7 +81,7 @@ def _refusal(response: Any, content: bytes) -> Refusal | None:
     if refusal.retry_after is None:
         try:
             json.loads(content)
-        except ValueError:
+        except NOT_JSON:
             return None
     return refusal
 

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._core.bodies import NOT_JSON
 from ._core.estimate import estimate, is_metered, model_of
 from ._core.headers import read_limits
 from ._core.providers import endpoint_of, provider_named, provider_of
@@ -133,7 +134,7 @@ def _json_of(request: Any) -> object:
         return None
     try:
         return json.loads(request.content)
-    except (ValueError, RuntimeError):  # RuntimeError: RequestNotRead, a stream
+    except (*NOT_JSON, RuntimeError):  # RuntimeError: RequestNotRead, a stream
         return None
 
 

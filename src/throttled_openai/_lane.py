@@ -245,6 +245,8 @@ class Lane:
             call.tokens = self._ledger.price(call.estimate, call.provider)
 
     def _check_size(self, call: Call) -> None:
+        if not call.provider.counts_cached and not call.refusals:
+            return  # most of it may be cached, and only the server knows
         largest = self.budget.largest_announced
         if call.tokens > OVERSIZE * largest:
             raise RequestTooLarge(tokens=round(call.tokens), limit=largest, model=self.name)

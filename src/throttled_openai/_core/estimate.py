@@ -45,23 +45,10 @@ _MOST_CHOICES: Final = 128
 
 # Where messages, items and their parts keep text. The calls of tools cost
 # nothing by OpenAI's arithmetic (1.3), but are real tokens.
-_TEXT: Final = frozenset({"content", "text", "refusal", "output", "arguments"})
-_REAL_TEXT: Final = _TEXT | {"tool_calls", "function", "name"}
+_TEXT: Final = frozenset({"content", "text", "refusal", "output", "arguments", "thinking"})
+_REAL_TEXT: Final = _TEXT | {"tool_calls", "function", "custom", "name"}
 # Any of these makes an object a message, an item or a part.
 _PART: Final = frozenset({"content", "text", "type"})
-
-_MEDIA: Final = frozenset(
-    {
-        "computer_screenshot",
-        "file",
-        "image",
-        "image_file",
-        "image_url",
-        "input_audio",
-        "input_file",
-        "input_image",
-    }
-)
 
 # The endpoints that run a model, by the first word of their path.
 _METERED: Final = {
@@ -214,6 +201,11 @@ def read_usage(data: object) -> Usage | None:
     output = max(given or 0, (total or 0) - taken)
     details = field("prompt_tokens_details") or field("input_tokens_details")
     cached = _count(_field(details, "cached_tokens")) or _count(field("prompt_cache_hit_tokens")) or 0
+    read = _count(field("cache_read_input_tokens"))
+    if read and not cached:
+        cached = read
+        if field("prompt_tokens") is None:  # Anthropic's own: its input is what no cache had
+            taken += read + (_count(field("cache_creation_input_tokens")) or 0)
     return Usage(taken, output, min(cached, taken))
 
 
@@ -225,7 +217,7 @@ def used_tokens(data: object) -> int | None:
 
 def _chat(body: object, provider: Provider, *, real: bool) -> Estimate:
     messages = _field(body, "messages")
-    size, tokens, whole = _measure(messages, _REAL_TEXT if real else _TEXT)
+    size, tokens, whole = _measure(messages, _REAL_TEXT if real else _TEXT, items=True)
     count = len(messages) if isinstance(messages, (list, tuple)) else 1
     choices = _choices(body)
     each, once = _REAL_CHAT if real else _CHAT_AT.get(provider.name, _CHAT)
@@ -252,7 +244,7 @@ def _completions(body: object, *, real: bool) -> Estimate:
 def _responses(body: object, *, real: bool) -> Estimate:
     """Real tokens of the input, and at OpenAI a constant; `real`: without that (1.3, 7)."""
     items = _field(body, "input")
-    size, tokens, whole = _measure([items, _field(body, "instructions")], _REAL_TEXT)
+    size, tokens, whole = _measure([items, _field(body, "instructions")], _REAL_TEXT, items=True)
     count = len(items) if isinstance(items, (list, tuple)) else 1
     each, once = _REAL_CHAT
     tokens += (size + _schema_bytes(body)) // BYTES_PER_TOKEN + each * count + once
@@ -289,53 +281,91 @@ def _most_output(body: object) -> int:
     return 0
 
 
-def _measure(content: object, names: frozenset[str] = _TEXT) -> tuple[int, int, bool]:
+class _Parts(list[object]):
+    """A list in a field of texts: its elements are parts, rather than messages or items."""
+
+
+def _measure(content: object, names: frozenset[str] = _TEXT, *, items: bool = False) -> tuple[int, int, bool]:
     """UTF-8 bytes of the text in `content`, tokens of what is not text, and whether all could be read.
 
-    Walks strings, lists, messages and their parts; never an iterator, which it
-    would consume. Without recursion, because depth is the sender's choice.
+    `items`: `content` is messages, or items of the Responses API, some of which have no text at all.
     """
-    size = tokens = 0
-    whole = True
-    left = _MOST_VALUES
-    stack = [content]
-    while stack:
-        value = stack.pop()
+    walk = _Walk(names)
+    walk.stack.append(content if items or not isinstance(content, (list, tuple)) else _Parts(content))
+    while walk.stack and walk.left > 0:
+        walk.read(walk.stack.pop())
+    return walk.size, walk.tokens + OPAQUE_TOKENS * walk.opaque, not walk.opaque and walk.left > 0
+
+
+class _Walk:
+    """A walk through strings, lists, messages and their parts; never an iterator, which it would consume.
+
+    Without recursion, because depth is the sender's choice. A part that has none of the names of texts is
+    opaque, whatever its type: providers have `video_url`, `audio_url`, `image_embeds` and more.
+    """
+
+    __slots__ = ("left", "names", "opaque", "size", "stack", "tokens")
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.names = names
+        self.size = self.tokens = self.opaque = 0
+        self.left = _MOST_VALUES
+        self.stack: list[object] = []
+
+    def read(self, value: object) -> None:
         if isinstance(value, str):
-            size += _utf8_bytes(value)
-            continue
-        if isinstance(value, (list, tuple)):
-            if value and isinstance(value[0], int):  # a prompt that is already tokens
-                tokens += len(value)
-                continue
-            left -= len(value)
-            if left > 0:
-                stack += value
-            continue
-        if value is None or isinstance(value, (int, float)):
-            continue
-        fields = value if isinstance(value, dict) else _part_fields(value)
-        if fields is None or _is_media(fields.get("type")):
-            tokens += OPAQUE_TOKENS
-            whole = False
-            continue
-        left -= 1 + len(fields)
-        if left <= 0:
-            break
-        size += _text_below(fields, names, stack)
-    return size, tokens, whole and left > 0
-
-
-def _text_below(fields: dict[str, object], names: frozenset[str], stack: list[object]) -> int:
-    """Bytes of the ASCII texts in `fields`, which are most; what else may hold text goes on the stack."""
-    size = 0
-    for name, part in fields.items():
-        if name in names:
-            if isinstance(part, str) and part.isascii():
-                size += len(part)
+            self.size += _utf8_bytes(value)
+        elif isinstance(value, (list, tuple)):
+            self._read_list(value)
+        elif value is not None and not isinstance(value, (int, float)):
+            fields = value if isinstance(value, dict) else _part_fields(value)
+            if fields is None:
+                self.opaque += 1
             else:
-                stack.append(part)
-    return size
+                self._read_fields(fields)
+
+    def _read_list(self, values: list[object] | tuple[object, ...]) -> None:
+        if values and isinstance(values[0], int):  # a prompt that is already tokens
+            self.tokens += len(values)
+            return
+        self.left -= len(values)
+        if self.left <= 0:
+            return
+        if type(values) is _Parts:
+            for part in values:
+                self._read_part(part)
+        else:
+            self.stack += values
+
+    def _read_part(self, part: object) -> None:
+        if isinstance(part, str):
+            self.size += len(part) if part.isascii() else _utf8_bytes(part)
+        elif isinstance(part, (list, tuple)):
+            self.stack.append(part if part and isinstance(part[0], int) else _Parts(part))
+        elif isinstance(part, dict):
+            if part and self.names.isdisjoint(part):
+                self.opaque += 1
+            else:
+                self.stack.append(part)
+        elif part is not None and not isinstance(part, (int, float)):
+            fields = _part_fields(part)
+            if fields is None or self.names.isdisjoint(fields):
+                self.opaque += 1
+            else:
+                self.stack.append(fields)
+
+    def _read_fields(self, fields: dict[str, object]) -> None:
+        self.left -= 1 + len(fields)
+        if self.left <= 0:
+            return
+        for name, part in fields.items():
+            if name in self.names:
+                if isinstance(part, str) and part.isascii():  # most are
+                    self.size += len(part)
+                elif isinstance(part, (list, tuple)):
+                    self.stack.append(_Parts(part))
+                else:
+                    self.stack.append(_Parts((part,)) if isinstance(part, dict) else part)
 
 
 def _part_fields(value: object) -> dict[str, object] | None:
@@ -346,10 +376,6 @@ def _part_fields(value: object) -> dict[str, object] | None:
     if isinstance(value, Mapping) or hasattr(value, "content") or hasattr(value, "text"):
         return {name: part for name in ("type", *_REAL_TEXT) if (part := _field(value, name)) is not None}
     return None
-
-
-def _is_media(kind: object) -> bool:
-    return isinstance(kind, str) and kind in _MEDIA
 
 
 def _schema_bytes(body: object) -> int:

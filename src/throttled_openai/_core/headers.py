@@ -73,9 +73,10 @@ _ANTHROPIC_INPUT: Final = _anthropic(b"input-tokens")
 _ANTHROPIC_TOKENS: Final = _anthropic(b"tokens")
 
 # What we count, and per what where the name says so: `req-10-second` and `tokens-month` (Mistral),
-# `requests-day` (Cerebras), `tokens-per-minute` (DigitalOcean). `tokens_usage_based` is OpenAI's of
-# 2023. Fireworks's two count all input and that which no cache had; it documents them as per second,
-# but sends 7200000 where it documents 3.6 million a minute to start with.
+# `requests-day` (Cerebras), `tokens-per-minute` (DigitalOcean), and `minute` alone (Kong), which counts
+# requests. `tokens_usage_based` is OpenAI's of 2023. Fireworks's two count all input and that which no
+# cache had; it documents them as per second, but sends 7200000 where it documents 3.6 million a minute
+# to start with.
 #
 # Not here: generated tokens, images, audio. Nor `x-ratelimit-limit` and `x-tokenlimit-limit`, which
 # do not say per what. Together documents a second; its recorded 200 with a reset in 2 s counted
@@ -84,8 +85,14 @@ _ANTHROPIC_TOKENS: Final = _anthropic(b"tokens")
 # plain names where there is no other limit.
 _LIMIT_NAME: Final = re.compile(
     rb"x-ratelimit-limit-"
-    rb"((requests|req|tokens|project-tokens|tokens_usage_based|tokens-prompt|tokens-cache-adjusted-prompt)"
-    rb"(?:-(?:per-)?(?:([1-9]\d{0,4})-)?(second|minute|hour|day|month))?)"
+    rb"((?:(requests|req|tokens|project-tokens|tokens_usage_based|tokens-prompt|tokens-cache-adjusted-prompt)"
+    rb"(?:-(?:per-)?(?:([1-9]\d{0,4})-)?(second|minute|hour|day|month))?)|(second|minute|hour|day|month))"
+)
+
+_GATEWAYS: Final = frozenset(
+    name
+    for unit in (b"Second", b"Minute", b"Hour", b"Day", b"Month")
+    for name in (b"X-RateLimit-Limit-" + unit, b"x-ratelimit-limit-" + unit.lower())
 )
 
 _NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?")
@@ -106,6 +113,8 @@ def read_limits(headers: Mapping[str, str]) -> Announcement:
     tokens = _window(table, _TOKENS)
     if requests is None or tokens is None:
         return _other_dialects(table, headers)
+    if not _GATEWAYS.isdisjoint(table):  # Kong's own limit beside those of the provider behind it
+        return _other_dialects({name.lower(): value for name, value in table.items()}, headers)
     project = _window(table, _PROJECT_TOKENS)
     return Announcement((requests,), (tokens,) if project is None else _binding((tokens, project)))
 
@@ -150,10 +159,11 @@ def _limit_names(names: tuple[bytes, ...]) -> list[tuple[_Names, Dimension, floa
     for match in map(_LIMIT_NAME.fullmatch, names):
         if match is None:
             continue
-        suffix, what, count, unit = match.groups()
+        suffix, what, count, unit, alone = match.groups()
+        unit = unit or alone
         period = None if unit is None else UNITS[unit[:3].decode()] * int(count or 1)
         if period is None or period <= LONGEST:
-            found.append((_family(suffix), "requests" if what.startswith(b"req") else "tokens", period))
+            found.append((_family(suffix), "requests" if alone or what.startswith(b"req") else "tokens", period))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
+from .bodies import NOT_JSON
 from .estimate import Usage, read_usage
 from .refusals import read_stream_error
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 # Bytes kept of what has passed: the object of a usage, with its details, is some 600.
 KEPT: Final = 4096
+# Places that are looked at: after a usage come its event's other fields, and at most a few events without one.
+TRIES: Final = 64
 _USAGE: Final = b'"usage"'
 _DECODER: Final = json.JSONDecoder()
 
@@ -23,13 +26,16 @@ def last_usage(body: bytes) -> Usage | None:
     Quotes in texts are escaped, so what people write can never look like one.
     """
     at = len(body)
-    while (at := body.rfind(_USAGE, 0, at)) >= 0:
+    for _ in range(TRIES):
+        at = body.rfind(_USAGE, 0, at)
+        if at < 0:
+            break
         after = body[at + len(_USAGE) : at + len(_USAGE) + KEPT].decode("utf-8", "replace").lstrip()
         if after[:1] != ":":
             continue
         try:
             found, _ = _DECODER.raw_decode(after[1:].lstrip())
-        except ValueError:  # cut off, or no JSON
+        except NOT_JSON:  # or cut off
             continue
         usage = read_usage({"usage": found}) if isinstance(found, dict) else None
         if usage is not None:
@@ -62,7 +68,7 @@ def _refusal_in(body: bytes) -> Refusal | None:
         if line.startswith(b"data:"):
             try:
                 event = json.loads(line[5:])
-            except ValueError:
+            except NOT_JSON:
                 continue
             return read_stream_error(event)
     return None

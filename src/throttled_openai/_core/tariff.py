@@ -44,7 +44,7 @@ class Tariff:
     of the provider, else with no; changed by evidence only.
     """
 
-    __slots__ = ("_against", "_answer", "_estimated", "_provider", "_used", "reserves_output")
+    __slots__ = ("_against", "_answer", "_estimated", "_fresh", "_provider", "_read", "_used", "reserves_output")
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -55,6 +55,10 @@ class Tariff:
         self._answer = FIRST_OUTPUT
         self._estimated = FIRST_INPUT
         self._used = FIRST_INPUT
+        # The same of all input that was reported and of the part that no cache had. A long prompt that comes
+        # again and again weighs more than the short ones beside it, as it does at the server.
+        self._read = FIRST_INPUT
+        self._fresh = FIRST_INPUT
 
     @property
     def ratio(self) -> float:
@@ -63,11 +67,17 @@ class Tariff:
 
     def cost(self, estimate: Estimate) -> float:
         """Tokens to take from the budget when an attempt is admitted."""
+        taken = self._charged_input(estimate)
         if self.reserves_output:
-            return self._input(estimate) + self._reserve(estimate)
+            return taken + self._reserve(estimate)
         if self._provider.charges == "usage" and self._provider.counts_output:
-            return self._input(estimate) + self._expected_output(estimate)
-        return self._input(estimate)
+            return taken + self._expected_output(estimate)
+        return taken
+
+    def _charged_input(self, estimate: Estimate) -> float:
+        """Input tokens the limit is expected to lose: without cached ones where the provider does not count them."""
+        taken = self._input(estimate)
+        return taken if self._provider.counts_cached else taken * self._fresh / self._read
 
     def final_cost(self, estimate: Estimate, usage: Usage) -> float | None:
         """Tokens the provider has taken in the end; None: what it took at admission."""
@@ -82,6 +92,9 @@ class Tariff:
         """An attempt has ended, and reported what it used."""
         if estimate.choices > 0:
             self._answer += ALPHA * (usage.output / estimate.choices - self._answer)
+        if usage.input > 0:
+            self._read += ALPHA * (usage.input - self._read)
+            self._fresh += ALPHA * (max(0, usage.input - usage.cached) - self._fresh)
         estimated = float(estimate.input - estimate.surcharge)
         # OpenAI's own estimate of a chat is not to be corrected (7); what could not be read is no error of the ratio.
         if not estimate.real or not estimate.whole or estimated <= 0.0 or usage.input <= 0:
