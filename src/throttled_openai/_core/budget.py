@@ -273,6 +273,8 @@ class Budget:
         mirror = self.mirrors.get(key)
         if mirror is None:
             mirror = self.mirrors[key] = Mirror(limit, window.period)
+        if remaining is not None:
+            mirror.holds(window.size, remaining, now, self.paces[dimension].learner.unit)
         if reservation is None:
             mirror.observe(limit, remaining, None, now, self.paces[dimension].learner.unit)
             return

@@ -28,6 +28,8 @@ class Window(NamedTuple):
     limit: float
     period: float
     remaining: float | None
+    size: float | None = None
+    """What the server's bucket holds when it is full, where that is less than the limit."""
 
     @property
     def rate(self) -> float:
@@ -96,6 +98,9 @@ _GATEWAYS: Final = frozenset(
 )
 
 _NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?")
+
+# Of a limit: a bucket that holds less is not the one that the limit's own numbers describe.
+_LESS: Final = 0.9
 
 # Go durations are rounded to milliseconds.
 _ROUNDING: Final = 0.001
@@ -212,7 +217,22 @@ def _window(table: dict[bytes, bytes], names: _Names, least: float = 0.0, period
             period = MINUTE
         if period is None:
             return None
-    return Window(limit, period or MINUTE, remaining if level is None else level)
+    period = period or MINUTE
+    size = _smaller_size(limit, period, level, remaining, wait)
+    return Window(limit, period, remaining if level is None else level, size)
+
+
+def _smaller_size(
+    limit: float, period: float, level: float | None, remaining: float | None, wait: float | None
+) -> float | None:
+    """What is left and what is missing, where the server tells them of a bucket for less than the limit.
+
+    So does one that enforces a limit of a minute in shorter windows.
+    """
+    if level is not None or remaining is None or wait is None:
+        return None
+    size = remaining + wait * limit / period
+    return size if size < _LESS * limit else None
 
 
 def exact_level(

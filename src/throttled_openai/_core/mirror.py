@@ -23,6 +23,10 @@ NEIGHBOUR_GAIN: Final = 0.6
 LEAST_SHARE: Final = 0.1
 # Spans of traffic, and refunds, that are remembered.
 KEPT: Final = 512
+# What the bucket holds when it is full is believed once all responses of so many seconds agree within this
+# share. A fixed window's rest and end give another sum each time.
+AGREEING_SECONDS: Final = 1.0
+AGREEING: Final = 0.01
 # A snapshot older than the newest used counts less, by this share of what refilled in between.
 STALENESS: Final = 0.5
 
@@ -49,6 +53,8 @@ class Mirror:
     """
 
     __slots__ = (
+        "_agreed_since",
+        "_agreeing",
         "_at",
         "_bucket",
         "_limit_at",
@@ -58,6 +64,7 @@ class Mirror:
         "_refunds",
         "_reviewed",
         "_reviewed_at",
+        "_size",
         "_snapshot_at",
         "_traffic",
         "_variance",
@@ -69,7 +76,10 @@ class Mirror:
     def __init__(self, limit: float, period: float) -> None:
         self.limit = limit
         self.period = period
-        self._bucket = TokenBucket(limit / period, _capacity(limit, period))
+        self._bucket = TokenBucket(limit / period, _capacity(limit, limit / period))
+        self._size = limit  # units it holds when it is full
+        self._agreeing = 0.0  # the same, as responses lately tell
+        self._agreed_since = math.inf
         self.corrected = 0.0  # sum of all corrections
         self._variance = math.inf  # of the level, units squared
         self._at = -math.inf  # instant of the last look at the variance
@@ -105,7 +115,7 @@ class Mirror:
     @property
     def reserve(self) -> float:
         """Units the server may have and we do not use."""
-        return self.limit - self._bucket.capacity
+        return self._size - self._bucket.capacity
 
     def delay(self, amount: float, held: float = 0.0) -> float:
         """Seconds until `amount` may be sent, leaving `held` to somebody else."""
@@ -198,6 +208,23 @@ class Mirror:
             self._neighbours = neighbours
             self._bucket.resize(self.rate - neighbours, self._bucket.capacity)
 
+    def holds(self, size: float | None, remaining: float, now: float, unit: float) -> None:
+        """A response tells that the bucket holds `size` units when it is full; None: the whole limit."""
+        if remaining > self._size:  # it holds more than was believed
+            self._set_size(self.limit)
+        if size is None:
+            self._agreed_since = math.inf
+        elif self._agreed_since == math.inf or abs(size - self._agreeing) > max(unit, AGREEING * self._agreeing):
+            self._agreeing, self._agreed_since = size, now
+        elif now - self._agreed_since >= AGREEING_SECONDS and not math.isclose(size, self._size, rel_tol=0.02):
+            self._set_size(size)
+
+    def _set_size(self, size: float) -> None:
+        level = self.level
+        self._size = size
+        self._bucket.resize(self._bucket.rate, _capacity(size, self.rate))
+        self._correct(level)
+
     def emptied(self, level: float, sent_at: float, unit: float) -> None:
         """An attempt was refused: the server had at most `level`."""
         if level < self.level:
@@ -215,9 +242,10 @@ class Mirror:
     def _resize(self, limit: float) -> None:
         """Change the limit; the level stays, as far as it fits."""
         level = self.level
-        self.limit = limit
+        self.limit = self._size = limit
+        self._agreed_since = math.inf
         self._neighbours, self._reviewed_at = 0.0, -math.inf
-        self._bucket.resize(limit / self.period, _capacity(limit, self.period))
+        self._bucket.resize(self.rate, _capacity(limit, self.rate))
         self._bucket.set_level(level)
         self.corrected += self._bucket.last_level - level
 
@@ -226,9 +254,10 @@ class Mirror:
         self._bucket.rebind(same_clock=same_clock)
         if not same_clock:
             self._at = self._snapshot_at = self._limit_at = self._reviewed_at = -math.inf
+            self._agreed_since = math.inf
             self._traffic.clear()
 
 
-def _capacity(limit: float, period: float) -> float:
-    reserve = max(RESERVE * limit / period, min(2.0, 0.02 * limit))
-    return limit - min(reserve, limit / 4)
+def _capacity(size: float, rate: float) -> float:
+    reserve = max(RESERVE * rate, min(2.0, 0.02 * size))
+    return size - min(reserve, size / 4)
