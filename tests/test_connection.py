@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import functools
+import gc
 import importlib
+import itertools
 
 import pytest
 
@@ -53,6 +55,8 @@ def raw(*parts, hang_up=True, pause=0.0):
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe", r"received 2 bytes, expected 5"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe", "incomplete chunked read"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfive\r\n", "illegal chunk header"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "was not asked for"),
+        (b"HTTP/1.1 103 Hints\r\nContent-Length: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", "bad Content-Length"),
     ],
 )
 @real
@@ -116,6 +120,33 @@ async def test_a_body_without_length_ends_with_its_connection(family, tls, tmp_p
         for _ in range(2):
             assert (await client.get(server.url)).text == "all of it"
         assert server.connections == 2
+
+
+@families
+@real
+async def test_tls_in_answer_to_plain_http_is_not_waited_for(family):
+    async with Server(raw(b"\x15\x03\x01\x00\x02\x02\x46", hang_up=False)) as server, pooled(family) as client:
+        with pytest.raises(error(family, "RemoteProtocolError"), match="illegal status line"):
+            await client.get(server.url)
+
+
+@families
+@real
+async def test_a_last_chunk_that_ends_with_a_bare_line_feed_is_not_waited_for(family):
+    said = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0002\r\nhi\r\n0\r\n\n"
+    async with Server(raw(said, hang_up=False)) as server, pooled(family) as client:
+        assert (await client.get(server.url)).text == "hi"
+        assert (await client.get(server.url)).text == "hi"
+        assert server.connections == 1
+
+
+@families
+@real
+async def test_a_length_that_was_said_twice_is_handed_on_once(family):
+    said = b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\ncontent-length: 2\r\n\r\nhi"
+    async with Server(raw(said, hang_up=False)) as server, pooled(family) as client:
+        answer = await client.get(server.url)
+        assert (answer.text, answer.headers["content-length"]) == ("hi", "2")
 
 
 @families
@@ -234,37 +265,172 @@ async def test_an_upgrade_leaves_the_stream_to_the_caller(family):
 
 @families
 @real
+async def test_a_tunnel_leaves_the_stream_to_the_caller(family):
+    async def tunnel(asked):
+        asked.writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        asked.writer.write((await asked.reader.readexactly(5)).upper())
+        await asked.writer.drain()
+        return b""
+
+    async with Server(tunnel) as server, pooled(family) as client, client.stream("CONNECT", server.url) as answer:
+        stream = answer.extensions["network_stream"]
+        await stream.write(b"hello", 1.0)
+        assert await stream.read(100, 1.0) == b"HELLO"
+
+
+@families
+@real
 async def test_what_cannot_be_a_request_is_not_sent(family):
     async with Server() as server, pooled(family) as client:
-        with pytest.raises(error(family, "LocalProtocolError"), match="characters"):
-            await client.get(server.url, headers={"X": "a\r\nY: b"})
+        with pytest.raises(error(family, "LocalProtocolError"), match="'X-Key' has characters") as raised:
+            await client.get(server.url, headers={"X-Key": "sk-secret\n"})
+        assert "sk-secret" not in f"{raised.value!r} {raised.value.__cause__!r}"
         with pytest.raises(error(family, "LocalProtocolError"), match="Too little data"):
             await client.post(server.url, content=b"abc", headers={"Content-Length": "5"})
         assert not server.asked
 
 
+# What a listener hears, next to httpcore.
+
+
+async def hangs(asked):
+    await asyncio.sleep(5)
+
+
+async def begins(asked):
+    asked.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+    await asyncio.sleep(5)
+
+
+async def get(client, url, **more):
+    await client.get(url, **more)
+
+
+async def get_twice(client, url, **more):
+    await client.get(url, **more)
+    await client.get(url, **more)
+
+
+async def post(client, url, **more):
+    await client.post(url, content=b"x" * 100_000, **more)
+
+
+async def post_in_parts(client, url, **more):
+    async def parts():
+        yield b"1"
+        yield b"2"
+
+    await client.post(url, content=parts(), headers={"content-length": "2"}, **more)
+
+
+async def leave(client, url, **more):
+    async with client.stream("GET", url, **more) as answer:
+        async for _ in answer.aiter_raw():
+            break
+    gc.collect()
+    await asyncio.sleep(0.01)
+
+
+async def ignore(client, url, **more):
+    async with client.stream("GET", url, **more):
+        pass
+
+
+async def switch(client, url, **more):
+    async with client.stream("GET", url, headers={"Connection": "upgrade", "Upgrade": "x"}, **more):
+        pass
+
+
+async def wait_not(client, url, **more):
+    await client.get(url, timeout=0.1, **more)
+
+
+async def cancel(client, url, **more):
+    call = asyncio.create_task(client.get(url, **more))
+    await asyncio.sleep(0.1)
+    call.cancel()
+    await asyncio.wait([call])
+
+
+async def connect_nowhere(client, url, **more):
+    await client.get("http://127.0.0.1:1/", **more)
+
+
+async def send_an_illegal_value(client, url, **more):
+    await client.get(url, headers={"X": "a\nb"}, **more)
+
+
+async def send_too_little(client, url, **more):
+    await client.post(url, content=b"abc", headers={"Content-Length": "5"}, **more)
+
+
+pieces = raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *[b"1\r\n.\r\n"] * 3, b"0\r\n\r\n", pause=0.01)
+exchanges = [
+    (get, None),
+    (get_twice, None),
+    (get, pieces),
+    (post, None),
+    (post_in_parts, None),
+    (leave, pieces),
+    (ignore, pieces),
+    (switch, raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nhi", hang_up=False)),
+    (get, raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\nhi", hang_up=False)),
+    (get, raw(b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n")),
+    (get, raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")),
+    (get, raw(b"HTTP/1.1 200 OK\r\n\r\nto the end")),
+    (get, raw(b"")),
+    (wait_not, hangs),
+    (wait_not, begins),
+    (cancel, hangs),
+    (cancel, begins),
+    (connect_nowhere, None),
+    (send_an_illegal_value, None),
+    (send_too_little, None),
+]
+
+
 @families
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize(("ask", "answer"), exchanges)
 @real
-async def test_httpcores_events_are_all_told_in_order(family):
-    seen = []
+async def test_a_listener_hears_what_httpcore_tells(family, tls, ask, answer, tmp_path):
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_text(CERTIFICATE)
+    heard = []
 
     async def trace(name, info):
-        seen.append(name)
+        kinds = {key: type(value).__name__.replace("AnyIOStream", "Stream") for key, value in info.items()}
+        heard[-1].append((name, kinds))
 
+    async with Server(answer, tls=identity(str(certificate)) if tls else None) as server:
+        options = {"trust_env": False, "verify": trusting(str(certificate)) if tls else True}
+        for client in (
+            importlib.import_module(family).AsyncClient(**options),
+            pooled(family, verify=options["verify"]),
+        ):
+            heard.append([])
+            async with client:
+                with contextlib.suppress(Exception):
+                    await ask(client, server.url, extensions={"trace": trace})
+    stock, ours = heard
+    assert ours == stock
+    assert ours
+
+
+@families
+@real
+async def test_a_listener_that_fails_costs_its_call_only(family):
     async with Server() as server, pooled(family) as client:
-        await client.get(server.url, extensions={"trace": trace})
-        started = [name.removesuffix(".started") for name in seen if name.endswith(".started")]
-        assert [*dict.fromkeys(started)] == [
-            "connection.connect_tcp",
-            "http11.send_request_headers",
-            "http11.send_request_body",
-            "http11.receive_response_headers",
-            "http11.receive_response_body",
-            "http11.response_closed",
-        ]
-        assert sum(name.endswith(".complete") for name in seen) == len(started)
-        assert "connection.connect_tcp.started" in seen
-        assert "http11.response_closed.complete" in seen
+        for failing in range(10):
+            count = itertools.count()
+
+            async def trace(name, info, count=count, failing=failing):
+                if next(count) == failing:
+                    raise LookupError(name)
+
+            with pytest.raises(LookupError):
+                await client.get(server.url, extensions={"trace": trace})
+            assert (await client.get(server.url)).status_code == 200
 
 
 @families
