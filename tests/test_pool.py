@@ -15,9 +15,10 @@ import tracemalloc
 import openai
 import pytest
 
-from clients import CHAT, FAMILIES, HI, say, without_jitter
+from clients import CHAT, FAMILIES, HI, say, throttled, without_jitter
 from servers import CERTIFICATE, Server, after, forward, identity, real, says, trusting
-from throttled_openai import Throttle, ThrottledAsyncOpenAI, ThrottledOpenAI
+from support import virtual
+from throttled_openai import Throttle, ThrottledAsyncOpenAI, ThrottledOpenAI, _throttle
 from throttled_openai._pool import Pooled, PooledAsyncHttpxClient, SyncPooled, _client, _shelf, _stream, http_client
 from throttled_openai._pool._stack import StackPool
 from throttled_openai._pool._sync_stack import SyncStackPool
@@ -878,6 +879,49 @@ def test_no_more_calls_are_in_flight_than_the_process_may_have_files(files, most
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
     assert Throttle().most_in_flight == most
     assert Throttle(max_concurrency=5).most_in_flight == 5
+
+
+@pytest.mark.parametrize(("files", "calls", "warned"), [(256, 300, True), (256, 100, False), (100_000, 300, False)])
+def test_files_that_hold_calls_back_are_named_once(files, calls, warned, monkeypatch, caplog):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    _throttle._warn_of_files.cache_clear()
+    simulator = Simulator(latency=1.0)
+    most = 0
+
+    @virtual
+    async def main(model):
+        nonlocal most
+        client = throttled(simulator, rpm=6000)
+
+        async def ask():
+            nonlocal most
+            await say(client, model=model)
+            most = max(most, client.throttle.in_flight)
+
+        await asyncio.gather(*(ask() for _ in range(calls)))
+
+    main("gpt-4o")
+    main("gpt-4o-mini")
+    words = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    if warned:
+        (warning,) = words
+        assert all(part in warning for part in ("128 calls", "256 open files", "ulimit -n"))
+        assert most <= 128
+    else:
+        assert not words
+
+
+def test_a_ceiling_that_was_chosen_is_no_matter_of_files(monkeypatch, caplog):
+    _throttle._warn_of_files.cache_clear()
+
+    @virtual
+    async def main():
+        client = throttled(Simulator(latency=1.0), rpm=6000, max_concurrency=5)
+        await asyncio.gather(*(say(client) for _ in range(30)))
+
+    main()
+    assert "ulimit" not in caplog.text
 
 
 def test_a_missing_aiohttp_is_named(monkeypatch):

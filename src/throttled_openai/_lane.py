@@ -450,6 +450,8 @@ class Lane:
 
     def _find_limit(self) -> int:
         """The concurrency limit; it changes only with what an attempt's end or its headers tell."""
+        if self.queue.waiting and self.in_flight >= self.throttle.most_in_flight - 1:
+            self.throttle.held_by_its_ceiling()
         return self.concurrency.value(self.rate)
 
     def moved(self, *, same_clock: bool) -> Lane:
