@@ -18,7 +18,7 @@ _NAME: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 # Control characters are common in cookies; these are not, as some servers take them for a line's end.
 _TEXT: Final = rb"[^\x00\r\n\v\f]*"
 _FIELDS: Final = re.compile(rb"(?:%b:%b\r\n)*" % (_NAME, _TEXT))
-_SENT_FIELD: Final = re.compile(rb"%b: (?:[^\x00\s](?:%b[^\x00\s])?)?\r\n" % (_NAME, _TEXT))
+_SENT_FIELD: Final = re.compile(rb"%b: (?:\r\n|[^\x00\s]%b(?<![ \t])\r\n)" % (_NAME, _TEXT))
 _SENT_FIELDS: Final = re.compile(rb"(?:%b)*" % _SENT_FIELD.pattern)
 _TARGET: Final = re.compile(rb"[\x21-\x7e]+")
 _METHOD: Final = re.compile(_NAME)
@@ -27,6 +27,8 @@ _LINE_END: Final = re.compile(rb"\r?\n")  # some servers end lines with a bare L
 _FOLD: Final = re.compile(rb"\r\n[ \t]+")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,20})(?:;[^\n]*)?[ \t]*\r\n")
 _LENGTH: Final = re.compile(rb"[0-9]{1,20}")
+
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"upgrade"})
 
 _INCOMPLETE: Final = "peer closed connection without sending complete message body"
 
@@ -52,32 +54,41 @@ class Framing(NamedTuple):
 
 def _framed(fields: Fields, malformed: type[Exception]) -> tuple[Fields, Framing]:
     """The fields with a single Content-Length, as from h11, and their framing. Raises `malformed`."""
-    kept: Fields = []
     length = b""
-    chunked = closes = upgrades = False
-    for name, value in fields:
-        lower = name.lower()
+    chunked = closes = upgrades = odd = False
+    for lower, value in [(lower, value) for name, value in fields if (lower := name.lower()) in _FRAMING]:
         if lower == b"content-length":
             first, *others = {part.strip() for part in value.split(b",")}
             if others or length not in (b"", first):
                 raise malformed("conflicting Content-Length headers")
             if not _LENGTH.fullmatch(first):
                 raise malformed("bad Content-Length")
-            if not length:
-                length = first
-                kept.append((name, first))
-            continue
-        kept.append((name, value))
-        if lower == b"transfer-encoding":
+            odd |= bool(length) or value != first
+            length = first
+        elif lower == b"transfer-encoding":
             if chunked or value.lower() != b"chunked":
                 raise malformed("Only Transfer-Encoding: chunked is supported")
-            kept[-1] = name, b"chunked"
+            odd |= value != b"chunked"
             chunked = True
         elif lower == b"connection":
             closes |= b"close" in {option.strip() for option in value.lower().split(b",")}
-        elif lower == b"upgrade":
+        else:
             upgrades |= bool(value.strip(b" \t,"))
-    return kept, Framing(int(length) if length else None, chunked, closes, upgrades)
+    framing = Framing(int(length) if length else None, chunked, closes, upgrades)
+    return _normalised(fields, length) if odd else fields, framing
+
+
+def _normalised(fields: Fields, length: bytes) -> Fields:
+    """The fields with `length` in the first place where one was said, and codings in lower case."""
+    kept: Fields = []
+    for name, value in fields:
+        lower = name.lower()
+        if lower != b"content-length":
+            kept.append((name, b"chunked" if lower == b"transfer-encoding" else value))
+        elif length:
+            kept.append((name, length))
+            length = b""
+    return kept
 
 
 # Requests.
@@ -92,7 +103,7 @@ def request_head(method: bytes, target: bytes, fields: Fields) -> tuple[bytes, F
         raise MalformedRequest(_illegal_field(fields))
     if not _TARGET.fullmatch(target) or not _METHOD.fullmatch(method):
         raise MalformedRequest("the method or the URL has characters that cannot be sent")
-    if sum([name.lower() == b"host" for name, _ in fields]) != 1:
+    if [name.lower() for name, _ in fields].count(b"host") != 1:
         raise MalformedRequest("a request has exactly one Host header")
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, lines), framing
 
