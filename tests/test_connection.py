@@ -6,6 +6,7 @@ import functools
 import gc
 import importlib
 import itertools
+import re
 
 import pytest
 
@@ -413,6 +414,28 @@ async def test_a_listener_hears_what_httpcore_tells(family, tls, ask, answer, tm
                 with contextlib.suppress(Exception):
                     await ask(client, server.url, extensions={"trace": trace})
     stock, ours = heard
+    assert ours == stock
+    assert ours
+
+
+@families
+@pytest.mark.parametrize(
+    ("ask", "answer"), [(get_twice, None), (leave, pieces), (get, raw(b"")), (connect_nowhere, None)]
+)
+@real
+async def test_the_log_says_what_httpcore_logs(family, ask, answer, caplog):
+    caplog.set_level("DEBUG", logger=core_of(family).__name__)
+    said = []
+    async with Server(answer) as server:
+        for client in (importlib.import_module(family).AsyncClient(trust_env=False), pooled(family)):
+            caplog.clear()
+            async with client:
+                with contextlib.suppress(error(family, "TransportError")):
+                    await ask(client, server.url)
+            lines = [(record.name, record.getMessage()) for record in caplog.records if "httpcore" in record.name]
+            # Addresses, and what a system says of them, differ.
+            said.append([(name, re.sub(r"<.*? object at \w+>|Error\(.*\)", "it", line)) for name, line in lines])
+    stock, ours = said
     assert ours == stock
     assert ours
 

@@ -78,9 +78,10 @@ class Connection:
         return self._stream is None or self._stream.is_readable()
 
     async def aclose(self) -> None:
-        self._closed = True
+        closed, self._closed = self._closed, True
         if self._stream is not None:
-            await self._stream.aclose()
+            close = self._stream.aclose()
+            await (close if closed else Events(self._core).around("connection.close", close, {}))
 
     # An exchange.
 
@@ -108,7 +109,7 @@ class Connection:
         self._buffer = b""
         if switched:
             stream.unread(body.rest)
-        content = _Content if events.listener is None else _ToldContent
+        content = _ToldContent if events.wanted else _Content
         return self._core.Response(
             status=head.status,
             headers=head.fields,
@@ -128,7 +129,7 @@ class Connection:
             raise
         self._all_sent = not asked.closes
         try:
-            if events.listener is not None or not isinstance(request.stream, self._whole):
+            if events.wanted or not isinstance(request.stream, self._whole):
                 # A listener hears of head and body in turn. And while a body is awaited, a connection
                 # without a head looks idle to the server, which may close it.
                 await events.around("http11.send_request_headers", stream.write(head, timeout))

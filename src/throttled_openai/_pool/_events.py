@@ -1,7 +1,9 @@
-"""Events: what httpcore tells the `trace` of a request about its exchange, name by name."""
+"""Events: what httpcore tells the `trace` of a request, and its own loggers, about an exchange."""
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._wire import MalformedRequest, MalformedResponse
@@ -13,12 +15,15 @@ T = TypeVar("T")
 
 
 class Events:
-    """Tells the listener of `request`, if it has one. `core` is the module httpcore or httpcore2."""
+    """Tells the listener of `request`, if it has one, and the log. `core` is the module httpcore or httpcore2."""
 
-    def __init__(self, core: Any, request: Any) -> None:
+    def __init__(self, core: Any, request: Any = None) -> None:
         self._core = core
         self.request = request
-        self.listener = request.extensions.get("trace")
+        self._listener = None if request is None else request.extensions.get("trace")
+        self.wanted = self._listener is not None or any(
+            logger.isEnabledFor(logging.DEBUG) for logger in _loggers(core.__name__).values()
+        )
 
     def around(
         self,
@@ -29,12 +34,18 @@ class Events:
         result: Callable[[T], Any] = lambda _: None,
     ) -> Coroutine[Any, Any, T]:
         """`work`, with events before and after it. `result` is what they show of its result."""
-        if self.listener is None:
+        if not self.wanted:
             return work
         return self._around(name, work, {"request": self.request} if info is None else info, result)
 
     async def tell(self, name: str, info: dict[str, Any]) -> None:
-        await self.listener(name, info)
+        if self._listener is not None:
+            await self._listener(name, info)
+        area, _, name = name.partition(".")
+        logger = _loggers(self._core.__name__)[area]
+        if logger.isEnabledFor(logging.DEBUG):
+            shown = [] if info.get("return_value", info) is None else [f"{key}={info[key]!r}" for key in info]
+            logger.debug("%s", " ".join([name, *shown]))
 
     async def _around(
         self, name: str, work: Coroutine[Any, Any, T], info: dict[str, Any], result: Callable[[T], Any]
@@ -62,3 +73,8 @@ def named_by_httpcore(core: Any, failure: BaseException) -> BaseException:
     if isinstance(failure, MalformedResponse):
         return core.RemoteProtocolError(str(failure))  # type: ignore[no-any-return]
     return failure
+
+
+@functools.cache
+def _loggers(core: str) -> dict[str, logging.Logger]:
+    return {area: logging.getLogger(f"{core}.{area}") for area in ("connection", "http11")}
