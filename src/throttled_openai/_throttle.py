@@ -230,7 +230,7 @@ class Throttle:
         return max(self.most_in_flight, affordable(MOST_IN_FLIGHT))
 
     def held_by_its_ceiling(self) -> None:
-        """Calls wait because as many are in flight as may be. Where files are the reason, nobody has chosen that."""
+        """Calls wait for this throttle's ceiling. Warn if open files set it: that is no choice of the user."""
         if "max_concurrency" not in self._options and self.most_in_flight < MOST_IN_FLIGHT:
             _warn_of_files(self.most_in_flight)
 

@@ -9,7 +9,7 @@ For `httpx` and `httpx2` alike. On trio httpcore's own pool sends.
 A client has a transport, whose pool (`_stack`) has a shelf of connections for each server
 (`_shelf`), on each event loop (`_loops`). A connection (`_connection`) puts requests and responses
 (`_wire`) on a stream (`_network`) to the first address of its server that answers (`_addresses`), and
-tells those who listen (`_events`).
+reports each step to listeners and the log (`_events`).
 """
 
 from ._client import (

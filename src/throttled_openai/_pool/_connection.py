@@ -56,10 +56,9 @@ class Connection:
         self._busy = True
         events = Events(self._core, request)
         timeouts = request.extensions.get("timeout", {})
-        if self._stream is None:
-            self._stream = await self._connect(request, events, timeouts.get("connect"))
+        stream = self._stream or await self._connect(request, events, timeouts.get("connect"))
         try:
-            return await self._exchange(self._stream, request, events, timeouts)
+            return await self._exchange(stream, request, events, timeouts)
         except BaseException as failure:
             self._close()
             await events.around("http11.response_closed", _nothing(), {})
@@ -88,7 +87,7 @@ class Connection:
     async def _connect(self, request: Any, events: Events, timeout: float | None) -> Stream:  # noqa: ASYNC109
         host, port = self._origin.host.decode("ascii"), self._origin.port
         info = {"host": host, "port": port, "local_address": None, "timeout": timeout, "socket_options": None}
-        tcp = self._backend.connect_tcp(host, port, timeout)
+        tcp = self._connect_tcp(host, port, timeout)
         stream = await events.around("connection.connect_tcp", tcp, info, result=lambda stream: stream)
         if self._origin.scheme == b"https":
             self._context.set_alpn_protocols(["http/1.1"])
@@ -99,6 +98,10 @@ class Connection:
         if self.opened is not None:
             self.opened()
         return stream
+
+    async def _connect_tcp(self, host: str, port: int, timeout: float | None) -> Stream:  # noqa: ASYNC109
+        self._stream = await self._backend.connect_tcp(host, port, timeout)  # ours from here on, to close it
+        return self._stream
 
     async def _exchange(self, stream: Stream, request: Any, events: Events, timeouts: Any) -> Any:
         asked = await self._send(stream, request, events, timeouts.get("write"))
@@ -130,8 +133,8 @@ class Connection:
         self._all_sent = not asked.closes
         try:
             if events.wanted or not isinstance(request.stream, self._whole):
-                # A listener hears of head and body in turn. And while a body is awaited, a connection
-                # without a head looks idle to the server, which may close it.
+                # A listener expects to hear of the head first. And before a body that is not ready yet the
+                # head has to leave: without it the connection looks idle to the server, which may close it.
                 await events.around("http11.send_request_headers", stream.write(head, timeout))
                 head = b""
             send = self._send_body(stream, request, RequestBody(asked), head, timeout)
@@ -249,7 +252,7 @@ class _Content:
 
 
 class _ToldContent(_Content):
-    """The same with a listener, who hears of the body as a whole."""
+    """The same with a listener, which hears of the body as a whole."""
 
     _begun = _over = False
 

@@ -1,4 +1,4 @@
-"""Events: what httpcore tells the `trace` of a request, and its own loggers, about an exchange."""
+"""Events: what httpcore reports of an exchange, to the `trace` of its request and to its own loggers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Events:
-    """Tells the listener of `request`, if it has one, and the log. `core` is the module httpcore or httpcore2."""
+    """Reports to the listener of `request`, if it has one, and to the loggers of `core`, httpcore or httpcore2."""
 
     def __init__(self, core: Any, request: Any = None) -> None:
         self._core = core

@@ -15,7 +15,7 @@ _open: set[Any] = set()
 
 
 def on_asyncio() -> bool:
-    """Whether a task of asyncio runs, and not one of trio; which may run within asyncio's loop, as its guest."""
+    """Whether this runs in a task of asyncio: trio may run without asyncio, or as a guest in asyncio's loop."""
     try:
         return asyncio.current_task() is not None
     except RuntimeError:

@@ -224,8 +224,8 @@ def _expire(waiter: asyncio.Future[None], error: type[Exception]) -> None:
 def _failures(core: Any) -> Iterator[None]:
     """Failures to connect, as httpcore's.
 
-    Not all are `OSError`s: a name or a port that cannot be one is a `ValueError` to the resolver and to
-    TLS (`UnicodeError` for a label of 64 characters), or an `OverflowError`.
+    Not all are `OSError`s: for an invalid host or port the resolver and TLS raise `ValueError`, its
+    subclass `UnicodeError` (a label of 64 characters), or `OverflowError`.
     """
     try:
         yield

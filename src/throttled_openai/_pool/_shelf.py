@@ -56,9 +56,9 @@ class Shelf:
     async def exchange(self, request: Any) -> Any:
         """Send `request`; the response's stream has its connection until it is closed.
 
-        It is sent once. A server may close an idle connection in the moment it is used, but nobody
-        can tell that from one that has read the request, acted upon it, and hung up. So this is for
-        the SDK's retries to judge, as with httpcore.
+        It is sent once. If the server closes an idle connection just as it is used, that looks the
+        same as a server that read the request, acted on it and hung up. So sending it again is left
+        to the SDK's retries, as with httpcore.
         """
         await self._enter(request)
         try:
@@ -168,9 +168,9 @@ class Shelf:
 
 
 def raise_connect_error(core: Any, connection: Any, failure: BaseException) -> None:
-    """Raise httpcore's error where a connection of its own failed to connect for a reason it has no name for.
+    """Raise httpcore's `ConnectError` where one of its own connections failed to connect with another error.
 
-    Resolvers have several for a host or a port that cannot be one: `UnicodeError`, `OverflowError`.
+    Resolvers have several for invalid hosts and ports: `UnicodeError`, `OverflowError`.
     """
     named = not isinstance(failure, Exception) or type(failure).__module__ == core.__name__
     if not named and not isinstance(connection, Connection) and connection.info() == "CONNECTION FAILED":

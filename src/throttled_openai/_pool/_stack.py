@@ -19,8 +19,8 @@ class StackPool:
     `core` is the module, httpcore or httpcore2. `connect` makes a connection to an origin. `limits`
     are httpx's, and hold for each server.
 
-    Our connections stand on asyncio. Elsewhere, as on trio, `stock` sends, and so it does for what
-    has put itself in the place of its methods.
+    Our connections need asyncio. On trio `stock` sends, and so it does where a mock has replaced its
+    methods.
     """
 
     def __init__(self, core: Any, stock: Any, connect: Callable[[Any], Any], limits: Any) -> None:
@@ -50,7 +50,7 @@ class StackPool:
 
     @property  # type: ignore[misc]  # an attribute, to mypy
     def __class__(self) -> Any:
-        """That of `stock`: who wants to know whether a transport has a proxy asks `isinstance()` of its pool."""
+        """The class of `stock`: programs find out whether a transport has a proxy by `isinstance()` of its pool."""
         return type(self._stock)
 
     def __getattr__(self, name: str) -> Any:

@@ -53,7 +53,7 @@ class SyncStackPool:
 
     @property  # type: ignore[misc]  # an attribute, to mypy
     def __class__(self) -> Any:
-        """That of `stock`, as with `StackPool`."""
+        """The class of `stock`, as in `StackPool`."""
         return type(self._stock)
 
     def __getattr__(self, name: str) -> Any:
