@@ -84,8 +84,9 @@ class Throttle:
         if max_concurrency is not None:
             check_count("max_concurrency", max_concurrency, "a number of calls such as 100, or None to find it")
         check_count("max_refusals", max_refusals, "a number such as 20, or 0 to see every refusal", least=0)
+        self.max_concurrency = MAX_CONCURRENCY if max_concurrency is None else max_concurrency
         self.most_in_flight = affordable(MOST_IN_FLIGHT) if max_concurrency is None else max_concurrency
-        self.max_concurrency = min(MAX_CONCURRENCY, self.most_in_flight) if max_concurrency is None else max_concurrency
+        self.max_concurrency = min(self.max_concurrency, self.most_in_flight)
         self.max_refusals = max_refusals
         self.random = random.random  # jitter
         self.arrivals = itertools.count()
