@@ -85,6 +85,7 @@ class Server:
     shakes_hands_for: float = 0.0
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
+    heads: int = 0
     shaking: int = 0
     most_shaking: int = 0
 
@@ -137,6 +138,7 @@ class Server:
     async def _converse(self, reader, writer, connection):
         for nth in range(1, 10_000):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            self.heads += 1
             first, *lines = head.strip().split("\r\n")
             method, target, _ = first.split(" ")
             headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}

@@ -1,21 +1,27 @@
 """The connection pool, before real servers on local ports."""
 
 import asyncio
+import contextlib
+import functools
 import gc
 import gzip
 import importlib
 import json
+import queue
 import ssl
+import threading
 import tracemalloc
 
 import openai
 import pytest
 
-from clients import CHAT, FAMILIES, HI, say, without_jitter
+from clients import CHAT, FAMILIES, HI, say, throttled, without_jitter
 from servers import CERTIFICATE, Server, after, forward, identity, real, says, trusting
-from throttled_openai import Throttle, ThrottledAsyncOpenAI
-from throttled_openai._pool import Pooled, PooledAsyncHttpxClient, _client, _shelf, _stream, http_client
+from support import virtual
+from throttled_openai import Throttle, ThrottledAsyncOpenAI, ThrottledOpenAI, _throttle
+from throttled_openai._pool import Pooled, PooledAsyncHttpxClient, SyncPooled, _client, _shelf, _stream, http_client
 from throttled_openai._pool._stack import StackPool
+from throttled_openai._pool._sync_stack import SyncStackPool
 from throttled_openai.simulator import Simulator, serve
 
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -106,6 +112,17 @@ async def test_no_more_idle_connections_are_kept_than_allowed():
     async with Server(after(0.1)) as server, pooled(limits=limits(kept=2)) as client:
         await asyncio.gather(*(client.get(server.url) for _ in range(6)))
         await soon(lambda: server.open == 2)
+
+
+@families
+@pytest.mark.parametrize("kept", [{"seconds": 0}, {"kept": 0}])
+@real
+async def test_a_connection_that_is_not_to_be_kept_is_closed_at_once(family, kept):
+    async with Server() as server, pooled(family, limits=limits(family, **kept)) as client:
+        for nth in range(1, 4):
+            await client.get(server.url)
+            await soon(lambda: server.open == 0)
+            assert server.connections == nth
 
 
 @families
@@ -241,69 +258,40 @@ async def closes_the_second_time(asked):
 
 @families
 @pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("proxied", [False, True])
 @real
-async def test_a_request_on_a_connection_that_was_being_closed_is_sent_again_once(family, method):
-    async with Server(closes_the_second_time) as server, pooled(family) as client:
-        await client.request(method, server.url, content=b"1")
-        assert (await client.request(method, server.url, content=b"2")).status_code == 200
-        assert [(asked.connection, asked.nth, asked.body) for asked in server.asked] == [
-            (1, 1, b"1"),
-            (1, 2, b"2"),
-            (2, 1, b"2"),
-        ]
-
-
-@families
-@real
-async def test_a_request_that_dies_on_a_new_connection_is_not_sent_again(family):
-    async def closes(asked):
-        return None
-
-    async with Server(closes) as server, pooled(family) as client:
-        with pytest.raises(module_of(family).RemoteProtocolError):
-            await client.get(server.url)
-        assert len(server.asked) == 1
+async def test_a_request_that_a_server_read_before_it_hung_up_is_not_sent_again(family, method, proxied):
+    async with Server(closes_the_second_time) as server:
+        proxy = {"proxy": f"http://127.0.0.1:{server.port}"} if proxied else {}
+        stock = module_of(family).AsyncClient(trust_env=False, **proxy)
+        for client in (stock, pooled(family, trust_env=False, **proxy)):
+            server.asked.clear()
+            async with client:
+                await client.request(method, server.url, content=b"1")
+                with pytest.raises(module_of(family).RemoteProtocolError, match="without sending a response"):
+                    await client.request(method, server.url, content=b"2")
+            assert [asked.body for asked in server.asked] == [b"1", b"2"]
 
 
 @real
-async def test_a_request_sent_again_is_not_sent_a_third_time():
-    async def one_answer(asked):
-        return says() if len(server.asked) == 1 else None
-
-    async with Server(one_answer) as server, pooled() as client:
-        await client.get(server.url)
-        with pytest.raises(module_of(FAMILIES[-1]).RemoteProtocolError):
-            await client.get(server.url)
-        assert len(server.asked) == 3
-
-
-@real
-async def test_a_request_that_dies_later_may_have_been_worked_on_and_is_not_sent_again(monkeypatch):
-    monkeypatch.setattr(_shelf, "STALE", 0.05)
-
-    async def slowly(asked):
-        if asked.nth == 1:
-            return says()
-        await asyncio.sleep(0.2)
-        return None
-
-    async with Server(slowly) as server, pooled() as client:
-        await client.get(server.url)
-        with pytest.raises(module_of(FAMILIES[-1]).RemoteProtocolError):
-            await client.get(server.url)
+async def test_a_call_without_retries_is_executed_once():
+    async with Server(closes_the_second_time) as server, sdk(server) as client:
+        await client.chat.completions.create(model="m", messages=HI)
+        with pytest.raises(openai.APIConnectionError):
+            await client.chat.completions.create(model="m", messages=HI)
         assert len(server.asked) == 2
 
 
 @real
-async def test_a_body_that_can_be_read_only_once_is_not_sent_again():
+async def test_a_head_does_not_wait_for_a_body_that_is_not_ready():
     async def pieces():
+        await soon(lambda: server.heads == 2)
         yield b"1"
 
-    async with Server(closes_the_second_time) as server, pooled() as client:
+    async with Server() as server, pooled() as client:
         await client.get(server.url)
-        with pytest.raises(module_of(FAMILIES[-1]).RemoteProtocolError):
-            await client.post(server.url, content=pieces(), headers={"content-length": "1"})
-        assert len(server.asked) == 2
+        answer = await client.post(server.url, content=pieces(), headers={"content-length": "1"})
+        assert answer.status_code == 200
 
 
 @real
@@ -559,6 +547,69 @@ async def test_nobody_there_is_a_connect_error(family):
             await client.get("gopher://somewhere/")
 
 
+ODD_HOSTS = ["a..b", ".b", "a" * 64, f"{'a' * 64}.b"]
+
+
+@families
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("host", ODD_HOSTS)
+@real
+async def test_a_host_that_cannot_be_one_is_a_connect_error(family, scheme, host):
+    module = module_of(family)
+    async with pooled(family) as client:
+        with pytest.raises(module.ConnectError, match="label"):
+            await client.get(f"{scheme}://{host}/")
+    async with pooled(family, proxy=f"http://{host}") as client:
+        with pytest.raises(module.ConnectError):
+            await client.get(f"{scheme}://127.0.0.1:1/")
+    sync = type("Client", (SyncPooled, module.Client), {})
+    with sync() as client, pytest.raises(module.ConnectError, match="label"):
+        client.get(f"{scheme}://{host}/")
+
+
+@pytest.mark.parametrize("host", ODD_HOSTS)
+@pytest.mark.parametrize("made", [ThrottledAsyncOpenAI, ThrottledOpenAI])
+@real
+async def test_a_host_that_cannot_be_one_is_the_sdks_connection_error(made, host):
+    client = made(api_key="k", base_url=f"http://{host}/v1", max_retries=0)
+    call = client.chat.completions.create
+    with pytest.raises(openai.APIConnectionError):
+        await (
+            call(model="m", messages=HI)
+            if made is ThrottledAsyncOpenAI
+            else asyncio.to_thread(call, model="m", messages=HI)
+        )
+
+
+@families
+@real
+async def test_a_port_that_cannot_be_one_is_a_connect_error(family):
+    module = module_of(family)
+    with contextlib.suppress(module.InvalidURL):  # where httpx says so itself
+        async with pooled(family) as client:
+            with pytest.raises(module.ConnectError):
+                await client.get("http://127.0.0.1:99999/")
+
+
+@families
+@pytest.mark.parametrize(
+    ("proxy", "kind"),
+    [("http", "HTTPProxy"), ("https", "HTTPProxy"), ("socks5", "SOCKSProxy"), (None, "ConnectionPool")],
+)
+def test_a_pool_is_of_the_class_that_it_replaces(family, proxy, kind):
+    """pytest-httpx asks it for the address of its proxy."""
+    if proxy == "socks5":
+        pytest.importorskip("socksio")
+    core = importlib.import_module(family.replace("httpx", "httpcore"))
+    options = {"proxy": f"{proxy}://user:word@127.0.0.1:1"} if proxy else {}
+    sync = type("Client", (SyncPooled, module_of(family).Client), {})
+    for client, name in ((pooled(family, **options), f"Async{kind}"), (sync(**options), kind)):
+        (transport,) = {*client._mounts.values()} if proxy else {client._transport}
+        assert isinstance(transport._pool, getattr(core, name))
+        assert not proxy or transport._pool._proxy_url.port == 1
+        assert type(transport._pool) in (StackPool, SyncStackPool)
+
+
 @families
 def test_transports_mounts_and_http2_are_left_to_httpx(family, monkeypatch):
     module = module_of(family)
@@ -694,6 +745,115 @@ def test_a_client_may_be_closed_where_it_was_never_used():
     asyncio.run(pooled().aclose())
 
 
+# On trio, which the SDK and httpx support too.
+
+
+@families
+def test_on_trio_httpcores_own_pool_sends(family):
+    trio = pytest.importorskip("trio")
+    with serving_in_a_thread() as url:
+        client = pooled(family)
+
+        async def main():
+            for _ in range(3):
+                assert (await client.get(url)).status_code == 200
+            async with client.stream("GET", url) as response:
+                assert await response.aread()
+            await client.aclose()
+
+        trio.run(main)
+
+
+def test_a_client_that_was_not_used_can_be_closed_on_trio():
+    trio = pytest.importorskip("trio")
+    trio.run(pooled().aclose)
+    trio.run(PooledAsyncHttpxClient().aclose)
+    client = pooled()
+
+    async def use():
+        async with Server() as server:
+            await client.get(server.url)
+
+    asyncio.run(use())
+    trio.run(client.aclose)
+
+
+@families
+def test_a_client_serves_both_trio_and_asyncio(family):
+    trio = pytest.importorskip("trio")
+    with serving_in_a_thread() as url:
+        client = pooled(family)
+
+        async def call():
+            return (await client.get(url)).status_code
+
+        async def call_and_close():
+            try:
+                return await call()
+            finally:
+                await client.aclose()
+
+        assert asyncio.run(call()) == 200
+        assert asyncio.run(call()) == 200
+        assert trio.run(call_and_close) == 200
+
+
+@families
+def test_on_trio_within_asyncio_the_pool_is_httpcores(family):
+    """A guest of asyncio's loop: both run in one thread, and a call is of one of them."""
+    trio = pytest.importorskip("trio")
+
+    async def main():
+        async with Server() as server:
+            client = pooled(family)
+
+            async def call():
+                return (await client.get(server.url)).status_code
+
+            async def call_and_close():
+                try:
+                    return await call()
+                finally:
+                    await client.aclose()
+
+            loop, over = asyncio.get_running_loop(), asyncio.Event()
+            outcomes = []
+
+            def done(outcome):
+                outcomes.append(outcome)
+                over.set()
+
+            trio.lowlevel.start_guest_run(
+                call_and_close, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=done
+            )
+            assert await call() == 200
+            await over.wait()
+            assert outcomes[0].unwrap() == 200
+            await client.aclose()
+
+    asyncio.run(main())
+
+
+@contextlib.contextmanager
+def serving_in_a_thread():
+    started = queue.SimpleQueue()
+
+    async def main():
+        over = asyncio.Event()
+        async with Server() as server:
+            started.put((server.url, functools.partial(asyncio.get_running_loop().call_soon_threadsafe, over.set)))
+            await over.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    url, stop = started.get(timeout=10)
+    try:
+        yield url
+    finally:
+        stop()
+        thread.join(10)
+
+
 # The choices.
 
 
@@ -719,6 +879,49 @@ def test_no_more_calls_are_in_flight_than_the_process_may_have_files(files, most
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
     assert Throttle().most_in_flight == most
     assert Throttle(max_concurrency=5).most_in_flight == 5
+
+
+@pytest.mark.parametrize(("files", "calls", "warned"), [(256, 300, True), (256, 100, False), (100_000, 300, False)])
+def test_files_that_hold_calls_back_are_named_once(files, calls, warned, monkeypatch, caplog):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    _throttle._warn_of_files.cache_clear()
+    simulator = Simulator(latency=1.0)
+    most = 0
+
+    @virtual
+    async def main(model):
+        nonlocal most
+        client = throttled(simulator, rpm=6000)
+
+        async def ask():
+            nonlocal most
+            await say(client, model=model)
+            most = max(most, client.throttle.in_flight)
+
+        await asyncio.gather(*(ask() for _ in range(calls)))
+
+    main("gpt-4o")
+    main("gpt-4o-mini")
+    words = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    if warned:
+        (warning,) = words
+        assert all(part in warning for part in ("128 calls", "256 open files", "ulimit -n"))
+        assert most <= 128
+    else:
+        assert not words
+
+
+def test_a_ceiling_that_was_chosen_is_no_matter_of_files(monkeypatch, caplog):
+    _throttle._warn_of_files.cache_clear()
+
+    @virtual
+    async def main():
+        client = throttled(Simulator(latency=1.0), rpm=6000, max_concurrency=5)
+        await asyncio.gather(*(say(client) for _ in range(30)))
+
+    main()
+    assert "ulimit" not in caplog.text
 
 
 def test_a_missing_aiohttp_is_named(monkeypatch):

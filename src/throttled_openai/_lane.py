@@ -206,6 +206,8 @@ class Lane:
 
     def _look_for_room(self, now: float) -> float:
         """Let the limit grow if it is what holds calls; seconds until that may be looked at again."""
+        if self.in_flight >= self.throttle.most_in_flight - 1:
+            self.throttle.held_by_its_ceiling()
         if self.in_flight < self.limit:
             return math.inf  # the ceiling of all models together
         again = self.concurrency.look(now)

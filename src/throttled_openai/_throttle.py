@@ -86,6 +86,7 @@ class Throttle:
         check_count("max_refusals", max_refusals, "a number such as 20, or 0 to see every refusal", least=0)
         self.max_concurrency = MAX_CONCURRENCY if max_concurrency is None else max_concurrency
         self.most_in_flight = affordable(MOST_IN_FLIGHT) if max_concurrency is None else max_concurrency
+        self.max_concurrency = min(self.max_concurrency, self.most_in_flight)
         self.max_refusals = max_refusals
         self.random = random.random  # jitter
         self.arrivals = itertools.count()
@@ -229,6 +230,11 @@ class Throttle:
         """As many as its calls may need, and those of copies of its clients, which keep the connections."""
         return max(self.most_in_flight, affordable(MOST_IN_FLIGHT))
 
+    def held_by_its_ceiling(self) -> None:
+        """Calls wait for this throttle's ceiling. Warn if open files set it: that is no choice of the user."""
+        if "max_concurrency" not in self._options and self.most_in_flight < MOST_IN_FLIGHT:
+            _warn_of_files(self.most_in_flight)
+
     def has_room(self) -> bool:
         """Whether the ceiling of all lanes together leaves room for one more; each lane keeps to it by itself."""
         return len(self._lanes) == 1 or self.in_flight < self.most_in_flight
@@ -333,3 +339,19 @@ def affordable(connections: int) -> int:
     if files == resource.RLIM_INFINITY:
         return connections
     return min(connections, files - min(SPARE_FILES, files // 2))
+
+
+@functools.cache  # once for the process
+def _warn_of_files(connections: int) -> None:
+    logger.warning(
+        "no more than %s calls can be in flight, and others wait: each takes a connection, and this process may have "
+        "%s open files (ulimit -n). Raise that before it starts, for example: ulimit -n 10240",
+        f"{connections:,}",
+        f"{_open_files():,}",
+    )
+
+
+def _open_files() -> int:
+    import resource  # noqa: PLC0415  # not on Windows, where there is no such limit
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -2,13 +2,14 @@
 
 httpcore's pool looks at every connection it has, twice for every call. Here a call takes a connection
 off a stack and has it for itself, and the connections speak HTTP/1.1 on asyncio's own transports.
-The httpx transport above and the exceptions stay what they are, so whatever patches or wraps httpx
-and httpcore's pool (respx, vcrpy, OpenTelemetry) meets every exchange; httpcore's own log lines are
-gone, its trace events are not. For `httpx` and `httpx2` alike.
+The httpx transport above, the exceptions, httpcore's trace events and log lines stay what they are, so
+whatever patches or wraps httpx and httpcore's pool (respx, vcrpy, OpenTelemetry) meets every exchange.
+For `httpx` and `httpx2` alike. On trio httpcore's own pool sends.
 
 A client has a transport, whose pool (`_stack`) has a shelf of connections for each server
 (`_shelf`), on each event loop (`_loops`). A connection (`_connection`) puts requests and responses
-(`_wire`) on a stream (`_network`).
+(`_wire`) on a stream (`_network`) to the first address of its server that answers (`_addresses`), and
+reports each step to listeners and the log (`_events`).
 """
 
 from ._client import (

@@ -86,22 +86,21 @@ class Pooled(_AsyncClient):
         options = _with_context(_family(type(self)), options)
         transport: Any = super()._init_transport(**options)
         core = _core_of(transport)
-        backend, context = Backend(core), options["verify"]
-        return self._stacked(transport, options, lambda origin: Connection(core, backend, origin, context))
+        backend, context, whole = Backend(core), options["verify"], _family(type(self)).ByteStream
+        return _stacked(transport, options, lambda origin: Connection(core, backend, origin, context, whole))
 
     def _init_proxy_transport(self, proxy: Any, *args: Any, **options: Any) -> Any:
         transport: Any = super()._init_proxy_transport(proxy, *args, **options)
         if args or options.get("http2"):
             return transport
         # httpcore knows forwarding, tunnels, TLS within TLS, and SOCKS.
-        return self._stacked(transport, options, transport._pool.create_connection)  # noqa: SLF001
+        return _stacked(transport, options, transport._pool.create_connection)  # noqa: SLF001
 
-    def _stacked(self, transport: Any, options: dict[str, Any], connect: Callable[[Any], Any]) -> Any:
-        """The same transport with a stack for a pool."""
-        replayable = _family(type(self)).ByteStream
-        stack = StackPool(_core_of(transport), transport._pool, connect, options["limits"], replayable)  # noqa: SLF001
-        transport._pool = stack  # noqa: SLF001
-        return transport
+
+def _stacked(transport: Any, options: dict[str, Any], connect: Callable[[Any], Any]) -> Any:
+    """The same transport with a stack for a pool."""
+    transport._pool = StackPool(_core_of(transport), transport._pool, connect, options["limits"])  # noqa: SLF001
+    return transport
 
 
 class PooledAsyncHttpxClient(Pooled, DefaultAsyncHttpxClient):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 
+from ._events import Events, named_by_httpcore
 from ._wire import (
-    UPGRADED,
     Body,
+    Framing,
     Head,
     MalformedRequest,
     MalformedResponse,
@@ -15,14 +16,13 @@ from ._wire import (
     parse_head,
     request_head,
     split_head,
+    switches,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable
 
     from ._network import Backend, Stream
-
-T = TypeVar("T")
 
 # Bytes to ask for at once, as in httpcore.
 READ: Final = 64 * 1024
@@ -34,54 +34,38 @@ class Connection:
     """A connection to `origin`, opened by its first request, over TLS with `context`.
 
     `core` is the module httpcore or httpcore2, whose requests it sends and whose errors it raises.
+    `whole` is the class of request bodies that are in memory.
     """
 
-    def __init__(self, core: Any, backend: Backend, origin: Any, context: Any) -> None:
+    def __init__(self, core: Any, backend: Backend, origin: Any, context: Any, whole: type[Any]) -> None:
         self._core = core
         self._backend = backend
         self._origin = origin
         self._context = context
+        self._whole = whole
         self._stream: Stream | None = None
         self._buffer = b""  # received before the response's body began
         self._busy = False
         self._closed = False
         self._all_sent = True
-        self.heard = False  # whether the server has said anything since it was asked
+        self.opened: Callable[[], None] | None = None  # called when it is open
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send `request`; the connection belongs to the response until its stream is closed."""
         assert not self._busy, "one exchange at a time"
         self._busy = True
-        self.heard = False
-        trace, timeouts = request.extensions.get("trace"), request.extensions.get("timeout", {})
+        events = Events(self._core, request)
+        timeouts = request.extensions.get("timeout", {})
+        stream = self._stream or await self._connect(request, events, timeouts.get("connect"))
         try:
-            if self._stream is None:
-                self._stream = await self._connect(request, trace, timeouts.get("connect"))
-            stream = self._stream
-            # Head and body leave together, and so do their events.
-            send = self._send(stream, request, timeouts.get("write"))
-            send = _traced(trace, "send_request_body", request, send)
-            await _traced(trace, "send_request_headers", request, send)
-            receive = self._receive_head(stream, timeouts.get("read"))
-            head = await _traced(trace, "receive_response_headers", request, receive)
-            body = body_of(request.method, head, self._buffer)
+            return await self._exchange(stream, request, events, timeouts)
         except BaseException as failure:
             self._close()
-            self._raise_malformed(failure)
-            raise
-        self._buffer = b""
-        if head.status == UPGRADED:
-            stream.unread(body.rest)
-        return self._core.Response(
-            status=head.status,
-            headers=head.fields,
-            content=_Content(self, body, request),
-            extensions={
-                "http_version": b"HTTP/" + head.version,
-                "reason_phrase": head.reason,
-                "network_stream": stream,
-            },
-        )
+            await events.around("http11.response_closed", _nothing(), {})
+            named = named_by_httpcore(self._core, failure)
+            if named is failure:
+                raise
+            raise named from failure
 
     # What a pool asks.
 
@@ -93,55 +77,115 @@ class Connection:
         return self._stream is None or self._stream.is_readable()
 
     async def aclose(self) -> None:
-        self._closed = True
+        closed, self._closed = self._closed, True
         if self._stream is not None:
-            await self._stream.aclose()
+            close = self._stream.aclose()
+            await (close if closed else Events(self._core).around("connection.close", close, {}))
 
     # An exchange.
 
-    async def _connect(self, request: Any, trace: Any, timeout: float | None) -> Stream:  # noqa: ASYNC109
-        host = self._origin.host.decode("ascii")
-        tcp = self._backend.connect_tcp(host, self._origin.port, timeout)
-        stream = await _traced(trace, "connect_tcp", request, tcp, "connection")
+    async def _connect(self, request: Any, events: Events, timeout: float | None) -> Stream:  # noqa: ASYNC109
+        host, port = self._origin.host.decode("ascii"), self._origin.port
+        info = {"host": host, "port": port, "local_address": None, "timeout": timeout, "socket_options": None}
+        tcp = self._connect_tcp(host, port, timeout)
+        stream = await events.around("connection.connect_tcp", tcp, info, result=lambda stream: stream)
         if self._origin.scheme == b"https":
             self._context.set_alpn_protocols(["http/1.1"])
-            tls = stream.start_tls(self._context, request.extensions.get("sni_hostname") or host, timeout)
-            await _traced(trace, "start_tls", request, tls, "connection")
+            name = request.extensions.get("sni_hostname") or host
+            info = {"ssl_context": self._context, "server_hostname": name, "timeout": timeout}
+            tls = stream.start_tls(self._context, name, timeout)
+            stream = await events.around("connection.start_tls", tls, info, result=lambda stream: stream)
+        if self.opened is not None:
+            self.opened()
         return stream
 
-    async def _send(self, stream: Stream, request: Any, timeout: float | None) -> None:  # noqa: ASYNC109
+    async def _connect_tcp(self, host: str, port: int, timeout: float | None) -> Stream:  # noqa: ASYNC109
+        self._stream = await self._backend.connect_tcp(host, port, timeout)  # ours from here on, to close it
+        return self._stream
+
+    async def _exchange(self, stream: Stream, request: Any, events: Events, timeouts: Any) -> Any:
+        asked = await self._send(stream, request, events, timeouts.get("write"))
+        receive = self._receive_head(stream, request.method, asked, timeouts.get("read"))
+        name = "http11.receive_response_headers"
+        head, switched = await events.around(name, receive, result=lambda received: tuple(received[0][:4]))
+        body = body_of(request.method, head, self._buffer, switched=switched)
+        self._buffer = b""
+        if switched:
+            stream.unread(body.rest)
+        content = _ToldContent if events.wanted else _Content
+        return self._core.Response(
+            status=head.status,
+            headers=head.fields,
+            content=content(self, body, request, events),
+            extensions={
+                "http_version": head.version,
+                "reason_phrase": head.reason,
+                "network_stream": stream,
+            },
+        )
+
+    async def _send(self, stream: Stream, request: Any, events: Events, timeout: float | None) -> Framing:  # noqa: ASYNC109
         try:
-            body = RequestBody(request.headers)
-            self._all_sent = not body.closes
-            out = request_head(request.method, request.url.target, request.headers)
-            async for part in request.stream:
-                framed = body.frame(part)
-                if len(framed) > SMALL:
-                    await stream.write(out, timeout)
-                    out = framed
-                else:
-                    out += framed
-                if body.more:
-                    await stream.write(out, timeout)
-                    out = b""
-            await stream.write(out + body.end(), timeout)
+            head, asked = request_head(request.method, request.url.target, request.headers)
+        except MalformedRequest as malformed:
+            await events.around("http11.send_request_headers", _fail(malformed))
+            raise
+        self._all_sent = not asked.closes
+        try:
+            if events.wanted or not isinstance(request.stream, self._whole):
+                # A listener expects to hear of the head first. And before a body that is not ready yet the
+                # head has to leave: without it the connection looks idle to the server, which may close it.
+                await events.around("http11.send_request_headers", stream.write(head, timeout))
+                head = b""
+            send = self._send_body(stream, request, RequestBody(asked), head, timeout)
+            await events.around("http11.send_request_body", send)
         except self._core.WriteError:
             # A server may answer early and hang up on the rest; what it said is still there to read.
             self._all_sent = False
+        return asked
 
-    async def _receive_head(self, stream: Stream, timeout: float | None) -> Head:  # noqa: ASYNC109
+    async def _send_body(
+        self,
+        stream: Stream,
+        request: Any,
+        body: RequestBody,
+        head: bytes,
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> None:
+        """Send the body, in one piece with what is left of the head if it is small."""
+        out = head
+        async for part in request.stream:
+            framed = body.frame(part)
+            if len(framed) > SMALL:
+                await stream.write(out, timeout)
+                out = framed
+            else:
+                out += framed
+            if body.more:
+                await stream.write(out, timeout)
+                out = b""
+        await stream.write(out + body.end(), timeout)
+
+    async def _receive_head(
+        self,
+        stream: Stream,
+        method: bytes,
+        asked: Framing,
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> tuple[Head, bool]:
+        """The head of the answer, and whether another protocol is spoken after it."""
         while True:
             split = split_head(self._buffer)
             if split is not None:
                 lines, self._buffer = split
                 head = parse_head(lines)
-                if head.status >= 200 or head.status == UPGRADED:
-                    return head
+                switched = switches(method, asked, head)
+                if head.status >= 200 or switched:
+                    return head, switched
                 continue
             data = await stream.read(READ, timeout)
             if not data:
                 raise self._core.RemoteProtocolError("Server disconnected without sending a response.")
-            self.heard = True
             self._buffer += data
 
     async def read(self, body: Body, timeout: float | None) -> bytes:  # noqa: ASYNC109
@@ -155,7 +199,8 @@ class Connection:
             return b""
         except BaseException as failure:
             self._close()
-            self._raise_malformed(failure)
+            if isinstance(failure, MalformedResponse):
+                raise named_by_httpcore(self._core, failure) from failure
             raise
 
     async def _receive(self, body: Body, timeout: float | None) -> None:  # noqa: ASYNC109
@@ -179,32 +224,23 @@ class Connection:
         if self._stream is not None:
             self._stream.abort()
 
-    def _raise_malformed(self, failure: BaseException) -> None:
-        """As httpcore's error, where `failure` is the wire's."""
-        if isinstance(failure, MalformedRequest):
-            raise self._core.LocalProtocolError(str(failure)) from failure
-        if isinstance(failure, MalformedResponse):
-            raise self._core.RemoteProtocolError(str(failure)) from failure
-
 
 class _Content:
     """The response's body, piece by piece as it comes."""
 
-    def __init__(self, connection: Connection, body: Body, request: Any) -> None:
+    def __init__(self, connection: Connection, body: Body, request: Any, events: Events) -> None:
         self._connection: Connection | None = connection
         self._body = body
-        self._request = request
-        self._trace = request.extensions.get("trace")
+        self._events = events
         self._timeout = request.extensions.get("timeout", {}).get("read")
 
-    def __aiter__(self) -> _Content:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         if self._connection is None:
             raise StopAsyncIteration
-        read = self._connection.read(self._body, self._timeout)
-        data = await _traced(self._trace, "receive_response_body", self._request, read)
+        data = await self._connection.read(self._body, self._timeout)
         if not data:
             raise StopAsyncIteration
         return data
@@ -212,22 +248,41 @@ class _Content:
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            await _traced(self._trace, "response_closed", self._request, connection.end(self._body))
+            await self._events.around("http11.response_closed", connection.end(self._body), {})
 
 
-def _traced(
-    trace: Any, name: str, request: Any, work: Coroutine[Any, Any, T], prefix: str = "http11"
-) -> Coroutine[Any, Any, T]:
-    """`work`, with httpcore's events around it if somebody listens."""
-    return work if trace is None else _told(trace, f"{prefix}.{name}", request, work)
+class _ToldContent(_Content):
+    """The same with a listener, which hears of the body as a whole."""
+
+    _begun = _over = False
+
+    async def __anext__(self) -> bytes:
+        if not self._begun:
+            self._begun = True
+            await self._events.tell("http11.receive_response_body.started", {"request": self._events.request})
+        try:
+            return await super().__anext__()
+        except StopAsyncIteration:
+            await self._end("http11.receive_response_body.complete", {"return_value": None})
+            raise
+        except BaseException as failure:
+            await self._end("http11.receive_response_body.failed", {"exception": failure})
+            raise
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        if self._begun:  # and dropped: httpcore has a generator, which is closed after the response
+            await self._end("http11.receive_response_body.failed", {"exception": GeneratorExit()})
+
+    async def _end(self, name: str, info: dict[str, Any]) -> None:
+        if not self._over:
+            self._over = True
+            await self._events.tell(name, info)
 
 
-async def _told(trace: Any, name: str, request: Any, work: Coroutine[Any, Any, T]) -> T:
-    await trace(f"{name}.started", {"request": request})
-    try:
-        result = await work
-    except BaseException as failure:
-        await trace(f"{name}.failed", {"exception": failure})
-        raise
-    await trace(f"{name}.complete", {"return_value": result})
-    return result
+async def _nothing() -> None:
+    pass
+
+
+async def _fail(failure: Exception) -> None:
+    raise failure

@@ -14,6 +14,14 @@ T = TypeVar("T")
 _open: set[Any] = set()
 
 
+def on_asyncio() -> bool:
+    """Whether this runs in a task of asyncio: trio may run without asyncio, or as a guest in asyncio's loop."""
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
+
+
 class PerLoop(Generic[T]):
     """Something that `make` makes for each event loop, and that has `aclose()`.
 
@@ -38,7 +46,7 @@ class PerLoop(Generic[T]):
 
     async def aclose(self) -> None:
         """Close what the running loop has; what others have is closed with them."""
-        _, lifetime = self._loops.pop(asyncio.get_running_loop(), (None, None))
+        _, lifetime = self._loops.pop(asyncio.get_running_loop(), (None, None)) if on_asyncio() else (None, None)
         self._loops.clear()
         if lifetime is not None:
             await lifetime.aclose()

@@ -11,6 +11,7 @@ import contextlib
 import select
 from typing import TYPE_CHECKING, Any, Final
 
+from ._addresses import connect
 from ._tls import Layer
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 READ_AHEAD: Final = 256 * 1024
 # Bytes to write at once: TLS copies them, and asyncio what it cannot send yet.
 PIECE: Final = 64 * 1024
-# Seconds a host's first address has before its second is tried as well (RFC 8305), as in anyio.
-EYEBALLS: Final = 0.25
 
 
 class Backend:
@@ -32,12 +31,9 @@ class Backend:
         self._core = core
 
     async def connect_tcp(self, host: str, port: int, timeout: float | None) -> Stream:  # noqa: ASYNC109
-        loop = asyncio.get_running_loop()
-        # uvloop tries one address after the other.
-        eyeballs: Any = {"happy_eyeballs_delay": EYEBALLS} if isinstance(loop, asyncio.BaseEventLoop) else {}
         with _failures(self._core):
             async with asyncio.timeout(timeout):
-                _, stream = await loop.create_connection(lambda: Stream(self._core), host, port, **eyeballs)
+                stream: Stream = await connect(lambda: Stream(self._core), host, port)
         return stream
 
 
@@ -226,10 +222,14 @@ def _expire(waiter: asyncio.Future[None], error: type[Exception]) -> None:
 
 @contextlib.contextmanager
 def _failures(core: Any) -> Iterator[None]:
-    """Failures to connect, as httpcore's."""
+    """Failures to connect, as httpcore's.
+
+    Not all are `OSError`s: for an invalid host or port the resolver and TLS raise `ValueError`, its
+    subclass `UnicodeError` (a label of 64 characters), or `OverflowError`.
+    """
     try:
         yield
     except TimeoutError as late:
         raise core.ConnectTimeout from late
-    except OSError as failed:  # ssl.SSLError is one
+    except Exception as failed:
         raise core.ConnectError(str(failed)) from failed

@@ -8,6 +8,7 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from ._connection import Connection
 from ._stream import PooledStream
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ HANDSHAKES: Final = 64
 # Seconds after which a handshake counts no longer, or calls to a server that does not answer would
 # fail in single file, a connect timeout apart.
 HANDSHAKE: Final = 1.0
-# Seconds. A reused connection that dies so soon, without an answer, was closed before it was used.
-STALE: Final = 1.0
 
 
 class _Connection:
@@ -38,21 +37,13 @@ class Shelf:
     """Connections in use on the running loop, and a stack of idle ones, the warmest on top.
 
     `new` makes a connection with the errors of `core`, which is the module httpcore or httpcore2.
-    `limits` are httpx's. `replayable`: the class of bodies that can be read twice.
+    `limits` are httpx's.
     """
 
-    def __init__(
-        self,
-        new: Callable[[], Any],
-        *,
-        core: Any,
-        limits: Any,
-        replayable: type[Any],
-    ) -> None:
+    def __init__(self, new: Callable[[], Any], *, core: Any, limits: Any) -> None:
         self._loop = asyncio.get_running_loop()
         self._new = new
         self._core = core
-        self._replayable = replayable
         most, kept, seconds = limits.max_connections, limits.max_keepalive_connections, limits.keepalive_expiry
         self._room = None if most is None else asyncio.Semaphore(most)
         self._kept = math.inf if kept is None else kept
@@ -61,30 +52,17 @@ class Shelf:
         self._idle: deque[_Connection] = deque()
         self._connections: set[_Connection] = set()
         self._closing: set[asyncio.Task[None]] = set()
-        self._died = core.ReadError, core.WriteError, core.RemoteProtocolError
 
     async def exchange(self, request: Any) -> Any:
         """Send `request`; the response's stream has its connection until it is closed.
 
-        A server may close an idle connection in the moment it is used: then the request goes out
-        again, once, on a new one. That is for connections that had been idle and died at once and
-        without an answer: the server did not read the request, so whatever its method is, it was
-        not acted upon. What dies later may have been, and is for the SDK's retries to judge.
+        It is sent once. If the server closes an idle connection just as it is used, that looks the
+        same as a server that read the request, acted on it and hung up. So sending it again is left
+        to the SDK's retries, as with httpcore.
         """
         await self._enter(request)
         try:
-            connection = await self._take()
-            reused, began = connection.opening is None, self._loop.time()
-            try:
-                return await self._send(connection, request)
-            except self._died as failure:
-                late = self._loop.time() - began > STALE
-                if not reused or late or not isinstance(request.stream, self._replayable):
-                    raise
-                if _was_heard(connection.core, failure):
-                    raise
-            await self._handshakes.acquire()
-            return await self._send(self._open(), request)
+            return await self._send(await self._take(), request)
         except BaseException:
             self._leave()
             raise
@@ -125,10 +103,10 @@ class Shelf:
         return connection
 
     def _warmest(self) -> _Connection | None:
-        oldest = self._loop.time() - self._seconds
+        now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.idle_since >= oldest and not connection.core.has_expired():
+            if now - connection.idle_since < self._seconds and not connection.core.has_expired():
                 return connection
             self._close(connection)
         return None
@@ -151,10 +129,15 @@ class Shelf:
                 # Of ten thousand calls that start in one turn of the loop the first would meet its
                 # connect timeout before the last has started: the clock runs from the next turn.
                 await asyncio.sleep(0)
-                request = _traced(request, functools.partial(self._opened, connection))
+                opened = functools.partial(self._opened, connection)
+                if isinstance(connection.core, Connection):
+                    connection.core.opened = opened
+                else:
+                    request = _traced(request, opened)
             response = await connection.core.handle_async_request(request)
-        except BaseException:
+        except BaseException as failure:
             self._close(connection)
+            raise_connect_error(self._core, connection.core, failure)
             raise
         finally:
             self._opened(connection)
@@ -171,7 +154,7 @@ class Shelf:
             self._idle.append(connection)
             # The coldest go; two at a time are more than come, and hold nobody up.
             for _ in range(2):
-                if self._idle and (len(self._idle) > self._kept or now - self._idle[0].idle_since > self._seconds):
+                if self._idle and (len(self._idle) > self._kept or now - self._idle[0].idle_since >= self._seconds):
                     self._close(self._idle.popleft())
 
     def _close(self, connection: _Connection) -> None:
@@ -184,16 +167,18 @@ class Shelf:
         task.add_done_callback(self._closing.discard)
 
 
-def _was_heard(core: Any, failure: Exception) -> bool:
-    """Whether the server had begun to answer; httpcore's connections tell by their words only."""
-    heard = getattr(core, "heard", None)
-    if heard is None:
-        return "Protocol" in type(failure).__name__ and not str(failure).startswith("Server disconnected")
-    return bool(heard)
+def raise_connect_error(core: Any, connection: Any, failure: BaseException) -> None:
+    """Raise httpcore's `ConnectError` where one of its own connections failed to connect with another error.
+
+    Resolvers have several for invalid hosts and ports: `UnicodeError`, `OverflowError`.
+    """
+    named = not isinstance(failure, Exception) or type(failure).__module__ == core.__name__
+    if not named and not isinstance(connection, Connection) and connection.info() == "CONNECTION FAILED":
+        raise core.ConnectError(str(failure)) from failure
 
 
 def _traced(request: Any, opened: Callable[[], None]) -> Any:
-    """The same request, which calls `opened` once its connection is there."""
+    """The same request, which calls `opened` once its connection, one of httpcore's, is open."""
     theirs = request.extensions.get("trace")
 
     async def trace(name: str, info: dict[str, Any]) -> None:

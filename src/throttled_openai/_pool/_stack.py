@@ -6,7 +6,7 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any, Self
 
-from ._loops import PerLoop
+from ._loops import PerLoop, on_asyncio
 from ._shelf import Shelf
 
 if TYPE_CHECKING:
@@ -17,20 +17,22 @@ class StackPool:
     """Sends httpcore's requests in place of `stock`, which is httpcore's pool.
 
     `core` is the module, httpcore or httpcore2. `connect` makes a connection to an origin. `limits`
-    are httpx's, and hold for each server. `replayable`: the class of bodies that can be read twice.
+    are httpx's, and hold for each server.
+
+    Our connections need asyncio. On trio `stock` sends, and so it does where a mock has replaced its
+    methods.
     """
 
-    def __init__(
-        self, core: Any, stock: Any, connect: Callable[[Any], Any], limits: Any, replayable: type[Any]
-    ) -> None:
+    def __init__(self, core: Any, stock: Any, connect: Callable[[Any], Any], limits: Any) -> None:
         self._core = core
         self._stock = stock
-        make = functools.partial(Shelf, core=core, limits=limits, replayable=replayable)
+        make = functools.partial(Shelf, core=core, limits=limits)
         self._shelves = PerLoop(functools.partial(_Shelves, connect, make))
 
     async def handle_async_request(self, request: Any) -> Any:
         method = type(self._stock).handle_async_request
-        if request.url.scheme not in {b"http", b"https"} or is_patched(method, self._core.AsyncConnectionPool.aclose):
+        ours = request.url.scheme in {b"http", b"https"} and on_asyncio()
+        if not ours or is_patched(method, self._core.AsyncConnectionPool.aclose):
             return await self._stock.handle_async_request(request)
         shelves = await self._shelves.get()
         return await shelves.of(request.url).exchange(request)
@@ -45,6 +47,11 @@ class StackPool:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    @property  # type: ignore[misc]  # an attribute, to mypy
+    def __class__(self) -> Any:
+        """The class of `stock`: programs find out whether a transport has a proxy by `isinstance()` of its pool."""
+        return type(self._stock)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stock, name)

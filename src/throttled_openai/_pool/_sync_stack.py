@@ -8,6 +8,7 @@ import queue
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
+from ._shelf import raise_connect_error
 from ._stack import is_patched
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ class SyncStackPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property  # type: ignore[misc]  # an attribute, to mypy
+    def __class__(self) -> Any:
+        """The class of `stock`, as in `StackPool`."""
+        return type(self._stock)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stock, name)
 
@@ -78,11 +84,12 @@ class _Shelf:
             response = connection.handle_request(request)
             response.stream = _Stream(response.stream, functools.partial(self._over, connection))
             return response
-        except BaseException:
+        except BaseException as failure:
             self._leave()
             if connection is not None:
                 self._in_use.discard(connection)
                 connection.close()
+                raise_connect_error(self._core, connection, failure)
             raise
 
     def close(self) -> None:

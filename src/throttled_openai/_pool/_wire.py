@@ -14,14 +14,21 @@ MOST: Final = 100 * 1024
 
 UPGRADED: Final = 101  # from now on another protocol is spoken
 
-_FIELDS: Final = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9A-Za-z]+:[^\x00\r\n]*\r\n)*")
-_TARGET: Final = re.compile(rb"[\x21-\x7e\x80-\xff]+")
-_STATUS: Final = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([^\x00\r\n]*))?")
-_BLANK_LINE: Final = re.compile(rb"\n\r?\n")  # some servers end lines with a bare LF
-_LINE_END: Final = re.compile(rb"\r?\n")
+_NAME: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+# Control characters are common in cookies; these are not, as some servers take them for a line's end.
+_TEXT: Final = rb"[^\x00\r\n\v\f]*"
+_FIELDS: Final = re.compile(rb"(?:%b:%b\r\n)*" % (_NAME, _TEXT))
+_SENT_FIELD: Final = re.compile(rb"%b: (?:\r\n|[^\x00\s]%b(?<![ \t])\r\n)" % (_NAME, _TEXT))
+_SENT_FIELDS: Final = re.compile(rb"(?:%b)*" % _SENT_FIELD.pattern)
+_TARGET: Final = re.compile(rb"[\x21-\x7e]+")
+_METHOD: Final = re.compile(_NAME)
+_STATUS: Final = re.compile(rb"(HTTP/[0-9]\.[0-9]) ([1-9][0-9]{2})(?: (%b))?" % _TEXT)
+_LINE_END: Final = re.compile(rb"\r?\n")  # some servers end lines with a bare LF
 _FOLD: Final = re.compile(rb"\r\n[ \t]+")
-_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00\r\n]*)?\r\n")
-_LENGTH: Final = re.compile(rb"[0-9]{1,15}")
+_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,20})(?:;[^\n]*)?[ \t]*\r\n")
+_LENGTH: Final = re.compile(rb"[0-9]{1,20}")
+
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"upgrade"})
 
 _INCOMPLETE: Final = "peer closed connection without sending complete message body"
 
@@ -36,25 +43,90 @@ class MalformedResponse(Exception):
     """What was received is no HTTP."""
 
 
+class Framing(NamedTuple):
+    """What the fields of a message say about its body, and about the connection after it."""
+
+    length: int | None
+    chunked: bool
+    closes: bool
+    upgrades: bool
+
+
+def _framed(fields: Fields, malformed: type[Exception]) -> tuple[Fields, Framing]:
+    """The fields with a single Content-Length, as from h11, and their framing. Raises `malformed`."""
+    length = b""
+    chunked = closes = upgrades = odd = False
+    for lower, value in [(lower, value) for name, value in fields if (lower := name.lower()) in _FRAMING]:
+        if lower == b"content-length":
+            first, *others = {part.strip() for part in value.split(b",")}
+            if others or length not in (b"", first):
+                raise malformed("conflicting Content-Length headers")
+            if not _LENGTH.fullmatch(first):
+                raise malformed("bad Content-Length")
+            odd |= bool(length) or value != first
+            length = first
+        elif lower == b"transfer-encoding":
+            if chunked or value.lower() != b"chunked":
+                raise malformed("Only Transfer-Encoding: chunked is supported")
+            odd |= value != b"chunked"
+            chunked = True
+        elif lower == b"connection":
+            closes |= b"close" in {option.strip() for option in value.lower().split(b",")}
+        else:
+            upgrades |= bool(value.strip(b" \t,"))
+    framing = Framing(int(length) if length else None, chunked, closes, upgrades)
+    return _normalised(fields, length) if odd else fields, framing
+
+
+def _normalised(fields: Fields, length: bytes) -> Fields:
+    """The fields with `length` in the first place where one was said, and codings in lower case."""
+    kept: Fields = []
+    for name, value in fields:
+        lower = name.lower()
+        if lower != b"content-length":
+            kept.append((name, b"chunked" if lower == b"transfer-encoding" else value))
+        elif length:
+            kept.append((name, length))
+            length = b""
+    return kept
+
+
 # Requests.
 
 
-def request_head(method: bytes, target: bytes, fields: Fields) -> bytes:
-    """The request line, the fields, and the empty line. Raises `MalformedRequest`."""
+def request_head(method: bytes, target: bytes, fields: Fields) -> tuple[bytes, Framing]:
+    """The request line, the fields, and the empty line; and how the body is framed. Raises `MalformedRequest`."""
+    fields, framing = _framed(fields, MalformedRequest)
     lines = b"".join([b"%b: %b\r\n" % field for field in fields])
     # A value with a line end of its own would pass for two fields.
-    if lines.count(b"\n") != len(fields) or not _FIELDS.fullmatch(lines) or not _TARGET.fullmatch(target):
-        raise MalformedRequest("the URL, or the name or value of a header, has characters that cannot be sent")
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, lines)
+    if lines.count(b"\n") != len(fields) or not _SENT_FIELDS.fullmatch(lines):
+        raise MalformedRequest(_illegal_field(fields))
+    if not _TARGET.fullmatch(target) or not _METHOD.fullmatch(method):
+        raise MalformedRequest("the method or the URL has characters that cannot be sent")
+    if [name.lower() for name, _ in fields].count(b"host") != 1:
+        raise MalformedRequest("a request has exactly one Host header")
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, lines), framing
+
+
+def _illegal_field(fields: Fields) -> str:
+    """Which of the fields cannot be sent, without its value: that may be a key."""
+    for name, value in fields:
+        if not re.fullmatch(_NAME, name):
+            return f"the header name {name!r} has characters that cannot be sent"
+        if not _SENT_FIELD.fullmatch(b"%b: %b\r\n" % (name, value)):
+            break
+    return (
+        f"the value of the header {name.decode('ascii')!r} has characters that cannot be sent: "
+        "a line end, another control character, or a space at its beginning or end"
+    )
 
 
 class RequestBody:
-    """Frames the parts of a request's body as its fields announce it."""
+    """Frames the parts of a request's body as its head announces it."""
 
-    def __init__(self, fields: Fields) -> None:
-        lengths, codings, self.closes = _framing_fields(fields)
-        self._chunked = bool(codings)
-        self._left = 0 if self._chunked or not lengths else int(lengths[-1])
+    def __init__(self, framing: Framing) -> None:
+        self._chunked = framing.chunked
+        self._left = 0 if framing.chunked else framing.length or 0
 
     @property
     def more(self) -> bool:
@@ -85,38 +157,51 @@ class Head(NamedTuple):
     status: int
     reason: bytes
     fields: Fields
+    framing: Framing
 
 
 def split_head(received: bytes) -> tuple[bytes, bytes] | None:
     """The lines of the head that `received` begins with, and what follows; None: it is not all there."""
-    end = received.find(b"\r\n\r\n")
-    if end >= 0:
-        lines, rest = received[: end + 2], received[end + 4 :]
-    elif blank := _BLANK_LINE.search(received):
-        lines, rest = _LINE_END.sub(b"\r\n", received[: blank.start() + 1]), received[blank.end() :]
-    elif len(received) > MOST:
+    if b"" < received[:1] < b"!":
+        raise MalformedResponse("illegal status line")  # perhaps TLS, which would not send a line's end
+    blank = _blank_line(received, 0)
+    if blank is not None:
+        return received[: blank[0]], received[blank[1] :]
+    if len(received) > MOST:
         raise MalformedResponse("the head of the response is too long")
-    else:
-        return None
-    return lines, rest
+    return None
+
+
+def _blank_line(data: bytes, at: int) -> tuple[int, int] | None:
+    """Where the first blank line from `at` on begins, and where it ends."""
+    end = data.find(b"\n\r\n", at)
+    bare = data.find(b"\n\n", at, end + 1 or None)
+    if bare >= 0:
+        return bare + 1, bare + 2
+    return (end + 1, end + 3) if end >= 0 else None
 
 
 def parse_head(lines: bytes) -> Head:
-    """A head out of its lines, each with its CRLF. Raises `MalformedResponse`."""
-    first, _, fields = lines.partition(b"\r\n")
+    """A head out of its lines, each with its end. Raises `MalformedResponse`."""
+    first, _, fields = _with_crlf(lines).partition(b"\r\n")
     status_line = _STATUS.fullmatch(first)
     if status_line is None:
         raise MalformedResponse("illegal status line")
-    fields = _unfold(fields)
-    if not _FIELDS.fullmatch(fields):
-        raise MalformedResponse("illegal header line")
     version, status, reason = status_line.groups()
-    parts = [line.partition(b":") for line in fields.split(b"\r\n")[:-1]]
-    return Head(version, int(status), reason or b"", [(name, value.strip(b" \t")) for name, _, value in parts])
+    return Head(version, int(status), reason or b"", *_parse_fields(fields))
 
 
-def _unfold(fields: bytes) -> bytes:
-    return _FOLD.sub(b" ", fields) if b"\n " in fields or b"\n\t" in fields else fields
+def _parse_fields(lines: bytes) -> tuple[Fields, Framing]:
+    if b"\n " in lines or b"\n\t" in lines:
+        lines = _FOLD.sub(b" ", lines)
+    if not _FIELDS.fullmatch(lines):
+        raise MalformedResponse("illegal header line")
+    parts = [line.partition(b":") for line in lines.split(b"\r\n")[:-1]]
+    return _framed([(name, value.strip(b" \t")) for name, _, value in parts], MalformedResponse)
+
+
+def _with_crlf(lines: bytes) -> bytes:
+    return lines if lines.count(b"\n") == lines.count(b"\r\n") else _LINE_END.sub(b"\r\n", lines)
 
 
 class Body:
@@ -211,46 +296,35 @@ class _ChunkedBody(Body):
             self._left = int(header[1], 16)
             if self._left:
                 return header.end()
-            # The last one: trailers, which nobody asks for, and an empty line.
-            end = self.rest.find(b"\r\n\r\n", header.end() - 2)
-            if end >= 0:
-                if not _FIELDS.fullmatch(_unfold(self.rest[header.end() : end + 2])):
-                    raise MalformedResponse("illegal trailers")
+            # The last one: trailers, which nobody asks for, and a blank line.
+            blank = _blank_line(self.rest, header.end() - 1)
+            if blank is not None:
+                _parse_fields(_with_crlf(self.rest[header.end() : blank[0]]))
                 self.ended = True
-                return end + 4
+                return blank[1]
         if len(self.rest) - at > MOST or (header is None and self.rest.find(b"\n", at) >= 0):
             raise MalformedResponse("illegal chunk header")
         return at
 
 
-def body_of(method: bytes, head: Head, rest: bytes) -> Body:
+def switches(method: bytes, asked: Framing, head: Head) -> bool:
+    """Whether `head`, in answer to what was `asked`, gives the connection over to another protocol.
+
+    Raises `MalformedResponse` where that was not asked for.
+    """
+    if head.status == UPGRADED and not asked.upgrades:
+        raise MalformedResponse("the server switched protocols, which it was not asked for")
+    return head.status == UPGRADED or (method == b"CONNECT" and 200 <= head.status < 300)
+
+
+def body_of(method: bytes, head: Head, rest: bytes, *, switched: bool = False) -> Body:
     """The body that follows `head` (RFC 9112, section 6.3), of which `rest` has been received."""
-    lengths, codings, closes = _framing_fields(head.fields)
-    reusable = head.version == b"1.1" and not closes
-    if codings and codings != [b"chunked"]:
-        raise MalformedResponse("Only Transfer-Encoding: chunked is supported")
-    if lengths and (len(set(lengths)) > 1 or not _LENGTH.fullmatch(lengths[0])):
-        raise MalformedResponse("bad Content-Length")
-    if method == b"HEAD" or head.status in {UPGRADED, 204, 304}:
-        return _SizedBody(rest, 0, reusable=reusable and head.status != UPGRADED)
-    if codings:
+    _, chunked, closes, _ = head.framing
+    reusable = head.version >= b"HTTP/1.1" and not closes and not switched
+    if switched or method == b"HEAD" or head.status in {204, 304}:
+        return _SizedBody(rest, 0, reusable=reusable)
+    if chunked:
         return _ChunkedBody(rest, reusable=reusable)
-    if lengths:
-        return _SizedBody(rest, int(lengths[0]), reusable=reusable)
+    if head.framing.length is not None:
+        return _SizedBody(rest, head.framing.length, reusable=reusable)
     return Body(rest)
-
-
-def _framing_fields(fields: Fields) -> tuple[list[bytes], list[bytes], bool]:
-    """Every Content-Length, every Transfer-Encoding, and whether the connection is to be closed afterwards."""
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
-    closes = False
-    for name, value in fields:
-        lower = name.lower()
-        if lower == b"content-length":
-            lengths += [part.strip() for part in value.split(b",")]
-        elif lower == b"transfer-encoding":
-            codings.append(value.lower())
-        elif lower == b"connection":
-            closes |= b"close" in {option.strip() for option in value.lower().split(b",")}
-    return lengths, codings, closes
