@@ -13,8 +13,9 @@ from ._core.providers import endpoint_of, provider_named, provider_of
 from ._core.tail import Tail, last_usage
 from ._exchange import ADMITTED, PERMIT, bare
 from ._http import send_admitted
-from ._options import current_manners, read_options
+from ._options import OPTIONS, current_manners, read_options
 from ._permit import Call
+from ._spelling import check_names
 from .errors import AdmissionError
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     throttle, manners, dialect, pool = read_options(given, threads=False)
     if pool is not None:
         raise ValueError(f"http_client has its own connections: leave out pool={pool!r}")
-    if given:
-        raise TypeError(f"throttle_http_client() has no option {', '.join(given)}")
+    check_names("throttle_http_client", given, OPTIONS)
     own: Any = type(client)
     view: Any = object.__new__(_view_class(own))
     view.__dict__ = client.__dict__  # the same, so that both are open or closed, and have the same hooks

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, OpenAI
 from ._options import OPTIONS, THROTTLE_OPTIONS, read_options
 from ._pool import http_client
 from ._seam import Seam
-from ._spelling import did_you_mean
+from ._spelling import check_names, did_you_mean
 from ._throttle import Throttle, logger
 from ._wrap import throttled_class
 
@@ -109,9 +109,7 @@ def install(**options: Unpack[Options]) -> None:
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of an installation, with those from the environment; raises for invalid ones."""
-    for name in options:
-        if name not in OPTIONS:
-            raise TypeError(f"install() got an unknown option {name!r}{did_you_mean(name, OPTIONS)}")
+    check_names("install", options, OPTIONS)
     given = {**_from_environment(), **{name: value for name, value in options.items() if value is not None}}
     throttle, _, _, pool = read_options(dict(given), threads=True)
     if pool is not None:
