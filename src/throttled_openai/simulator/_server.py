@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections import deque
 from dataclasses import asdict, replace
 from random import Random
@@ -209,7 +210,7 @@ class Simulator:
                 endpoint=call.endpoint,
                 status=0 if reply.fault in {"disconnect", "hang"} else reply.status,
                 tokens=charge.total,
-                retry_count=int(retry_count) if retry_count.isdecimal() else 0,
+                retry_count=int(retry_count) if re.fullmatch(r"\d{1,6}", retry_count) else 0,
                 dimension=dimension,
                 fault=reply.fault,
                 call=headers.get("x-client-request-id"),
@@ -282,8 +283,8 @@ class Simulator:
         try:
             options = json.loads(body)
             self.change(now=now, **{str(name): value for name, value in options.items() if name != "now"})
-        except (ValueError, TypeError, AttributeError) as problem:
-            raise BadRequestError(f"These settings cannot be: {problem}") from problem
+        except (ValueError, TypeError, AttributeError, RecursionError) as problem:
+            raise BadRequestError(f"Invalid settings: {problem}") from problem
         return asdict(self.settings)
 
     def _now(self, now: float | None) -> float:
