@@ -26,9 +26,10 @@ class Parser(argparse.ArgumentParser):
         if self.program is not None:
             end = self._end_of_options(args)
             args, program = args[:end], args[end:]
+        if self._subparsers is None:  # before what argparse says of them, such as that a required one is missing
+            self._refuse([word for word in args if word.startswith("--") and not self._is_option(word)])
         found, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
+        self._refuse(unknown)
         if self.program is not None:
             setattr(found, self.program, program[program[:1] == ["--"] :])
         return found, unknown
@@ -45,6 +46,12 @@ class Parser(argparse.ArgumentParser):
             at += 2 if takes_value else 1
         return at
 
-    def _meant(self, unknown: list[str]) -> str:
-        options = [word.partition("=")[0] for word in unknown if word.startswith("--")]
-        return did_you_mean(options[0], self._option_string_actions) if options else ""
+    def _is_option(self, word: str) -> bool:
+        """Whether argparse takes it for one: options may be shortened."""
+        name = word.partition("=")[0]
+        return any(option.startswith(name) for option in self._option_string_actions)
+
+    def _refuse(self, unknown: list[str]) -> None:
+        if unknown:
+            meant = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
