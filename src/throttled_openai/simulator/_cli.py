@@ -10,8 +10,6 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final, get_args
 
-from throttled_openai._parser import Parser
-
 from ._charge import ChargeKind
 from ._dialects import DialectName
 from ._fault import Fault
@@ -102,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         prog="python -m throttled_openai.simulator",
         description="A rate-limited server with OpenAI's interface, for tests, benchmarks and people without a key.",
     )
