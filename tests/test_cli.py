@@ -1,15 +1,20 @@
 """The command line: what it takes, what it returns."""
 
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import openai
 import pytest
 
 from throttled_openai import cli, demo
+
+FULL = Path("/dev/full")
 
 
 def test_without_arguments_it_helps(capsys):
@@ -38,6 +43,9 @@ def test_the_version_is_what_a_bug_report_needs(capsys):
         ["demo", "--rpm=-1"],
         ["demo", "--live"],
         ["simulate", "--fault=nonsense"],
+        ["simulate", "--port=70000"],
+        ["simulate", "--port=-1"],
+        ["simulate", "--port=eighty"],
     ],
 )
 def test_wrong_usage_is_2(arguments, capsys):
@@ -45,6 +53,81 @@ def test_wrong_usage_is_2(arguments, capsys):
         cli.main(arguments)
     assert ended.value.code == 2
     assert "usage: throttled-openai" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "says"),
+    [
+        (["dmo"], "[-h]", "there is no command 'dmo'; did you mean 'demo'?"),
+        (["simulator"], "[-h]", "did you mean 'simulate'?"),
+        (["--verson"], "[-h]", "did you mean '--version'?"),
+        (["demo", "--cals=5"], "demo", "unrecognized arguments: --cals=5; did you mean '--calls'?"),
+        (["bench", "--modle", "m"], "bench", "unrecognized arguments: --modle; did you mean '--model'?"),
+        (["simulate", "--prot", "6"], "simulate", "did you mean '--port'?"),
+        (["demo", "--zzz"], "demo", "unrecognized arguments: --zzz\n"),
+    ],
+)
+def test_mistyped_commands_and_options_are_named(arguments, usage, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"usage: throttled-openai {usage}")
+    assert says in said
+
+
+def test_options_may_be_shortened_as_before(monkeypatch):
+    asked = []
+    monkeypatch.setattr(demo, "race", lambda plan, tallies: asked.append(plan.calls))
+    cli.main(["demo", "--cal", "7"])
+    assert asked == [7]
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "says"),
+    [
+        (BrokenPipeError(errno.EPIPE, "gone"), 141, ""),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "cannot write: No space left on device"),
+    ],
+)
+def test_output_that_nobody_takes_is_no_traceback(problem, code, says, monkeypatch, capsys):
+    dropped = []
+
+    def full(arguments):
+        raise problem
+
+    monkeypatch.setattr(demo, "run", full)
+    monkeypatch.setattr(cli, "_drop_output", lambda: dropped.append(True))
+    assert cli.main(["demo"]) == code
+    assert says in capsys.readouterr().err
+    assert dropped == [True]
+
+
+def test_other_faults_are_not_hidden(monkeypatch):
+    def lost(arguments):
+        raise OSError(errno.ENOENT, "gone")
+
+    monkeypatch.setattr(demo, "run", lost)
+    with pytest.raises(OSError, match="gone"):
+        cli.main(["demo"])
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
+def test_help_on_a_full_disk_says_so():
+    command = [sys.executable, "-m", "throttled_openai"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    env.pop("PYTHONUNBUFFERED", None)
+    with FULL.open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "throttled-openai: cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", [["--host=no..such"], ["--port=PORT"]])
+def test_where_nobody_can_listen_simulate_says_so_and_is_1(arguments, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert cli.main(["simulate", *(argument.replace("PORT", port) for argument in arguments)]) == 1
+    assert capsys.readouterr().err.startswith("simulate: cannot listen on ")
 
 
 def test_a_simulator_that_cannot_be_is_2(capsys):

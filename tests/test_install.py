@@ -27,7 +27,7 @@ STOCK = openai.AsyncOpenAI  # as `from openai import AsyncOpenAI` of a module th
 
 @pytest.fixture(autouse=True)
 def undone(monkeypatch):
-    for name in import_module("throttled_openai._install").VARIABLES:
+    for name in (*import_module("throttled_openai._install").VARIABLES, "exec_pid"):
         monkeypatch.delenv(f"THROTTLED_OPENAI_{name.upper()}", raising=False)
     yield
     throttled_openai.uninstall()
@@ -236,6 +236,61 @@ def test_settings_that_cannot_be_meant_fail_at_once(monkeypatch, name, text, say
     with pytest.raises(ValueError, match=says):
         throttled_openai.install()
     assert type(STOCK(api_key="k")) is STOCK
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ThrottledAsyncOpenAI(api_key="k", rmp=3), "'rmp'; did you mean 'rpm'?"),
+        (lambda: throttled_openai.ThrottledOpenAI(api_key="k", tmp=3), "'tmp'; did you mean 'tpm'?"),
+        (lambda: ThrottledAsyncOpenAI(api_key="k", max_retry=3), "did you mean 'max_retries'?"),
+        (lambda: ThrottledAsyncOpenAI(api_key="k").copy(rmp=3), "did you mean 'rpm'?"),
+        (lambda: ThrottledAsyncOpenAI(api_key="k").with_throttle(priorty=3), "did you mean 'priority'?"),
+        (lambda: Throttle(rmp=3), "did you mean 'rpm'?"),
+        (lambda: throttled_openai.throttle(STOCK(api_key="k"), rmp=3), "throttle() got an unexpected"),
+        (lambda: throttled_openai.throttle_http_client(openai.DefaultAsyncHttpxClient(), rmp=3), "did you mean 'rpm'?"),
+        (lambda: throttled_openai.manners(max_wiat=3), "did you mean 'max_wait'?"),
+        (lambda: throttled_openai.install(rmp=3), "install() got an unexpected keyword argument 'rmp'; did you mean"),
+    ],
+)
+def test_a_mistyped_option_is_an_error_that_names_the_right_one(make, says):
+    with pytest.raises(TypeError) as caught:
+        make()
+    assert says in str(caught.value)
+
+
+def test_an_option_of_a_librarys_own_class_may_resemble_ours():
+    class Library(throttled_openai.Throttled, STOCK):
+        def __init__(self, limit, **options):
+            self.limit = limit
+            super().__init__(api_key="k", **options)
+
+    assert Library(limit=3, rpm=60).limit == 3
+    with pytest.raises(TypeError, match="'rmp'; did you mean 'rpm'"):
+        Library(limit=3, rmp=60)
+
+
+def test_signatures_are_unchanged_by_the_check_of_names():
+    assert list(inspect.signature(Throttle).parameters)[:2] == ["limits", "rpm"]
+    assert list(inspect.signature(throttled_openai.manners).parameters) == ["priority", "max_wait", "max_queued"]
+
+
+def test_a_mistyped_variable_is_a_warning(monkeypatch, caplog):
+    monkeypatch.setenv("THROTTLED_OPENAI_RMP", "5")
+    throttled_openai.install(rpm=60)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "THROTTLED_OPENAI_RMP is ignored" in record.getMessage()
+    assert "did you mean 'THROTTLED_OPENAI_RPM'?" in record.getMessage()
+
+
+def test_a_process_that_the_program_started_is_told_once_that_it_has_the_whole_limit(monkeypatch, caplog):
+    monkeypatch.setenv("THROTTLED_OPENAI_EXEC_PID", "1")
+    throttled_openai.install(rpm=60)
+    for key in "ab":
+        assert STOCK(api_key=key).throttle
+    (record,) = caplog.records
+    assert "has the whole limit" in record.getMessage()
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"_startup"},
     {"demo", "_exec", "bench"},
     {"__init__"},
     {"batch"},
@@ -39,6 +40,8 @@ LAYERS = [
     {"errors", "events", "stats"},
     {"_core"},
     {"simulator"},
+    {"_parser"},
+    {"_spelling"},
 ]
 # These may know the SDK and its HTTP libraries; the command line shows the SDK at work.
 SEAMS = {

@@ -418,7 +418,7 @@ def test_every_response_has_an_id_of_its_own_and_its_processing_time():
         ("GET", "/", b"", 404, "Invalid URL (GET /)"),
         ("POST", "/v1/files", b"{}", 400, "multipart"),
         ("POST", "/simulator/settings", b'{"rpm": 0}', 400, "rpm must be at least 1, got 0"),
-        ("POST", "/simulator/settings", b'{"rpms": 1}', 400, "rpms"),
+        ("POST", "/simulator/settings", b'{"rpms": 1}', 400, "there is no setting 'rpms'; did you mean 'rpm'?"),
     ],
 )
 def test_mistakes_are_answered_in_openais_shape_and_not_counted(method, path, body, status, words):

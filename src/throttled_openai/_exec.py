@@ -1,21 +1,32 @@
-"""The command `exec`: a program that knows nothing of throttling, run with throttled clients."""
+"""The command `exec`: a program that knows nothing of throttling, run with throttled clients.
+
+The program takes the place of this process, so that it is run as without us: same Python, arguments, exit code.
+Throttling reaches it, and the Python processes that it starts, through the environment: `_startup/sitecustomize.py`.
+"""
 # ruff: noqa: T201  # a command talks
 
 from __future__ import annotations
 
-import argparse
 import atexit
-import runpy
+import contextlib
+import errno
+import os
+import re
+import shutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ._core.stats import spell
-from ._install import VARIABLES, install, installed_stats
+from ._install import VARIABLES, checked, first_process, install, installed_stats
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    import argparse
+
+    from ._parser import Parser
 
 _HELP: Final = {
     "rpm": "requests per minute of each model",
@@ -31,85 +42,154 @@ _HELP: Final = {
     "pool": "connections: httpx, aiohttp or sdk",
 }
 
+_STARTUP: Final = str(Path(__file__).with_name("_startup"))
+# What a shell reports for a program that it found and cannot run.
+_CANNOT_RUN: Final = 126
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "%(prog)s [options] script.py [argument ...]\n       %(prog)s [options] -m module [argument ...]"
+
+def add_arguments(parser: Parser) -> None:
+    parser.usage = (
+        "%(prog)s [options] script.py [argument ...]\n"
+        "       %(prog)s [options] -m module [argument ...]\n"
+        "       %(prog)s [options] command [argument ...]"
+    )
     parser.epilog = (
-        "Each option can also be set in the environment, as THROTTLED_OPENAI_RPM=500. Limits that are not given are "
-        "learnt from the server. Clients of one account share its limits; other processes that the program starts "
-        "do not."
+        "A command is one such as pytest, python or gunicorn. Python processes that the program starts are throttled "
+        "too. Each option can also be set in the environment, as THROTTLED_OPENAI_RPM=500. Limits that are not given "
+        "are learnt from the server. Clients of one account share its limits; each process has the whole limit."
     )
     for name, read in VARIABLES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=read, metavar="N" if read is not str else "NAME",
                             help=_HELP[name])  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no summary at the end")
-    parser.add_argument("-m", dest="is_module", action="store_true", help="run a module, as python -m does")
-    parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.allow_abbrev = False
+    parser.program = "program"
+    parser.set_defaults(fail=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the program as `python` would, and end with its exit code."""
+    """Become the program. Returns only where that does not work."""
     if not arguments.program:
-        print("throttled-openai exec: name a script, or -m and a module", file=sys.stderr)
-        return 2
+        arguments.fail("name a script, a command, or -m and a module")
+    given = {name: value for name in VARIABLES if (value := getattr(arguments, name)) is not None}
     try:
-        install(**{name: getattr(arguments, name) for name in VARIABLES})
+        checked(given)
     except (TypeError, ValueError, ImportError) as error:
-        print(f"throttled-openai exec: {error}", file=sys.stderr)
-        return 2
-    if not arguments.quiet:
-        atexit.register(_summarise, time.monotonic())  # after the program's threads
-    return _run(arguments.program, is_module=arguments.is_module)
-
-
-def _run(program: list[str], *, is_module: bool) -> int:
-    sys.argv = list(program)
+        arguments.fail(str(error))
+    command = command_of(arguments.program)
+    if ignored := _ignores_environment(command):
+        arguments.fail(
+            f"with {ignored} Python ignores the environment, through which programs are throttled; leave {ignored} out"
+        )
+    environment = environment_of(given, quiet=arguments.quiet)
     try:
-        if is_module:
-            sys.path.insert(0, str(Path.cwd()))
-            runpy.run_module(program[0], run_name="__main__", alter_sys=True)
-        else:
-            sys.path.insert(0, str(Path(program[0]).resolve().parent))
-            runpy.run_path(program[0], run_name="__main__")
-    except SystemExit as end:
-        return _exit_code(end.code)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001  # whatever the program did not catch
-        theirs = _from_program(error)
-        sys.excepthook(type(error), error.with_traceback(theirs), theirs)
-        return 1
-    return 0
+        try:
+            return _become(command, environment)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            # A script that may be executed, without a first line that names its interpreter.
+            return _become([*_python(), *command], environment)
+    except OSError as error:
+        print(f"throttled-openai exec: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
+        return _CANNOT_RUN
 
 
-def _exit_code(code: Any) -> int:
-    """What Python makes of the argument of `sys.exit`."""
-    if code is None:
-        return 0
-    if isinstance(code, int):
-        return code
-    print(code, file=sys.stderr)
-    return 1
+def command_of(program: list[str]) -> list[str]:
+    """The whole command line of `program`: a script, a module, code or stdin for Python, or a command.
+
+    As with `uv run`, commands are also looked for beside this Python. If nothing fits, Python says so.
+    """
+    name = program[0]
+    if name.startswith("-") or name.lower().endswith((".py", ".pyw", ".pyc", ".pyz")):
+        return [*_python(), *program]
+    path = Path(name)
+    if path.is_file() and not os.access(path, os.X_OK):
+        return [*_python(), *program]
+    found = str(path.absolute()) if path.is_file() else shutil.which(name, path=_search_path())
+    return [*_python(), *program] if found is None else [found, *program[1:]]
 
 
-def _from_program(error: BaseException) -> TracebackType | None:
-    """The traceback without us and `runpy`, if there is anything left."""
-    ours = {__file__, runpy.__file__, "<frozen runpy>"}
-    here = error.__traceback__
-    while here is not None and here.tb_frame.f_code.co_filename in ours:
-        here = here.tb_next
-    return here
+def environment_of(given: dict[str, object], *, quiet: bool) -> dict[str, str]:
+    """The environment that makes Python throttle, with the options `given`."""
+    environment = dict(os.environ)
+    environment |= {f"THROTTLED_OPENAI_{name.upper()}": str(value) for name, value in given.items()}
+    environment["THROTTLED_OPENAI_EXEC"] = "quiet" if quiet else "summary"
+    environment.pop("THROTTLED_OPENAI_EXEC_PID", None)
+    environment["PATH"] = _search_path()
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (_STARTUP, environment.get("PYTHONPATH"))))
+    return environment
+
+
+def begin() -> None:
+    """Throttle this process. Called when the SDK has been imported, by what is in `_startup`."""
+    install()
+    if os.environ.get("THROTTLED_OPENAI_EXEC") == "summary":
+        atexit.register(_summarise, time.monotonic())  # after the program's threads
 
 
 def _summarise(began: float) -> None:
     seconds, found = time.monotonic() - began, installed_stats()
-    if not found:
-        print("throttled-openai: the program made no client of the SDK", file=sys.stderr)
+    is_first = first_process() == os.getpid()
+    who = "throttled-openai" if is_first else f"throttled-openai: process {os.getpid()}"
+    lines = []
+    if not found and is_first:
+        lines.append(f"{who}: the program made no client of the SDK")
     for host, stats in found:
-        print(
-            f"throttled-openai: {host}: {stats.succeeded:,} requests succeeded in {spell(seconds)}; "
-            f"{stats.refused:,} refusals on the way",
-            file=sys.stderr,
+        lines.append(
+            f"{who}: {host}: {stats.succeeded:,} requests succeeded in {spell(seconds)}; "
+            f"{stats.refused:,} refusals on the way"
         )
-        for budget in stats.budgets:
-            print(f"    {budget}", file=sys.stderr)
+        lines += (f"    {budget}" for budget in stats.budgets)
+    if lines and sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # stderr may be closed, or its reader gone
+            print("\n".join(lines), file=sys.stderr)
+
+
+def _python() -> list[str]:
+    """The Python that runs us, with the flags it was started with, such as `-X dev`."""
+    return [sys.executable, *_flags()]
+
+
+def _flags() -> list[str]:
+    # The end of `orig_argv` is `sys.argv` with the script, or the module behind `-m`, as it was written.
+    flags = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv)]
+    return flags[:-1] if flags[-1:] == ["-m"] else flags
+
+
+def _search_path() -> str:
+    """PATH with the directory of this Python on it, as if its environment were activated, unless another one is."""
+    path, here = os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)
+    activated = os.environ.get("VIRTUAL_ENV")
+    if here in path.split(os.pathsep) or (activated and Path(activated).resolve() != Path(sys.prefix).resolve()):
+        return path
+    return os.pathsep.join((here, path))
+
+
+def _ignores_environment(command: list[str]) -> str:
+    """The flag by which this command, if it is Python, would not read PYTHONPATH."""
+    if not re.fullmatch(r"(python|pypy)[\d.]*w?(\.exe)?", Path(command[0]).name.lower()):
+        return ""
+    for argument in command[1:]:
+        if not argument.startswith("-"):
+            return ""
+        if found := re.match("-[a-zA-Z]*?([IES])", re.sub("[mcXW].*", "", argument)):
+            return f"-{found[1]}"
+    return ""
+
+
+def _become(command: list[str], environment: dict[str, str]) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if sys.platform == "win32":  # a new process there: the shell would not wait for it
+        return _wait_for(command, environment)
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and the program would inherit that
+        signal.signal(ignored, signal.SIG_DFL)
+    return os.execve(command[0], command, environment)  # noqa: S606
+
+
+def _wait_for(command: list[str], environment: dict[str, str]) -> int:
+    with subprocess.Popen(command, env=environment) as process:  # noqa: S603  # what the user asked for
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):  # the program gets it too, and decides
+                return process.wait()

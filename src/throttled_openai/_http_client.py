@@ -14,8 +14,9 @@ from ._core.providers import endpoint_of, provider_named, provider_of
 from ._core.tail import Tail, last_usage
 from ._exchange import ADMITTED, PERMIT, bare
 from ._http import send_admitted
-from ._options import current_manners, read_options
+from ._options import OPTIONS, current_manners, read_options
 from ._permit import Call
+from ._spelling import did_you_mean
 from .errors import AdmissionError
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     if pool is not None:
         raise ValueError(f"http_client has its own connections: leave out pool={pool!r}")
     if given:
-        raise TypeError(f"throttle_http_client() has no option {', '.join(given)}")
+        meant = did_you_mean(next(iter(given)), OPTIONS)
+        raise TypeError(f"throttle_http_client() has no option {', '.join(given)}{meant}")
     own: Any = type(client)
     view: Any = object.__new__(_view_class(own))
     view.__dict__ = client.__dict__  # the same, so that both are open or closed, and have the same hooks

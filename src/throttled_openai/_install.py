@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from openai import AsyncOpenAI, OpenAI
 
-from ._options import THROTTLE_OPTIONS, read_options
+from ._options import OPTIONS, THROTTLE_OPTIONS, read_options
 from ._pool import http_client
 from ._seam import Seam
-from ._throttle import Throttle
+from ._spelling import check_names, did_you_mean
+from ._throttle import Throttle, logger
 from ._wrap import throttled_class
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ VARIABLES: Final[Mapping[str, type[Any]]] = {
     **dict.fromkeys(("dialect", "pool"), str),
 }
 _SAYS: Final[Mapping[type[Any], str]] = {float: "a number such as 500", int: "a whole number such as 100"}
+_PREFIX: Final = "THROTTLED_OPENAI_"
+# Variables by which `exec` tells the processes of a program that they are that.
+_OF_EXEC: Final = ("exec", "exec_pid")
 _CLASSES: Final = (AsyncOpenAI, OpenAI)
 
 
@@ -42,6 +46,7 @@ class _Installation:
         self._shared: Throttle | None = options.get("throttle")
         self._throttles: dict[object, tuple[str, Throttle]] = {}
         self._adding = threading.Lock()
+        self._process = first_process()
 
     def throttle_of(self, client: Any) -> Throttle:
         """One for all clients of an account: programs make many, even one for each call.
@@ -51,6 +56,14 @@ class _Installation:
         url = client.base_url
         key = client.api_key, client.organization, client.project
         account = url.scheme, url.host, url.port, *(key if client.api_key else ())
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            logger.warning(
+                "process %d, which the program has started, has the whole limit: processes do not share limits yet. "
+                "Where several work at once, give each its part, such as %sRPM=100 of 500 for five",
+                os.getpid(),
+                _PREFIX,
+            )
         with self._adding:
             if account not in self._throttles:
                 self._throttles[account] = url.host, self._shared or Throttle(**self._limits, threads=True)
@@ -77,19 +90,37 @@ def install(**options: Unpack[Options]) -> None:
     (`THROTTLED_OPENAI_RPM`, `THROTTLED_OPENAI_MAX_WAIT`, ...). `throttle` has to have `threads=True`;
     `pool` is for asynchronous clients.
 
-    Raises `RuntimeError` when it is installed already, `ValueError` or `TypeError` for what cannot be meant.
+    Throttling is for this process: others that it starts and that are not forked have to call `install()`
+    themselves, and each process has the whole limit.
+
+    Raises `RuntimeError` when it is installed already, `ValueError` or `TypeError` for invalid options.
     """
     global _installed  # noqa: PLW0603  # as the classes are, which it changes
     if _installed is not None:
         raise RuntimeError("throttling is installed already: call uninstall() before install() with other options")
-    given = {**_from_environment(), **{name: value for name, value in options.items() if value is not None}}
-    throttle, _, _, pool = read_options(dict(given), threads=True)
-    if pool is not None:
-        http_client(pool, most_in_flight=throttle.most_connections)
+    given = checked(options)
+    if first_process() == os.getpid():
+        _warn_of_unknown_variables()
     _installed = _Installation(given)
     for cls in _CLASSES:
         cls.__new__ = _new  # type: ignore[method-assign]
         cls.__signature__ = _Signature()  # type: ignore[union-attr]
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an installation, with those from the environment; raises for invalid ones."""
+    check_names("install", options, OPTIONS)
+    given = {**_from_environment(), **{name: value for name, value in options.items() if value is not None}}
+    throttle, _, _, pool = read_options(dict(given), threads=True)
+    if pool is not None:
+        http_client(pool, most_in_flight=throttle.most_connections)
+    return given
+
+
+def first_process() -> int:
+    """Number of the process that is the program; this one, unless `exec` runs the program and it started this one."""
+    number = os.environ.get(f"{_PREFIX}EXEC_PID", "")
+    return int(number) if number.isdecimal() else os.getpid()
 
 
 def uninstall() -> None:
@@ -154,7 +185,7 @@ def _installed_class(cls: Any) -> type[Any]:
 def _from_environment() -> dict[str, Any]:
     found = {}
     for name, read in VARIABLES.items():
-        variable = f"THROTTLED_OPENAI_{name.upper()}"
+        variable = f"{_PREFIX}{name.upper()}"
         text = os.environ.get(variable, "").strip()
         if text:
             try:
@@ -162,3 +193,10 @@ def _from_environment() -> dict[str, Any]:
             except ValueError:
                 raise ValueError(f"{variable} must be {_SAYS[read]}; it is {text!r}") from None
     return found
+
+
+def _warn_of_unknown_variables() -> None:
+    known = [f"{_PREFIX}{name.upper()}" for name in (*VARIABLES, *_OF_EXEC)]
+    for variable in os.environ:
+        if variable.startswith(_PREFIX) and variable not in known:
+            logger.warning("%s is ignored: there is no such option%s", variable, did_you_mean(variable, known))

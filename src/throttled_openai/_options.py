@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._core.providers import provider_named
 from ._permit import Manners
+from ._spelling import suggesting
 from ._throttle import Throttle, throttle_from
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttle, M
 _asked: ContextVar[dict[str, Any] | None] = ContextVar("throttled_openai_manners", default=None)
 
 
+@suggesting
 @contextlib.contextmanager
 def manners(
     *,

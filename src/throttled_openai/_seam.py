@@ -21,6 +21,7 @@ from ._options import MANNERS_OPTIONS, OPTIONS, THROTTLE_OPTIONS, current_manner
 from ._permit import Call, Manners, Outcome, Permit
 from ._pool import http_client
 from ._sdk import hooked, platform
+from ._spelling import suggesting, suggestions
 from .errors import AdmissionError
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class Seam:
                 made = options["http_client"] = self._http_client(pool)
             if not hooked():
                 options["http_client"] = self._throttled_below(options.get("http_client"))
-            super().__init__(*args, **options)
+            with suggestions(type(self), OPTIONS):
+                super().__init__(*args, **options)
             if made is not None:  # what the SDK gives to its own
                 made.base_url, made.timeout = self.base_url, self.timeout
 
@@ -105,7 +107,8 @@ class Seam:
             if "throttle" not in ours:
                 limits = {name: ours.pop(name) for name in THROTTLE_OPTIONS if name in ours}
                 ours["throttle"] = self.throttle.changed(**limits) if limits else self.throttle
-            return super().copy(_extra_kwargs={**extra, **ours}, **options)
+            with suggestions(type(self), OPTIONS):
+                return super().copy(_extra_kwargs={**extra, **ours}, **options)
 
         # The SDK binds the alias to its own copy(), which would fork the budgets.
         with_options = copy
@@ -118,6 +121,7 @@ class Seam:
     def _http_client(self, pool: Kind | None) -> Any:
         return http_client(pool or "httpx", most_in_flight=self.throttle.most_connections)
 
+    @suggesting
     def with_throttle(
         self,
         *,

@@ -16,6 +16,7 @@ from ._core.stats import Stats
 from ._lane import Lane
 from ._permit import Outcome, PostedPermit, check_count
 from ._portal import portal, post
+from ._spelling import suggesting
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -60,6 +61,7 @@ class Throttle:
     child begins anew, with the same limits.
     """
 
+    @suggesting
     def __init__(
         self,
         limits: Limits | Mapping[str, Limits] | None = None,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, overload
 from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 
 from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
+from ._options import OPTIONS
 from ._sdk import hooked
 from ._seam import Seam, Throttled, signed
+from ._spelling import check_names
 from ._sync import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def throttle(client: Any, **options: Unpack[Options]) -> Any:
             f"throttle() takes a client of the SDK, such as AsyncOpenAI() or OpenAI(), not {type(client).__name__}; "
             "for a httpx client there is throttle_http_client()"
         )
+    check_names("throttle", options, OPTIONS)
     sdk: Any = type(client)
     throttled: Any = object.__new__(throttled_class(sdk))
     resources = inspect.getmembers_static(sdk, lambda member: isinstance(member, functools.cached_property))

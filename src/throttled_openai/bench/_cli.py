@@ -459,7 +459,7 @@ def _write(path: Path | None, content: Any) -> bool:
     if path is None:
         return True
     try:
-        path.write_text(content(), "utf-8")
+        path.write_text(content(), "utf-8", "replace")
     except OSError as problem:
         _say(f"bench: cannot write {path}: {problem.strerror}")
         return False

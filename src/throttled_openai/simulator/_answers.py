@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from array import array
+from base64 import b64encode
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ class Answer:
         }
 
 
+def body_of(answer: Answer) -> bytes:
+    """The whole answer, where it is no stream."""
+    return _embeddings(answer.call) if answer.call.endpoint == "embeddings" else to_bytes(plain(answer))
+
+
 def plain(answer: Answer) -> Json:
     match answer.call.endpoint:
         case "chat/completions":
@@ -89,8 +94,6 @@ def plain(answer: Answer) -> Json:
             return _completion(answer)
         case "responses":
             return response(answer)
-        case "embeddings":
-            return _embeddings(answer.call)
         case _:
             return _moderation(answer)
 
@@ -183,21 +186,18 @@ def part(text: str) -> Json:
     return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
 
 
-def _embeddings(call: Call) -> Json:
+def _embeddings(call: Call) -> bytes:
+    """Put together by hand: all vectors are the same one, which is encoded once and not two thousand times."""
     given = call.body["input"]
     several = isinstance(given, list) and not (given and isinstance(given[0], int))
-    dimensions = call.body.get("dimensions")
-    size = dimensions if isinstance(dimensions, int) and dimensions >= 1 else 1536
-    vector = _vector(size) if call.body.get("encoding_format") != "base64" else _encoded_vector(size)
-    return {
-        "object": "list",
-        "model": call.model,
-        "data": [
-            {"object": "embedding", "index": index, "embedding": vector}
-            for index in range(len(given) if several else 1)
-        ],
-        "usage": {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens},
-    }
+    size = call.body.get("dimensions") or 1536
+    vector = _vector(size, base64=call.body.get("encoding_format") == "base64")
+    parts = [b'{"object":"list","data":[']
+    for index in range(len(given) if several else 1):
+        parts += (b'{"object":"embedding","index":%d,"embedding":' % index, vector, b"},")
+    parts[-1] = parts[-1].rstrip(b",")
+    usage = {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens}
+    return b"".join((*parts, b"],", to_bytes({"model": call.model, "usage": usage})[1:]))
 
 
 def _moderation(answer: Answer) -> Json:
@@ -224,12 +224,8 @@ def _pieces(tokens: int) -> tuple[str, ...]:
     return tuple("".join(words[start : start + step]) for start in range(0, tokens, step))
 
 
-@cache
-def _vector(size: int) -> list[float]:
+@lru_cache(maxsize=16)
+def _vector(size: int, *, base64: bool) -> bytes:
     """Every text has the same unit vector: the simulator weighs texts, it does not read them."""
-    return [size**-0.5] * size
-
-
-@cache
-def _encoded_vector(size: int) -> str:
-    return base64.b64encode(array("f", _vector(size)).tobytes()).decode()
+    vector = [size**-0.5] * size
+    return b'"%b"' % b64encode(array("f", vector).tobytes()) if base64 else _encode(vector).encode()

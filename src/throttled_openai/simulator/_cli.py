@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final, get_args
 
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--slowdown", type=float, default=usual.slowdown, metavar="SHARE", help="with all slots taken (default: 0)")
     add("--seed", type=int, default=usual.seed, metavar="N", help="of latencies and faults (default: 0)")
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    add("--port", type=int, default=8000, help="0: any free one (default: 8000)")
+    add("--port", type=_port, default=8000, help="0: any free one (default: 8000)")
     add("--no-headers", dest="announce", action="store_false", help="send no x-ratelimit-* headers")
     add("--no-retry-after", dest="retry_after", action="store_false", help="do not say when to come back")
     add("--no-explanations", dest="explain_refusals", action="store_false", help="refuse without limits and numbers")
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     simulator = Simulator(settings, faults=arguments.faults)
     try:
         asyncio.run(_serve(simulator, arguments.host, arguments.port, quiet=arguments.quiet))
-    except OSError as problem:
+    except _CannotListenError as problem:
         print(f"simulate: cannot listen on {arguments.host}:{arguments.port}: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -123,9 +123,17 @@ def arguments_of(settings: Settings, faults: Iterable[Fault]) -> list[str]:
     return arguments + [f"--fault={fault}" for fault in faults]
 
 
+class _CannotListenError(Exception):
+    """Nobody can serve there; says why."""
+
+
 async def _serve(simulator: Simulator, host: str, port: int, *, quiet: bool) -> None:
     _raise_file_limit()
-    async with serve(simulator, host=host, port=port) as url:
+    async with AsyncExitStack() as stack:
+        try:
+            url = await stack.enter_async_context(serve(simulator, host=host, port=port))
+        except (OSError, UnicodeError) as problem:  # UnicodeError: of a name that cannot be one
+            raise _CannotListenError(problem) from problem
         print(url, flush=True)
         if not quiet:
             print(f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", file=sys.stderr, flush=True)
@@ -145,6 +153,16 @@ def _raise_file_limit() -> None:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _port(text: str) -> int:
+    try:
+        port = int(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from problem
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {port}")
+    return port
 
 
 def _fault(text: str) -> Fault:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 import threading
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor
+    from contextvars import Context
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -23,12 +25,20 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     `tick`: seconds that each turn of the loop takes, beside the jumps. Code that waits for less than
     the clock can tell apart, again and again, turns for ever where time stands still between timers.
+
+    Floats get coarser as they grow: after 2**24 seconds (half a year) the next instant is 4 ns away,
+    after 2**40 a quarter of a millisecond. Timers then are due at the next instant at the earliest.
     """
+
+    if TYPE_CHECKING:  # asyncio's own
+        _clock_resolution: float
+        _scheduled: list[asyncio.TimerHandle]
 
     def __init__(self, *, tick: float = 0.0) -> None:
         self._virtual_now = 0.0
         self._tick = tick
         super().__init__(_JumpingSelector(self))
+        self._finest: float = self._clock_resolution
 
     def turn(self) -> None:
         self._virtual_now += self._tick
@@ -36,8 +46,19 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual_now
 
-    def jump(self, seconds: float) -> None:
-        self._virtual_now += seconds
+    def jump(self) -> None:
+        """Go to the next timer."""
+        self._virtual_now = max(self._virtual_now, self._scheduled[0].when())
+        # The loop runs the timers of the next `_clock_resolution` seconds: none, if adding that changes nothing.
+        self._clock_resolution = max(self._finest, math.ulp(self._virtual_now))
+
+    def call_at(
+        self, when: float, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        now = self._virtual_now
+        if when == now and math.ulp(now) > self._finest:  # probably a wait too short for this clock
+            when = math.nextafter(now, math.inf)
+        return super().call_at(when, callback, *args, context=context)
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[_Ts]], _T], *args: *_Ts
@@ -66,7 +87,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         self._loop.turn()
         ready = super().select(None if timeout is None else 0)
         if not ready and timeout:
-            self._loop.jump(timeout)
+            self._loop.jump()
         return ready
 
 

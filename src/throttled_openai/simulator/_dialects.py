@@ -146,7 +146,7 @@ class _Anthropic(_Seconds):
         headers = [_date(now)]
         for unit, quota in quotas_of(limiter):
             remaining = quota.remaining(now)
-            full = datetime.fromtimestamp(math.ceil(EPOCH + now + quota.shown.reset(now)), UTC)
+            full = datetime.fromtimestamp(math.ceil(_date_of(now + quota.shown.reset(now))), UTC)
             for name in ("requests",) if unit == "requests" else ("input-tokens", "tokens"):
                 headers += (
                     (f"anthropic-ratelimit-{name}-limit", f"{quota.limit:.0f}"),
@@ -265,4 +265,9 @@ def _seconds(wait: float) -> int:
 
 def _date(now: float) -> tuple[str, str]:
     """What the server's clock says, for whoever reads the instants it sends: they are not of today."""
-    return "date", formatdate(EPOCH + now, usegmt=True)
+    return "date", formatdate(_date_of(now), usegmt=True)
+
+
+def _date_of(now: float) -> float:
+    """Seconds since 1970; after the year 9999, which is the last with a date, its end."""
+    return min(EPOCH + now, 253_402_300_799)

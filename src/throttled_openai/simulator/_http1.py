@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
@@ -9,6 +10,8 @@ from urllib.parse import unquote
 # Bytes. A head or a body beyond these is not a request but a mistake.
 _LARGEST_HEAD: Final = 64 * 1024
 _LARGEST_BODY: Final = 512 * 1024 * 1024
+# Bytes of the line before a chunk.
+_LARGEST_LINE: Final = 4096
 
 
 class MalformedRequestError(Exception):
@@ -32,6 +35,7 @@ class RequestReader:
         self._request: Request | None = None
         self._length: int | None = 0
         self._body = bytearray()
+        self._last_chunk = False
         self.expects_continue = False
 
     def feed(self, data: bytes) -> None:
@@ -61,10 +65,10 @@ class RequestReader:
         try:
             method, target, version = first.split(" ")
             headers = {name.strip().lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
-            self._length = int(headers.get("content-length", "0"))
+            self._length = _number(headers.get("content-length", "0"), 10)
         except ValueError as problem:
             raise MalformedRequestError(first[:100]) from problem
-        if not 0 <= self._length <= _LARGEST_BODY:
+        if self._length > _LARGEST_BODY:
             raise MalformedRequestError("body too large")
         if headers.get("transfer-encoding", "").lower() == "chunked":
             self._length = None
@@ -81,19 +85,36 @@ class RequestReader:
         return True
 
     def _read_chunks(self) -> bool:
-        while (end := self._buffer.find(b"\r\n")) >= 0:
+        while (end := self._buffer.find(b"\r\n", 0, _LARGEST_LINE)) >= 0:
+            line = self._buffer[:end].decode("latin-1")
+            if self._last_chunk:  # trailers, which nobody needs, up to an empty line
+                del self._buffer[: end + 2]
+                self._last_chunk = bool(line)
+                if not line:
+                    return True
+                continue
             try:
-                size = int(bytes(self._buffer[:end]).partition(b";")[0], 16)
+                size = _number(line.partition(";")[0].strip(), 16)
             except ValueError as problem:
                 raise MalformedRequestError("bad chunk") from problem
-            if size < 0 or len(self._body) + size > _LARGEST_BODY:
+            if len(self._body) + size > _LARGEST_BODY:
                 raise MalformedRequestError("body too large")
-            # Each chunk, the empty last one too, ends with an empty line; nobody sends trailers.
+            if size == 0:
+                self._last_chunk = True
+                del self._buffer[: end + 2]
+                continue
             whole = end + 2 + size + 2
             if len(self._buffer) < whole:
                 return False
             self._body += self._buffer[end + 2 : end + 2 + size]
             del self._buffer[:whole]
-            if size == 0:
-                return True
+        if len(self._buffer) >= _LARGEST_LINE:
+            raise MalformedRequestError("chunk without an end")
         return False
+
+
+def _number(text: str, base: int) -> int:
+    """Without signs, underscores and prefixes, which `int` takes; raises `ValueError`."""
+    if not re.fullmatch("[0-9a-fA-F]{1,16}", text):
+        raise ValueError(text)
+    return int(text, base)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from ._answers import plain, to_bytes
+from ._answers import body_of, to_bytes
 from ._errors import error_body
 from ._events import broken_off, events
 from ._headers import retry_headers
@@ -74,7 +74,7 @@ def answer_reply(answer: Answer, fault: Fault | None, headers: Headers, latency:
     if fault is not None and not fault.kind.startswith("stream"):
         return struck_reply(fault, headers, latency)
     if not answer.call.stream:
-        return Reply(200, headers, (to_bytes(plain(answer)),), delay=latency)
+        return Reply(200, headers, (body_of(answer),), delay=latency)
     pieces = events(answer)
     pause = (1 - _TO_FIRST_EVENT) * latency / len(pieces)
     if fault is not None and fault.kind == "stream_error":

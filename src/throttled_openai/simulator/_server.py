@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections import deque
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from difflib import get_close_matches
 from random import Random
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from ._answers import EPOCH, Answer, response
 from ._backend import Backend
@@ -209,7 +211,7 @@ class Simulator:
                 endpoint=call.endpoint,
                 status=0 if reply.fault in {"disconnect", "hang"} else reply.status,
                 tokens=charge.total,
-                retry_count=int(retry_count) if retry_count.isdecimal() else 0,
+                retry_count=int(retry_count) if re.fullmatch(r"\d{1,6}", retry_count) else 0,
                 dimension=dimension,
                 fault=reply.fault,
                 call=headers.get("x-client-request-id"),
@@ -281,9 +283,10 @@ class Simulator:
         """Change settings over HTTP; the answer is all of them."""
         try:
             options = json.loads(body)
+            _check_names(options)
             self.change(now=now, **{str(name): value for name, value in options.items() if name != "now"})
-        except (ValueError, TypeError, AttributeError) as problem:
-            raise BadRequestError(f"These settings cannot be: {problem}") from problem
+        except (ValueError, TypeError, AttributeError, RecursionError) as problem:
+            raise BadRequestError(f"Invalid settings: {problem}") from problem
         return asdict(self.settings)
 
     def _now(self, now: float | None) -> float:
@@ -294,6 +297,16 @@ class Simulator:
             return asyncio.get_running_loop().time()
         except RuntimeError:
             return self._latest
+
+
+_SETTINGS: Final = tuple(field.name for field in fields(Settings))
+
+
+def _check_names(options: Iterable[str]) -> None:
+    for name in options:
+        if name not in (*_SETTINGS, "now"):
+            meant = "".join(f"; did you mean {close!r}?" for close in get_close_matches(name, _SETTINGS, n=1))
+            raise ValueError(f"there is no setting {name!r}{meant}")
 
 
 def _limit(limit: float | None) -> str:

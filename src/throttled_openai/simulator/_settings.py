@@ -155,9 +155,9 @@ _NUMBERS: Final = (
     ("burst", 0.001, 60.0),
     ("fixed_window", 0.001, 60.0),
     ("latency", 0.0, math.inf),
-    ("latency_sigma", 0.0, math.inf),
+    ("latency_sigma", 0.0, 10.0),
     ("network", 0.0, math.inf),
-    ("network_sigma", 0.0, math.inf),
+    ("network_sigma", 0.0, 10.0),
     ("slowdown", 0.0, math.inf),
     ("slow_down_above", 0.0, math.inf),
     ("neighbour_rpm", 0.0, math.inf),
@@ -166,12 +166,15 @@ _NUMBERS: Final = (
 )
 _WHOLE: Final = (
     ("seed", -math.inf, math.inf),
-    ("completion_tokens", 1, math.inf),
+    ("completion_tokens", 1, 1_000_000),
     ("overload_status", 400, 599),
     ("max_in_flight", 1, math.inf),
     ("slots", 1, math.inf),
 )
 _SWITCHES: Final = ("announce", "retry_after", "explain_refusals", "refund", "charge_refused_requests")
+
+# Beyond this numbers are mistakes, and sums of them would become infinite.
+_HUGE: Final = 1e15
 
 # None: there is no such limit.
 _OPTIONAL: Final = {"rpm", "tpm", "rpd", "tpd", "fixed_window", "slow_down_above", "max_in_flight", "slots"}
@@ -179,7 +182,8 @@ _OPTIONAL: Final = {"rpm", "tpm", "rpd", "tpd", "fixed_window", "slow_down_above
 
 def _check_number(name: str, value: object, *, at_least: float, at_most: float = math.inf) -> None:
     """Values also come from the command line and over HTTP, so the types are checked too."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    # An integer may be too large to ask whether it is finite.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_HUGE <= value <= _HUGE:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     if value < at_least:
         raise ValueError(f"{name} must be at least {at_least:g}, got {value!r}")

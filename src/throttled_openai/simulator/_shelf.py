@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _KEPT: Final = 1000
+# Parts of a form that are looked at.
+_MOST_PARTS: Final = 100
 _KNOWN_MODELS: Final = ("gpt-4o", "gpt-4o-mini", "gpt-5-mini", "text-embedding-3-small", "omni-moderation-latest")
 
 
@@ -39,7 +41,7 @@ class Shelf:
             "bytes": len(content),
             "created_at": EPOCH + int(now),
             "filename": filename,
-            "purpose": parts.get("purpose", ("", b"user_data"))[1].decode(),
+            "purpose": parts.get("purpose", ("", b"user_data"))[1].decode("utf-8", "replace"),
             "status": "processed",
         }
         _keep(self._files, file)
@@ -87,7 +89,7 @@ def _multipart(content_type: str, body: bytes) -> dict[str, tuple[str, bytes]]:
     if boundary is None:
         raise BadRequestError("Expected a multipart/form-data body.")
     parts = {}
-    for chunk in body.split(b"--" + boundary[1].encode())[1:-1]:
+    for chunk in body.split(b"--" + boundary[1].encode("utf-8", "replace"), _MOST_PARTS)[1:-1]:
         head, _, content = chunk.partition(b"\r\n\r\n")
         # Only where a field name may begin: `filename="..."` ends in the same letters.
         name = re.search(rb'[;\s]name="([^"]*)"', head)

@@ -11,7 +11,9 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
+from ._errors import error_body
 from ._http1 import MalformedRequestError, Request, RequestReader
+from ._reply import reply_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -92,7 +94,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def _answer(self, request: Request) -> None:
-        reply = self._simulator.receive(request.method, request.path, request.headers, request.body, self._loop.time())
+        reply = self._receive(request)
         acted_out = False
         try:
             await reply.turn()
@@ -100,7 +102,7 @@ class _Connection(asyncio.Protocol):
             if reply.stream:
                 await self._send_stream(reply)
             elif reply.fault != "disconnect":
-                self._transport.write(_head(reply) + reply.pieces[0])
+                self._transport.write(_head(reply) + (b"" if request.method == "HEAD" else reply.pieces[0]))
             acted_out = True
         finally:
             self._simulator.finish(reply, delivered=acted_out)
@@ -109,6 +111,14 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
         elif not self._transport.is_closing():
             self._next()
+
+    def _receive(self, request: Request) -> Reply:
+        now = self._loop.time()
+        try:
+            return self._simulator.receive(request.method, request.path, request.headers, request.body, now)
+        except Exception as problem:  # noqa: BLE001  # one request must not leave its client without an answer
+            self._loop.call_exception_handler({"message": "the simulator failed", "exception": problem})
+            return reply_of(500, error_body(f"The simulator failed: {type(problem).__name__}", "server_error"))
 
     async def _send_stream(self, reply: Reply) -> None:
         self._transport.write(_head(reply))
