@@ -76,6 +76,7 @@ def _brief(value):
 
 
 def failed(error):
+    error.__traceback__ = None  # its frames hold the stream that failed
     body = getattr(error, "body", None)
     return Ending(
         type(error).__name__,

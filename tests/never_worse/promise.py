@@ -103,7 +103,8 @@ def unproven(cell):
         return 0.0
     if answer.wait is not None:
         return min(answer.wait, MINUTE) if answer.wait <= SDK_WAITS or cell.timing != "always" else 0.0
-    return MINUTE if cell.timing in ("always", "third on") else 0.0
+    # One bare refusal costs a moment; those that come again and again may be a limit that nobody told.
+    return 0.0 if cell.timing in {"once", "third"} and cell.limit == "none" else MINUTE
 
 
 def _time(cell, stock, ours):
