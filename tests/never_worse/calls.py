@@ -1,6 +1,7 @@
 """Calls as programs make them: one client, one way of calling, one load; and how each call ended."""
 
 import asyncio
+import contextlib
 import hashlib
 import importlib
 from dataclasses import dataclass, field
@@ -132,6 +133,8 @@ async def one(client, way, number):
     began = now()
     try:
         ending = done(number, _content(await WAYS[way](client, request_of(number))))
+    except asyncio.CancelledError:
+        return Ending("given up"), now() - began
     except Exception as error:  # noqa: BLE001  # whatever it is, stock has to raise it too
         ending = failed(error)
     return ending, now() - began
@@ -153,6 +156,16 @@ async def _trickle(count, call):
     return await asyncio.gather(*map(later, range(count)))
 
 
+async def _cancelled(count, call):
+    """Every third caller gives up before the server can have answered."""
+
+    async def impatient(number):
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(call(number), None if number % 3 else 0.05)
+
+    return await asyncio.gather(*map(impatient, range(count)))
+
+
 # name: (how, how many)
 LOADS = {
     "one": (_sequential, 1),
@@ -160,4 +173,5 @@ LOADS = {
     "dozen": (_gathered, 12),
     "gathered": (_gathered, 60),
     "trickle": (_trickle, 30),
+    "some give up": (_cancelled, 30),
 }

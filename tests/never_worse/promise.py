@@ -112,6 +112,8 @@ def _time(cell, stock, ours):
     most = needed + SLACK + unproven(cell)
     if ours.took > most:
         yield Breach("slower", f"{ours.took:.1f} s, stock {stock.took:.1f} s, at most {most:.1f} s")
+    elif ours.slowest - stock.slowest > most - stock.took:
+        yield Breach("slower call", f"one took {ours.slowest:.1f} s, the slowest of stock {stock.slowest:.1f} s")
     said_by = stock.took + SLACK + MINUTE
     if ours.took > said_by and ours.warned_at > said_by and cell.announced not in UNTRUE:
         yield Breach("silent", f"{ours.took:.1f} s, stock {stock.took:.1f} s, and no warning within {said_by:.1f} s")
