@@ -69,7 +69,7 @@ def run(cell, *, ours):
     """Run the calls of `cell` with stock, or with ours."""
     made = Run()
     began = time.process_time()
-    with _deterministic(), _listening(made), _not_for_ever():
+    with deterministic(), listening(made), not_for_ever():
         try:
             virtual_run(_run(cell, made, ours=ours))
         except Spins:
@@ -93,8 +93,9 @@ async def _run(cell, made, *, ours):
 
     async def call(number):
         ending, seconds = await one(client, cell.way, number)
-        made.endings.append(ending)
-        made.seconds.append(seconds)
+        if now() < DEADLINE:
+            made.endings.append(ending)
+            made.seconds.append(seconds)
 
     task = asyncio.create_task(load(count, call))
     try:
@@ -105,28 +106,30 @@ async def _run(cell, made, *, ours):
         made.last_refusal = server.last_refusal
     if made.hung:
         task.cancel()
-        await asyncio.wait([task], timeout=60.0)
-    await settled()
+        return
     if throttle is not None:
-        made.left = list(_left(throttle, made))
+        made.left = await left(throttle)
     await client.close()
 
 
-def _left(throttle, made):
-    """What the calls left behind."""
-    stats = throttle.stats()
-    if stats.waiting or stats.in_flight:
+async def left(throttle):
+    """What the calls left behind; a stream that nobody closed may stay until it is collected."""
+    await settled()
+    found, stats = [], throttle.stats()
+    if stats.in_flight:
         gc.collect()
+        await settled()
         stats = throttle.stats()
     if stats.waiting or stats.in_flight:
-        yield f"{stats.waiting} waiting, {stats.in_flight} in flight"
+        found.append(f"{stats.waiting} waiting, {stats.in_flight} in flight")
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     if tasks:
-        yield f"{len(tasks)} tasks"
+        found.append(f"{len(tasks)} tasks")
     timers = [handle for handle in asyncio.get_running_loop()._scheduled if not handle.cancelled()]
     late = [handle.when() - now() for handle in timers if handle.when() - now() > LOOKS_AGAIN]
     if late:
-        yield f"{len(late)} timers, the last in {max(late):.0f} s"
+        found.append(f"{len(late)} timers, the last in {max(late):.0f} s")
+    return found
 
 
 # A timer that fires too early only looks again, so one that has been set before the last call ended may stay.
@@ -134,14 +137,14 @@ LOOKS_AGAIN = 3600.0
 
 
 @contextlib.contextmanager
-def _deterministic():
+def deterministic():
     """The SDK's own jitter is none."""
     with mock.patch("openai._base_client.random", return_value=0.0):
         yield
 
 
 @contextlib.contextmanager
-def _listening(made):
+def listening(made):
     handler = logging.Handler(logging.DEBUG)
 
     def emit(record):
@@ -172,7 +175,7 @@ def _instant():
 
 
 @contextlib.contextmanager
-def _not_for_ever():
+def not_for_ever():
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGPROF"):
         yield
         return

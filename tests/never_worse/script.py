@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 import openai
 from openai import AsyncOpenAI
 
-from clients import URL, settled
+from clients import URL
 from support import virtual_run
 from throttled_openai import Throttle, ThrottledAsyncOpenAI
 
 from .answers import Answer
 from .calls import KEY, failed, http_client, request_of
-from .run import Run, _deterministic, _left, _listening, _not_for_ever
+from .run import Run, deterministic, left, listening, not_for_ever
 from .server import Server, now
 
 
@@ -71,13 +71,12 @@ def play(program, server=None, *, ours=True, make=None, checks=True, **options):
             played.throttles.append(client.throttle)
         played.gave = await program(client)
         played.took = now()
-        await settled()
         played.attempts, played.per_call = len(server.attempts), server.per_call
         for throttle in played.throttles:
-            played.left += _left(throttle, played)
+            played.left += await left(throttle)
         await client.close()
 
-    with _deterministic(), _listening(played), _not_for_ever():
+    with deterministic(), listening(played), not_for_ever():
         virtual_run(main())
     assert not checks or not played.left, played.left
     return played

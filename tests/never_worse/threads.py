@@ -15,7 +15,7 @@ from clients import FAMILIES, URL
 from throttled_openai import ThrottledOpenAI, throttle
 
 from .calls import KEY, done, failed, request_of
-from .run import Run, _listening
+from .run import Run, listening
 from .server import good
 
 LATENCY = 0.01
@@ -72,7 +72,7 @@ def run(cell, *, ours, seam="class"):
     options = {"api_key": KEY, "base_url": URL, "http_client": http, "max_retries": cell.retries}
     with (
         mock.patch("openai._base_client.INITIAL_RETRY_DELAY", 0.02),
-        _listening(made),
+        listening(made),
         (SEAMS[seam] if ours else OpenAI)(**options) as client,
     ):
         began = time.monotonic()
