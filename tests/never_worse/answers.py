@@ -5,8 +5,6 @@ import json
 import time
 from dataclasses import dataclass, field, replace
 
-# A wait that the SDK obeys; beyond it the SDK raises instead.
-SDK_WAITS = 120.0
 # Statuses that may say "not now" and so may be refusals of a rate, of room, of size or of the account.
 MAY_REFUSE = frozenset({402, 413, 429, 503, 529})
 

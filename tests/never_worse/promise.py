@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import throttled_openai
 
-from .answers import SDK_WAITS
 from .calls import KEY, PROMPT
 from .cells import LATENCY
 from .server import Room
@@ -102,10 +101,10 @@ def unproven(cell):
         return MINUTE
     if not answer.refuses or answer.final or cell.configured == "max_refusals=0":
         return 0.0
-    if answer.wait is not None:
-        return min(answer.wait, MINUTE) if answer.wait <= SDK_WAITS or cell.timing != "always" else 0.0
-    # One bare refusal costs a moment; those that come again and again may be a limit that nobody told.
-    return 0.0 if cell.timing in {"once", "third"} and cell.limit == "none" else MINUTE
+    # Refusals that come again and again may be a limit that nobody told.
+    if cell.timing not in {"once", "third"} or cell.limit != "none":
+        return MINUTE
+    return min(answer.wait or 0.0, MINUTE)
 
 
 def _time(cell, stock, ours):

@@ -115,7 +115,7 @@ def test_a_blocked_call_carries_nothing_of_another(status):
 
 
 def test_a_large_billing_body_is_parsed_once():
-    body = json.dumps({"error": {"code": "insufficient_quota", "message": "no", "type": "x" * 1_000_000}}).encode()
+    body = json.dumps({"error": {"code": "insufficient_quota", "message": "no " * 330_000, "type": "billing"}}).encode()
 
     async def calls(client):
         return await gather(client, 300)
@@ -174,7 +174,7 @@ def test_a_call_that_is_collected_in_another_context_gives_its_place_back():
 
 def test_models_without_number_leave_again():
     async def calls(client):
-        for number in range(2000):
+        for number in range(500):
             await call(client, number, model=f"m-{number}")
         await asyncio.sleep(7200.0)
         await call(client, model="m")
@@ -182,4 +182,4 @@ def test_models_without_number_leave_again():
 
     played = play(calls, Scripted(latency=0.01))
 
-    assert played.gave < 1500
+    assert played.gave < 250

@@ -21,7 +21,7 @@ from .script import Scripted, answered, call, ends, gather, says
 CELLS = [
     Cell(),
     Cell(header="after 500 ms"),
-    Cell(timing="first of each", header="after 500 ms"),
+    Cell(timing="third", header="after 500 ms"),
     Cell(header="retry false", timing="always"),
     Cell(body="quota"),
     Cell(body="quota", timing="always"),
