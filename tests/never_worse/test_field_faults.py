@@ -121,7 +121,7 @@ def test_a_large_billing_body_is_parsed_once():
         return await gather(client, 300)
 
     began = time.process_time()
-    played = play(calls, Scripted(always(says(429, body))), rpm=600)
+    played = play(calls, Scripted(always(says(402, body))), rpm=600)
     took = time.process_time() - began
     blocked = [error.error for error in errors(played.gave) if error.name == "AccountBlocked"]
 
