@@ -125,6 +125,8 @@ def _draw(chance):
 def core(load):
     """Each kind of answer alone, once and for good, as a program meets it that gathers or goes one by one."""
     for kind, (timing, how) in itertools.product(KINDS, (("once", load), ("always", load), ("once", "sequential"))):
+        if how == "sequential" and kind in STATUSES and not KINDS[kind].refuses:
+            continue  # says nothing about the calls after it
         way = "stream" if kind in FAULTS and kind not in ("connect", "connect timeout", "disconnect") else "plain"
         yield Cell(kind=kind, timing=timing, load=how, way=way).sensible
 

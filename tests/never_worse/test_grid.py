@@ -12,7 +12,7 @@ from .cells import grid
 from .promise import breaches
 from .run import run
 
-CELLS = int(os.environ.get("NEVER_WORSE_CELLS", "100"))
+CELLS = int(os.environ.get("NEVER_WORSE_CELLS", "80"))
 SEED = int(os.environ.get("NEVER_WORSE_SEED", "1"))
 
 
