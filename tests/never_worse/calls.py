@@ -134,6 +134,8 @@ async def one(client, way, number):
     try:
         ending = done(number, _content(await WAYS[way](client, request_of(number))))
     except asyncio.CancelledError:
+        if now() >= DEADLINE:
+            raise
         return Ending("given up"), now() - began
     except Exception as error:  # noqa: BLE001  # whatever it is, stock has to raise it too
         ending = failed(error)
