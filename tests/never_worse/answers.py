@@ -176,6 +176,9 @@ def answer(kind, body="bare", header="none"):
     if kind in STATUSES and not (kind == "200" and body == "bare"):
         content = BODIES[body]
         made = replace(
-            made, body=content.content, headers={"content-type": content.kind}, final=made.refuses and content.final
+            made,
+            body=content.content,
+            headers={"content-type": content.kind},
+            final=content.final and kind in ("402", "429"),
         )
     return made.with_headers(HEADERS[header])
