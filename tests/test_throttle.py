@@ -5,7 +5,6 @@ import collections
 import contextlib
 import itertools
 import logging
-import threading
 import time
 from random import Random
 
@@ -641,7 +640,7 @@ def test_calls_that_died_with_their_loop_do_not_hold_up_the_next_one():
     async def leave():
         permits.extend([await admit(t), await admit(t)])
         for _ in range(3):
-            waiting = t._lane("m").admit(Call("m", 1, Manners()))
+            waiting = t.admit(Call("m", 1, Manners()))
             waiting.send(None)  # waits, and nobody will ever go on with it
             futures.append(waiting)
 
@@ -669,7 +668,7 @@ def test_calls_of_a_dead_loop_that_are_closed_later_do_not_keep_the_next_loop_bu
     async def leave():
         await asyncio.sleep(1000)
         await call(t)
-        left.append(t._lane("m").admit(Call("m", 1, Manners())))
+        left.append(t.admit(Call("m", 1, Manners())))
         left[0].send(None)
 
     loop.run_until_complete(leave())
@@ -687,35 +686,6 @@ def test_calls_of_a_dead_loop_that_are_closed_later_do_not_keep_the_next_loop_bu
 
 def timers_of(loop):
     return [handle for handle in loop._scheduled if not handle.cancelled()]
-
-
-def test_a_second_loop_that_runs_at_the_same_time_is_told_so():
-    t = throttle(rpm=60)
-
-    async def elsewhere():
-        await admit(t)
-
-    def in_a_thread():
-        with pytest.raises(
-            RuntimeError, match=r"in use on another event loop that is still running; give each running loop a client"
-        ):
-            asyncio.run(elsewhere())
-        told.append(True)
-
-    async def main():
-        permit = await admit(t)
-        waiting = start(call(t))
-        await ticks()
-        thread = threading.Thread(target=in_a_thread)
-        thread.start()
-        thread.join()
-        assert (t.waiting, t.in_flight) == (1, 1)
-        permit.settle(Outcome.SUCCESS)
-        assert await waiting == 1
-
-    told = []
-    virtual_run(main())
-    assert told == [True]
 
 
 def test_a_throttle_is_made_and_shown_without_a_loop():
