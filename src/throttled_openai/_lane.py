@@ -110,7 +110,7 @@ class Lane:
         future = waiter.future
         if future.cancel() or future.cancelled():
             if waiter.queue is self.queue:
-                self.queue.left(waiter)
+                self.queue.left()
                 self.admit_waiting()
         elif future.exception() is None:
             permit = future.result()
@@ -265,7 +265,7 @@ class Lane:
         return AdmissionTimeout(
             max_wait=waiter.call.manners.max_wait or 0.0,
             waited=waiter.call.waited + now - waiter.since,
-            ahead=waiter.ahead,
+            ahead=self.queue.ahead_of(waiter),
             reason=self._holds_back(waiter.call, now),
         )
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import heapq
 import math
 import sys
-from bisect import bisect_left
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
     from ._lane import Lane
     from ._permit import Call, Permit
@@ -32,7 +30,7 @@ LAST: Final = (sys.maxsize, 0)
 class Waiter:
     """One call that waits, until `deadline`. Its future brings the permit, or None: ask again, elsewhere."""
 
-    __slots__ = ("ahead", "call", "deadline", "future", "lane", "order", "queue", "since", "size")
+    __slots__ = ("call", "deadline", "future", "lane", "order", "queue", "since", "size", "turn")
 
     lane: Lane
     queue: Queue
@@ -43,7 +41,7 @@ class Waiter:
         self.since = since
         self.size = int(call.tokens).bit_length()
         self.future = future
-        self.ahead = 0  # calls before it when its deadline passed
+        self.turn = 0  # how many leave the queue before it, if nobody gives up
         max_wait = call.manners.max_wait
         self.deadline = math.inf if max_wait is None else since + max_wait - call.waited
 
@@ -65,7 +63,7 @@ class Queue:
         self._overtaken = 0  # how often others of lower priority were left behind since it was their turn
         self._due: Waiter | None = None  # that one, from its turn until it leaves: it may have to save up
         self._deadlines: list[tuple[float, Waiter]] = []
-        self._places: Places | None = None  # of those that wait, from the first passed deadline on
+        self._taken = 0
 
     def add(self, waiter: Waiter) -> bool:
         """Whether it may now be the oldest of its heap: any before it have given up."""
@@ -75,8 +73,7 @@ class Queue:
         self._entries += 1
         if waiter.deadline < math.inf:
             heapq.heappush(self._deadlines, (waiter.deadline, waiter))
-        if self._places is not None:
-            self._places.add(waiter.order)
+            waiter.turn = self._taken + self._before(waiter.order[0])
         self.waiting += 1
         return heap[0][1] is waiter or heap[0][1].future.done()
 
@@ -111,8 +108,7 @@ class Queue:
         heapq.heappop(self._heaps[_heap_of(waiter)])
         self._entries -= 1
         self.waiting -= 1
-        if self._places is not None:
-            self._places.remove(waiter.order)
+        self._taken += 1
         if waiter is self._due:
             self._overtaken, self._due = 0, None
         elif any(before > waiter.order[0] for before, _ in self._heaps):
@@ -131,26 +127,26 @@ class Queue:
         """The one that has waited longest is the next to leave."""
         self._overtaken = FAIR
 
-    def expired(self, now: float) -> list[Waiter]:
-        """Remove those whose deadline has passed; they know how many were before them."""
-        gone = []
+    def expired(self, now: float) -> Iterator[Waiter]:
+        """Remove those whose deadline has passed."""
         while self.next_deadline() <= now:
-            gone.append(heapq.heappop(self._deadlines)[1])
-        if gone:
-            if self._places is None:
-                self._places = Places(waiter.order for waiter in self.all())
-            for waiter in gone:
-                waiter.ahead = self._places.before(waiter.order)
-            for waiter in gone:
-                self._places.remove(waiter.order)
-            self.waiting -= len(gone)
-        return gone
+            waiter = heapq.heappop(self._deadlines)[1]
+            self.waiting -= 1
+            yield waiter
 
-    def left(self, waiter: Waiter) -> None:
+    def ahead_of(self, waiter: Waiter) -> int:
+        """How many calls had still to go before one with a deadline, those that gave up meanwhile among them."""
+        return max(0, waiter.turn - self._taken)
+
+    def _before(self, priority: int) -> int:
+        """How many wait that go before the newest, of `priority`; some that have given up may be counted in."""
+        if len({before for before, _ in self._heaps}) == 1:
+            return self.waiting
+        return sum(len(heap) for (before, _), heap in self._heaps.items() if before <= priority) - 1
+
+    def left(self) -> None:
         """One has given up; it may stay in its heap until it comes up."""
         self.waiting = max(0, self.waiting - 1)  # 0: the queue had been cleared before
-        if self._places is not None:
-            self._places.remove(waiter.order)
         self.clear_away()
 
     def clear_away(self) -> None:
@@ -179,55 +175,7 @@ class Queue:
     def _empty(self) -> None:
         self._heaps.clear()
         self._deadlines.clear()
-        self._entries, self._places = 0, None
-
-
-# Places in one block: as many as `list` inserts into and removes from in about a microsecond.
-BLOCK: Final = 1000
-
-
-class Places:
-    """Places in line, in order: how many are before one costs a hundred steps among 100,000.
-
-    In blocks of a sorted list, none of them empty.
-    """
-
-    def __init__(self, places: Iterable[Place]) -> None:
-        line = sorted(places)
-        self._blocks = [line[start : start + BLOCK] for start in range(0, len(line), BLOCK)]
-
-    def add(self, place: Place) -> None:
-        index = min(self._block_of(place), len(self._blocks) - 1)
-        if index < 0:
-            self._blocks.append([place])
-            return
-        block = self._blocks[index]
-        block.insert(bisect_left(block, place), place)
-        if len(block) > 2 * BLOCK:
-            self._blocks[index : index + 1] = [block[:BLOCK], block[BLOCK:]]
-
-    def remove(self, place: Place) -> None:
-        """Nothing happens where it is not among them."""
-        index = self._block_of(place)
-        if index < len(self._blocks):
-            block = self._blocks[index]
-            at = bisect_left(block, place)
-            if block[at] == place:
-                del block[at]
-                if not block:
-                    del self._blocks[index]
-
-    def before(self, place: Place) -> int:
-        index = self._block_of(place)
-        counted = sum(map(len, self._blocks[:index]))
-        return counted + (bisect_left(self._blocks[index], place) if index < len(self._blocks) else 0)
-
-    def _block_of(self, place: Place) -> int:
-        """The first block that ends at or after `place`."""
-        return bisect_left(self._blocks, place, key=_last)
-
-
-_last = itemgetter(-1)
+        self._entries = 0
 
 
 def _heap_of(waiter: Waiter) -> tuple[int, int]:
