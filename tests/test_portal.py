@@ -393,6 +393,36 @@ def test_where_no_thread_can_be_started_calls_are_admitted_and_settled(monkeypat
     portal._loop.close()
 
 
+def test_once_a_thread_can_be_started_it_takes_the_loop_over(monkeypatch):
+    portal, over, answers = Portal(), threading.Event(), []
+    monkeypatch.setattr(portal, "_start", no_thread)
+
+    async def slow():
+        await asyncio.sleep(0.001)
+        return threading.current_thread().name
+
+    def work():
+        while not over.is_set():
+            answers.append(portal.ask(slow))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    monkeypatch.undo()
+    assert asyncio.run(portal.ask_async(slow)) == "throttled-openai"
+    time.sleep(0.1)
+    over.set()
+    for thread in threads:
+        thread.join(30)
+    assert "throttled-openai" in answers
+    assert answers[0] != "throttled-openai"
+    loop, portal._loop = portal._loop, None
+    loop.call_soon_threadsafe(loop.stop)
+    portal._thread.join(10)
+    loop.close()
+
+
 def test_a_task_that_needs_a_thread_where_none_can_be_started_is_told_so(monkeypatch):
     portal = Portal()
     monkeypatch.setattr(threading.Thread, "start", no_thread)

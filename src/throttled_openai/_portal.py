@@ -51,32 +51,42 @@ class Portal:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop, which runs. Raises `RuntimeError` where no thread can be started."""
-        if self._turning is not None:
-            raise RuntimeError("can't start a thread, which tasks on event loops need")
-        return self._loop or self._start()
+        return self._start() if self._loop is None or self._turning is not None else self._loop
 
     def runs(self, loop: object) -> bool:
         return loop is self._loop
 
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._starting:
-            if self._loop is None:
+            if self._loop is None or self._turning is not None:
                 # Not by the policy: whatever loop the application likes, this one needs only timers.
-                loop = asyncio.SelectorEventLoop()
-                self._thread = threading.Thread(target=loop.run_forever, name="throttled-openai", daemon=True)
+                loop = self._loop or asyncio.SelectorEventLoop()
+                run = (
+                    loop.run_forever
+                    if self._turning is None
+                    else functools.partial(self._take_over, loop, self._turning)
+                )
+                thread = threading.Thread(target=run, name="throttled-openai", daemon=True)
                 try:
-                    self._thread.start()
+                    thread.start()
                 except RuntimeError:
-                    self._thread = None
-                    loop.close()
+                    if self._loop is None:
+                        loop.close()
                     raise
-                self._loop = loop
+                self._loop, self._thread, self._turning = loop, thread, None
             return self._loop
+
+    def _take_over(self, loop: asyncio.AbstractEventLoop, turning: threading.Lock) -> None:
+        """Run a loop that threads have run in turn, from the next answer on."""
+        post(loop, loop.stop)
+        turning.acquire()
+        while self._loop is loop:  # some of those threads may still stop it
+            loop.run_forever()
 
     def _loop_for_a_thread(self) -> asyncio.AbstractEventLoop:
         """The loop, for a caller that can run it in its turn."""
         try:
-            return self._loop or self._start()
+            return self.loop
         except RuntimeError:
             with self._starting:
                 if self._loop is None:
@@ -93,8 +103,7 @@ class Portal:
         answered = threading.Lock()
         answered.acquire()  # the answer releases it
         loop = self._loop_for_a_thread()
-        wake = answered.release if self._turning is None else functools.partial(_release_and_stop, answered, loop)
-        question = Question(loop, make, wake, unwanted)
+        question = Question(loop, make, functools.partial(self._answered, answered, loop), unwanted)
         deadline = None if patience is None else time.monotonic() + patience
         try:
             question.ask()
@@ -106,19 +115,25 @@ class Portal:
             raise
 
     def _wait(self, answered: threading.Lock, loop: asyncio.AbstractEventLoop, seconds: float) -> bool:
-        if self._turning is None:
+        turning = self._turning
+        if turning is None:
             return answered.acquire(timeout=seconds)
-        if self._turning.acquire(blocking=False):
+        if turning.acquire(blocking=False):
             try:
-                self._thread = threading.current_thread()
-                if not answered.acquire(blocking=False):
-                    loop.run_forever()  # until somebody is answered
-                else:
+                self._thread = me = threading.current_thread()
+                if answered.acquire(blocking=False):
                     return True
+                loop.run_forever()  # until somebody is answered
             finally:
-                self._thread = None
-                self._turning.release()
+                if self._thread is me:
+                    self._thread = None
+                turning.release()
         return answered.acquire(timeout=TURN)
+
+    def _answered(self, answered: threading.Lock, loop: asyncio.AbstractEventLoop) -> None:
+        answered.release()
+        if self._turning is not None:
+            loop.stop()
 
     async def ask_async(self, make: Make[T], unwanted: Callable[[T], object] | None = None) -> T:
         """As `ask`, for a task on any event loop."""
@@ -230,11 +245,6 @@ def _wake(answered: asyncio.Future[None]) -> None:
 def _look_at(deadline: float | None) -> None:
     if deadline is not None and time.monotonic() >= deadline:
         raise TimeoutError
-
-
-def _release_and_stop(answered: threading.Lock, loop: asyncio.AbstractEventLoop) -> None:
-    answered.release()
-    loop.stop()
 
 
 def _rest(rests: threading.Event) -> None:

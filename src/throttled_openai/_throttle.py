@@ -166,6 +166,7 @@ class Throttle:
             entered = self._enter(call, loop)
             if entered is None:
                 assert self._portal is not None
+                hash(call.home)  # kept from now on, though the loop may be gone when it is asked for
                 permit = await self._portal.ask_async(functools.partial(self._admit_here, call), _give_back)
                 return self._received(permit)
             if isinstance(entered, Permit):
@@ -470,7 +471,8 @@ class Throttle:
                 return self._stats()
         if self._loop is not None and self._loop.is_closed():
             with self._lock:
-                self._clear_away()
+                if self._loop.is_closed():
+                    self._clear_away()
         return self._stats()
 
     async def _stats_here(self) -> Stats:
