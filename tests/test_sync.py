@@ -233,7 +233,8 @@ def test_a_synchronous_call_in_a_coroutine_does_not_wait_for_the_calls_of_its_ow
             asyncio.create_task(asynchronous.chat.completions.create(model="gpt-4o", messages=HI)) for _ in range(6)
         ]
         await asyncio.sleep(0.05)
-        assert (throttle.in_flight, throttle.waiting) == (2, 4)
+        assert throttle.in_flight + throttle.waiting == 6
+        assert throttle.waiting
         say(synchronous.with_throttle(max_wait=10.0))
         say(synchronous.with_throttle(max_wait=10.0))
         await asyncio.gather(*calls)

@@ -118,15 +118,15 @@ class Lane:
                 # Cancelled in the very tick it was admitted: nobody else will use this permit.
                 self.throttle.settle(self, permit, Outcome.UNSENT)
 
-    def admit_waiting(self, most: int = AT_ONCE) -> int:
+    def admit_waiting(self) -> None:
         """Admit the oldest while it may go; smaller ones may pass one that is too large for now.
 
         Called whenever something may have changed: a new waiter, a settled permit, a passed
-        instant, a corrected budget. Returns how many, of at most `most`, went.
+        instant, a corrected budget.
         """
         queue = self.queue
         if not queue.waiting and self._timer is None:
-            return 0
+            return
         now = self.throttle.loop.time()
         for waiter in queue.expired(now):
             waiter.future.set_exception(self._timeout(waiter, now))
@@ -134,7 +134,7 @@ class Lane:
         wake_at = math.inf
         given = 0
         while queue.waiting:
-            if given == most:
+            if given == AT_ONCE:
                 wake_at = now
                 break
             oldest = queue.oldest()
@@ -157,7 +157,6 @@ class Lane:
         if not queue.waiting:
             self.throttle.in_line.discard(self)
         self._set_timer(min(wake_at, queue.next_deadline()))
-        return given
 
     def _next(self, oldest: list[Waiter], now: float) -> tuple[Waiter | None, float]:
         """Who goes now; or nobody, and the seconds until somebody may."""

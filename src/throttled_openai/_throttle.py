@@ -114,7 +114,8 @@ class Throttle:
         self._deciding = False
         self._flying: set[Permit] = set()
         self._homes: set[weakref.ref[Home]] = set()  # of calls since the throttle last looked for closed ones
-        self._silent: set[weakref.ref[Home]] = set()  # those that have not answered since it last looked
+        self._silent: set[weakref.ref[Home]] = set()  # those that have not answered since they were called
+        self._called_at = -math.inf
         self._lanes: dict[object, Lane] = {}  # replaced, never changed: other threads may be reading it
         self._lane_of: dict[object, Lane] = {}  # by model, or by endpoint and model
         self._departed: BudgetStats | None = None  # what lanes that have left have done
@@ -255,7 +256,8 @@ class Throttle:
         if old is not None:
             self._clear_away()
         self._loop, self._on_portal = loop, self._portal is not None
-        self._listened_at, self.late = -math.inf, False
+        self._listened_at = self._called_at = -math.inf
+        self.late = False
         if old is not None:
             # Real loops read one monotonic clock, so what refilled in between counts; virtual ones do not.
             same_clock = abs(old.time() - loop.time()) < 1.0
@@ -395,17 +397,17 @@ class Throttle:
             return
         # The oldest first, or a busy model would keep the ceiling to itself. And now and then the one
         # that has waited longest, or a model whose calls are urgent would.
-        places = {each.queue.head(): each for each in {lane, *self.in_line}}
-        longest = min(places.values(), key=lambda each: each.queue.longest())
+        waiting = [each for each in self.in_line if each.queue.waiting and each is not lane]
+        line = sorted([lane, *waiting], key=lambda each: each.queue.head())
+        longest = min(line, key=lambda each: each.queue.longest())
         if self._overtaken >= FAIR - 1:
             longest.queue.favour_longest()
-            self._overtaken *= not longest.admit_waiting(1)
-        for _, each in sorted(places.items(), key=operator.itemgetter(0)):
-            given = each.admit_waiting()
-            if each is not longest:
-                self._overtaken += given
-            elif given:
-                self._overtaken = 0
+            line.insert(0, longest)
+        for each in line:
+            before = each.admitted
+            each.admit_waiting()
+            if each.admitted > before:
+                self._overtaken = 0 if each is longest else self._overtaken + each.admitted - before
 
     def _listen(self, now: float) -> None:
         """Look from time to time how late the event loop is.
@@ -445,16 +447,23 @@ class Throttle:
         The SDK's stream and its generator refer to each other, so one that was left by `break` is
         only freed by the cyclic garbage collector, which does not run while nothing happens.
         """
-        if self.loop.time() - self._moved_at >= self.stuck_for:
+        now = self.loop.time()
+        if now - self._moved_at >= self.stuck_for:
             self.stuck_for *= 2
-            self._clear_away(self._silent)
-            self._silent = set(self._homes)
-            for ref in self._homes:
-                loop = ref()
-                if loop is not None:
-                    post(loop, self._silent.discard, ref)
+            if now - self._called_at >= STUCK:
+                self._called_at = now
+                self._call_homes()
             if self.streams:
                 gc.collect()
+
+    def _call_homes(self) -> None:
+        """Forget the calls of event loops that have not answered since the last time, and call all others again."""
+        self._clear_away(self._silent)
+        self._silent = set(self._homes)
+        for ref in self._homes:
+            loop = ref()
+            if loop is not None:
+                post(loop, self._silent.discard, ref)
 
     def stats(self) -> Stats:
         """What the throttle knows, what waits, and what it did.
