@@ -31,6 +31,7 @@ from clients import (
     throttled,
 )
 from throttled_openai import AdmissionTimeout, Limits, QueueFull, RequestTooLarge, Throttle, ThrottledAsyncOpenAI
+from throttled_openai._pool._loops import _lifetime
 from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
 
 OURS = {
@@ -812,6 +813,19 @@ def test_what_a_closed_loop_left_behind_does_not_block_the_next():
     virtual_run(go_on())
     del kept
     virtual_run(go_on())
+
+
+def test_connections_are_let_go_without_a_word_where_nobody_closes_the_loop():
+    """At the interpreter's exit, with nest_asyncio: their generator is ended, and nothing can be awaited."""
+
+    class Connections:
+        async def aclose(self):
+            await asyncio.sleep(0)
+
+    lifetime = _lifetime(Connections())
+    for step in (lifetime.__anext__(), lifetime.aclose()):
+        with pytest.raises(StopIteration):
+            step.send(None)
 
 
 def test_two_loops_at_once_share_one_client():
