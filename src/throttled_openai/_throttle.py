@@ -254,7 +254,7 @@ class Throttle:
             self._begin_anew()
             old = None
         if old is not None:
-            self._clear_away()
+            self._forget_calls_of(self._closed())
         self._loop, self._on_portal = loop, self._portal is not None
         self._listened_at = self._called_at = -math.inf
         self.late = False
@@ -292,14 +292,25 @@ class Throttle:
     def _welcome(self, call: Call) -> None:
         """A new event loop may come in the place of one that ended with calls in flight."""
         if call.home is not None and call.home not in self._homes:
-            self._clear_away()
+            self._look_for_closed()
             self._homes.add(call.home)
-            for lane in tuple(self.in_line):
-                lane.admit_waiting()
 
-    def _clear_away(self, gone: set[weakref.ref[Home]] | None = None) -> None:
-        """Forget what is in flight or waits on event loops that are closed, or `gone`: it will not be settled."""
-        gone = {ref for ref in self._homes if _is_closed(ref())} | (gone or set())
+    def _closed(self) -> set[weakref.ref[Home]]:
+        return {ref for ref in self._homes if _is_closed(ref())}
+
+    def _look_for_closed(self) -> None:
+        """Clear away what closed event loops left, once all is done that was posted from there before."""
+        gone = self._closed()
+        if gone:
+            post(self.loop, self.decide, self._clear_away, gone)
+
+    def _clear_away(self, gone: set[weakref.ref[Home]]) -> None:
+        self._forget_calls_of(gone)
+        for lane in tuple(self.in_line):
+            lane.admit_waiting()
+
+    def _forget_calls_of(self, gone: set[weakref.ref[Home]]) -> None:
+        """Calls in flight or waiting on event loops that are gone: nobody will settle them."""
         if gone:
             self._homes -= gone
             for permit in [permit for permit in self._flying if permit.call.home in gone]:
@@ -458,7 +469,7 @@ class Throttle:
 
     def _call_homes(self) -> None:
         """Forget the calls of event loops that have not answered since the last time, and call all others again."""
-        self._clear_away(self._silent)
+        self._clear_away(self._closed() | self._silent)
         self._silent = set(self._homes)
         for ref in self._homes:
             loop = ref()
@@ -481,7 +492,7 @@ class Throttle:
         if self._loop is not None and self._loop.is_closed():
             with self._lock:
                 if self._loop.is_closed():
-                    self._clear_away()
+                    self._forget_calls_of(self._closed())
         return self._stats()
 
     async def _stats_here(self) -> Stats:
@@ -489,7 +500,9 @@ class Throttle:
         loop = asyncio.get_running_loop()
         with self._lock:
             if loop is self._loop or self._moves_to(loop):
-                self._clear_away()
+                self._look_for_closed()
+        await asyncio.sleep(0)  # until that is done
+        with self._lock:
             return self._stats()
 
     def _stats(self) -> Stats:
