@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -30,6 +31,7 @@ from clients import (
     throttled,
 )
 from throttled_openai import AdmissionTimeout, Limits, QueueFull, RequestTooLarge, Throttle, ThrottledAsyncOpenAI
+from throttled_openai._pool._loops import _lifetime
 from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
 
 OURS = {
@@ -836,20 +838,46 @@ def test_what_a_closed_loop_left_behind_does_not_block_the_next():
     virtual_run(go_on())
 
 
-def test_two_loops_at_once_are_told_apart():
-    client = throttled(blocked())
+def test_connections_are_let_go_without_a_word_where_nobody_closes_the_loop():
+    """At the interpreter's exit, with nest_asyncio: their generator is ended, and nothing can be awaited."""
+
+    class Connections:
+        async def aclose(self):
+            await asyncio.sleep(0)
+
+    lifetime = _lifetime(Connections())
+    for step in (lifetime.__anext__(), lifetime.aclose()):
+        with pytest.raises(StopIteration):
+            step.send(None)
+
+
+def test_two_loops_at_once_share_one_client():
+    client = throttled(Simulator(latency=0.05), max_concurrency=3)
 
     async def main():
-        async with cancelled_at_the_end(say(client)):
-            error = await asyncio.to_thread(lambda: asyncio.run(another()))
-        assert "give each running loop a client of its own" in error
+        await asyncio.gather(*(say(client) for _ in range(10)))
 
-    async def another():
-        with pytest.raises(RuntimeError) as caught:
-            await say(client)
-        return str(caught.value)
+    async def both():
+        await asyncio.gather(main(), asyncio.to_thread(lambda: asyncio.run(main())), main())
+
+    asyncio.run(both())
+    stats = client.throttle.stats()
+    assert (stats.succeeded, stats.waiting, stats.in_flight) == (30, 0, 0)
+
+
+def test_a_loop_that_stands_still_for_another_one_does_not_hold_it_up():
+    """As when a coroutine runs `asyncio.run` in a thread and waits for it, blocking."""
+    client = throttled(Simulator(latency=0.05), max_concurrency=3)
+
+    async def main():
+        call = asyncio.create_task(say(client))
+        await asyncio.sleep(0.01)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, say(client)).result(10)
+        await call
 
     asyncio.run(main())
+    assert (client.throttle.stats().succeeded, client.throttle.stats().in_flight) == (2, 0)
 
 
 # Usage.

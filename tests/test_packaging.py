@@ -35,6 +35,7 @@ LAYERS = [
     {"_queue"},
     {"_permit"},
     {"_portal"},
+    {"_home"},
     {"_redis", "redis"},
     {"_sdk"},
     {"errors", "events", "stats"},

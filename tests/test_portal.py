@@ -17,6 +17,7 @@ import pytest
 from support import Manners, Outcome, announcement, answer, refusal
 from throttled_openai import AdmissionTimeout, QueueFull, Throttle, _portal
 from throttled_openai._core.estimate import Usage
+from throttled_openai._home import post
 from throttled_openai._permit import Call, PostedPermit
 from throttled_openai._portal import Portal, Question
 from throttled_openai.simulator import VirtualTimeLoop
@@ -348,16 +349,102 @@ def test_threads_that_ask_at_once_start_one_portal(threaded):
     assert len(loops) == 8
 
 
-def test_a_system_without_threads_is_an_error_of_the_caller(monkeypatch):
-    def no_more(_):
-        raise RuntimeError("can't start new thread")
+def no_thread(*_):
+    raise RuntimeError("can't start new thread")
 
+
+def test_where_no_thread_can_be_started_those_that_ask_run_the_loop_in_turn(monkeypatch):
+    portal, together, answers = Portal(), threading.Barrier(5), []
+    monkeypatch.setattr(portal, "_start", no_thread)
+
+    async def slow(number):
+        await asyncio.sleep(0.01 * (number % 3))
+        return number
+
+    def work(number):
+        together.wait()
+        answers.extend(portal.ask(lambda n=n: slow(n)) for n in range(number, 100, 5))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(answers) == list(range(100))
+    assert not portal.here
+    portal._loop.close()
+
+
+def test_where_no_thread_can_be_started_calls_are_admitted_and_settled(monkeypatch):
+    t, portal = Throttle(max_concurrency=1, threads=True), Portal()
+    monkeypatch.setattr(portal, "_start", no_thread)
+    t._portal = portal
+
+    def work():
+        for _ in range(10):
+            t.admit_blocking(Call("m", 1, Manners())).settle(Outcome.SUCCESS)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert (t.stats().succeeded, t.stats().in_flight, t.stats().waiting) == (40, 0, 0)
+    portal._loop.close()
+
+
+def test_once_a_thread_can_be_started_it_takes_the_loop_over(monkeypatch):
+    portal, over, answers = Portal(), threading.Event(), []
+    monkeypatch.setattr(portal, "_start", no_thread)
+
+    async def slow():
+        await asyncio.sleep(0.001)
+        return threading.current_thread().name
+
+    def work():
+        while not over.is_set():
+            answers.append(portal.ask(slow))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    monkeypatch.undo()
+    assert asyncio.run(portal.ask_async(slow)) == "throttled-openai"
+    time.sleep(0.1)
+    over.set()
+    for thread in threads:
+        thread.join(30)
+    assert "throttled-openai" in answers
+    assert answers[0] != "throttled-openai"
+    loop, portal._loop = portal._loop, None
+    loop.call_soon_threadsafe(loop.stop)
+    portal._thread.join(10)
+    loop.close()
+
+
+def test_a_task_that_needs_a_thread_where_none_can_be_started_is_told_so(monkeypatch):
     portal = Portal()
-    monkeypatch.setattr(threading.Thread, "start", no_more)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        portal.ask(lambda: None)
+        asyncio.run(portal.ask_async(lambda: None))
     monkeypatch.undo()
     assert portal._loop is None
+
+
+def test_who_asks_with_patience_is_told_after_it(threaded):
+    busy = threading.Event()
+    post(threaded.loop, busy.wait, 20)
+
+    async def answer():
+        return "answer"
+
+    try:
+        with pytest.raises(TimeoutError):
+            threaded.ask(answer, patience=0.05)
+    finally:
+        busy.set()
+    assert threaded.ask(answer, patience=20) == "answer"
 
 
 def test_the_portal_does_not_wait_for_itself(threaded):
@@ -371,16 +458,16 @@ def test_the_portal_does_not_wait_for_itself(threaded):
 def test_what_is_posted_to_a_closed_loop_is_dropped():
     loop = VirtualTimeLoop()
     loop.close()
-    _portal.post(loop, print)
+    post(loop, print)
 
 
 def test_at_rest_it_has_done_what_was_posted_before_and_does_nothing_after(threaded):
     done = []
     loop = threaded.loop
     for number in range(100):
-        _portal.post(loop, done.append, number)
+        post(loop, done.append, number)
     threaded.rest()
-    _portal.post(loop, done.append, "late")
+    post(loop, done.append, "late")
     assert done == list(range(100))
     assert threaded.loop is not loop  # whoever asks after that is answered nevertheless
 
@@ -584,23 +671,309 @@ def test_a_throttle_that_nobody_holds_is_collected_with_its_clients_gone():
     assert gone() is None
 
 
-def test_without_threads_a_second_running_loop_is_told_of_them():
-    t = Throttle()
+# A throttle that goes over to it.
 
-    async def hold():
-        return await t.admit(Call("m", 1, Manners()))
 
-    own = VirtualTimeLoop()
-    held = own.create_task(hold())
-    turn(own, 2)
-    own._thread_id = threading.get_ident() + 1  # it runs in another thread
+class TwoLoops:
+    """A throttle that decides on `own`, beside a portal, until `other` comes; the test turns all three."""
+
+    def __init__(self, portal, monkeypatch, **options):
+        monkeypatch.setattr("throttled_openai._throttle.portal", portal)
+        self.portal, self.own, self.other = portal, VirtualTimeLoop(), VirtualTimeLoop()
+        self.throttle = Throttle(**options)
+        self.throttle.random = lambda: 0.0
+
+    def ask(self, loop, **manners):
+        return loop.create_task(self.throttle.admit(Call("m", 1, Manners(**manners))))
+
+    def turn(self, times=6):
+        """Let all three run; a second passes on each."""
+        for loop in (self.own, self.other, self.portal.loop):
+            loop.jump(1.0)
+        for _ in range(times):
+            for loop in (self.own, self.other, self.portal.loop):
+                if not loop.is_closed():
+                    turn(loop)
+
+    def close(self):
+        for loop in (self.own, self.other):
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            turn(loop, 3)
+            loop.close()
+        turn(self.portal.loop, 6)
+
+
+@pytest.fixture
+def two(portal, monkeypatch):
+    made = TwoLoops(portal, monkeypatch, max_concurrency=1)
+    yield made
+    made.close()
+    assert (made.throttle.in_flight, made.throttle.waiting) == (0, 0)
+
+
+def admitted(task):
+    return task.done() and not task.cancelled()
+
+
+def test_with_a_second_running_loop_it_goes_over_and_everybody_keeps_what_they_have(two):
+    first, second, third = (two.ask(two.own) for _ in range(3))
+    turn(two.own, 3)
+    assert (admitted(first), two.throttle.in_flight, two.throttle.waiting) == (True, 1, 2)
+    other = two.ask(two.other)
+    two.turn()
+    assert (two.throttle.loop, two.throttle.in_flight, two.throttle.waiting) == (two.portal.loop, 1, 3)
+    first.result().settle(Outcome.SUCCESS)  # on no loop, or any: it is posted
+    for waiting in (second, third, other):  # in the order of their arrival
+        two.turn()
+        assert [task.done() for task in (second, third, other)].count(True) == 1 + (second, third, other).index(waiting)
+        waiting.result().settle(Outcome.SUCCESS)
+    two.turn()
+    assert two.throttle.stats().succeeded == 4
+
+
+def test_who_is_cancelled_while_it_goes_over_loses_nothing(two):
+    """At each turn of the three loops, in all of their orders."""
+    for order in itertools.permutations(["own", "other", "portal"]):
+        for when in range(10):
+            run = TwoLoops(two.portal, pytest.MonkeyPatch(), max_concurrency=1)
+            first, waiting = run.ask(run.own), run.ask(run.own)
+            turn(run.own, 2)
+            other = run.ask(run.other)
+            for step in range(10):
+                if step == when:
+                    waiting.cancel()
+                if step == 6 and first.done():
+                    first.result().release()
+                turn(getattr(run, order[step % 3]) if order[step % 3] != "portal" else run.portal.loop)
+            run.turn()
+            for task in (waiting, other):
+                if admitted(task):
+                    task.result().release()
+                run.turn()
+            assert admitted(other)
+            assert (run.throttle.in_flight, run.throttle.waiting) == (0, 0), (order, when)
+            run.close()
+
+
+def test_what_was_learnt_and_spent_is_kept_when_it_goes_over(portal, monkeypatch):
+    two = TwoLoops(portal, monkeypatch, rpm=6)
+    first = two.ask(two.own)
+    turn(two.own, 3)
+    two.own.call_soon(first.result().observe, announcement(rpm=6, rpm_left=0))
+    turn(two.own)
+    (before,) = two.throttle.stats().budgets
+    assert before.windows[0].announced
+    other = two.ask(two.other)
+    two.turn()
+    (after,) = two.throttle.stats().budgets
+    assert [window.limit for window in after.windows] == [window.limit for window in before.windows]
+    assert after.admitted == 1
+    assert not other.done()  # the request of the first one is still on the books
+    first.result().settle(Outcome.SUCCESS)
+    two.close()
+
+
+def test_an_attempt_that_ends_after_its_throttle_went_over_is_counted_there(two):
+    first, other = two.ask(two.own), None
+    turn(two.own, 3)
+    permit = first.result()
+    other = two.ask(two.other)
+    two.turn()
+    permit.started()
+    permit.used(Usage(10, 5))
+    permit.settle(Outcome.SUCCESS)
+    permit.release()
+    two.turn()
+    stats = two.throttle.stats()
+    assert (stats.succeeded, stats.budgets[0].tokens_used, two.throttle.streams) == (1, 15, 0)
+    other.result().release()
+
+
+def test_a_synchronous_call_takes_it_over_too():
+    t = Throttle(max_concurrency=2)
+
+    async def call():
+        permit = await t.admit(Call("m", 1, Manners()))
+        await asyncio.sleep(0.01)
+        permit.settle(Outcome.SUCCESS)
+
+    async def main():
+        calls = asyncio.gather(*(call() for _ in range(5)))
+        await asyncio.sleep(0)
+        assert t.waiting
+        permit = await asyncio.to_thread(t.admit_blocking, Call("m", 1, Manners()))
+        permit.settle(Outcome.SUCCESS)
+        await calls
+
+    asyncio.run(main())
+    assert (t.stats().succeeded, t.stats().in_flight, t.stats().waiting) == (6, 0, 0)
+
+
+def test_hundreds_of_loops_in_threads_at_once_and_in_turn_lose_nothing():
+    t = Throttle(max_concurrency=5)
+
+    async def call():
+        permit = await t.admit(Call("m", 1, Manners()))
+        await asyncio.sleep(0)
+        permit.settle(Outcome.SUCCESS)
+
+    async def calls():
+        await asyncio.gather(*(call() for _ in range(10)))
+
+    def work():
+        for _ in range(20):
+            asyncio.run(calls())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (t.stats().succeeded, t.stats().in_flight, t.stats().waiting) == (800, 0, 0)
+
+
+# Event loops that end.
+
+
+def left_behind(t, *, streams=0, waiting=3):
+    """An event loop that was closed with two calls in flight and some that wait; a global keeps it alive."""
+    kept = []
+
+    async def leave():
+        for number in range(2):
+            kept.append(await t.admit(Call("m", 1, Manners())))
+            if number < streams:
+                kept[-1].started()
+        for _ in range(waiting):
+            kept.append(asyncio.get_running_loop().create_task(t.admit(Call("m", 1, Manners()))))
+            kept[-1]._log_destroy_pending = False
+        await asyncio.sleep(0.05)
+        assert (t.stats().in_flight, t.stats().waiting) == (2, waiting)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    loop.close()
+    return loop, kept
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_what_a_closed_loop_had_in_flight_or_waiting_is_forgotten(threads):
+    t = Throttle(max_concurrency=2, threads=threads)
+    kept = left_behind(t, streams=1)
+    deadline = time.monotonic() + 10
+    while (t.stats().in_flight, t.stats().waiting) != (0, 0):
+        assert time.monotonic() < deadline
+    assert t.streams == 0
+    del kept
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_the_next_loop_is_admitted_at_once_where_the_one_before_was_closed_with_calls_in_flight(threads):
+    t = Throttle(max_concurrency=2, threads=threads)
+    kept = left_behind(t)
+
+    async def main():
+        async with asyncio.timeout(5):
+            permits = [await t.admit(Call("m", 1, Manners())) for _ in range(2)]
+        for permit in permits:
+            permit.settle(Outcome.SUCCESS)
+
+    asyncio.run(main())
+    assert (t.stats().in_flight, t.stats().waiting) == (0, 0)
+    for one in kept[1]:
+        if isinstance(one, asyncio.Task):
+            with contextlib.suppress(RuntimeError):
+                one.get_coro().close()
+        else:
+            one.release()
+    assert (t.stats().in_flight, t.stats().waiting) == (0, 0)
+    assert t.stats().succeeded == 2
+
+
+def test_a_thread_that_waits_goes_on_once_a_loop_that_has_closed_is_looked_for(monkeypatch):
+    monkeypatch.setattr("throttled_openai._throttle.STUCK", 0.1)
+    t = Throttle(max_concurrency=2, threads=True)
+    t.stuck_for = 0.1
+    loop = asyncio.new_event_loop()
+    held = [loop.run_until_complete(t.admit(Call("m", 1, Manners()))) for _ in range(2)]
+    threading.Timer(0.2, loop.close).start()
+    t.admit_blocking(Call("m", 1, Manners(max_wait=10.0))).settle(Outcome.SUCCESS)
+    del held
+
+
+def test_a_loop_that_stands_still_does_not_hold_up_others_for_ever(monkeypatch):
+    monkeypatch.setattr("throttled_openai._throttle.STUCK", 0.05)
+    t = Throttle(max_concurrency=1, threads=True)
+    t.stuck_for = 0.05
+
+    async def main():
+        permit = await t.admit(Call("m", 1, Manners()))
+
+        async def other():
+            (await t.admit(Call("m", 1, Manners(max_wait=10.0)))).settle(Outcome.SUCCESS)
+
+        thread = threading.Thread(target=lambda: asyncio.run(other()))
+        thread.start()
+        thread.join(20)  # blocks the event loop
+        permit.settle(Outcome.SUCCESS)
+        permit.release()
+
+    asyncio.run(main())
+    assert (t.stats().in_flight, t.stats().waiting) == (0, 0)
+
+
+def test_a_run_that_is_cancelled_in_the_middle_leaves_nothing():
+    t = Throttle(max_concurrency=2)
+
+    async def call():
+        permit = await t.admit(Call("m", 1, Manners()))
+        try:
+            await asyncio.sleep(60)
+        finally:
+            permit.release()
+
+    async def main():
+        tasks = [asyncio.create_task(call()) for _ in range(10)]
+        await asyncio.sleep(0.01)
+        asyncio.current_task().cancel()
+        await asyncio.gather(*tasks)
+
+    for _ in range(3):
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(main())
+        assert (t.stats().in_flight, t.stats().waiting) == (0, 0)
+
+
+# What it tells while others hold what it may need.
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_stats_never_wait_for_what_decides(threads):
+    t = Throttle(rpm=60, threads=threads)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def work():
+        async def main():
+            permit = await t.admit(Call("m", 1, Manners()))
+            t.decide(lambda: (inside.set(), go_on.wait(20)))
+            await asyncio.sleep(0)
+            permit.release()
+
+        asyncio.run(main())
+
+    thread = threading.Thread(target=work)
+    thread.start()
     try:
-        with pytest.raises(RuntimeError, match=r"all of them one Throttle\(threads=True\)"):
-            asyncio.run(hold())
+        assert inside.wait(10)
+        before = time.monotonic()
+        assert t.stats().in_flight == 1
+        assert "1 in flight" in repr(t)
+        assert time.monotonic() - before < 5
     finally:
-        own._thread_id = None
-        held.result().settle(Outcome.SUCCESS)
-        own.close()
+        go_on.set()
+        thread.join(20)
+    assert t.stats().in_flight == 0
 
 
 # Processes.
@@ -702,7 +1075,7 @@ def test_an_interpreter_ends_after_what_was_settled_before():
     """With its last log line: a daemon thread that died while it wrote one would be fatal."""
     code = """
         import logging
-        from throttled_openai._portal import post
+        from throttled_openai._home import post
         logging.basicConfig(level="DEBUG", stream=sys.stdout, format="%(message)s")
         logging.getLogger("asyncio").disabled = True  # it tells of slow callbacks
         t = Throttle(threads=True)
@@ -785,7 +1158,7 @@ def test_a_throttle_is_shown_though_the_portal_is_busy():
     throttle = Throttle(rpm=60, threads=True)
     permit = throttle.admit_blocking(Call("m", 1, Manners()))
     busy = threading.Event()
-    _portal.post(permit.loop, busy.wait, 20)
+    post(permit.loop, busy.wait, 20)
     try:
         assert "1 in flight" in repr(throttle)
     finally:

@@ -15,7 +15,7 @@ from support import ORDINARY, Call, Manners, admit, call, start, throttle, ticks
 from throttled_openai import _queue
 from throttled_openai._core.budget import Budget
 from throttled_openai._permit import Outcome
-from throttled_openai._queue import FAIR, GIVEN_UP_AT_ONCE, LAST, Queue, Waiter
+from throttled_openai._queue import FAIR, GIVEN_UP_AT_ONCE, LAST, STAYING, Queue, Waiter
 
 MANY = 100_000
 
@@ -143,6 +143,20 @@ async def test_of_very_many_who_have_given_up_only_some_are_cleared_away_at_once
         assert queue.waiting == 1
     assert looks == 3
     assert queue.oldest() == [last]
+
+
+@virtual
+async def test_those_who_give_up_behind_one_that_waits_are_let_go():
+    queue, first = Queue(), waiter(0)
+    queue.add(first)
+    for number in range(1, 10 * STAYING):
+        gone = waiter(number, number, max_wait=1e6)
+        queue.add(gone)
+        gone.future.cancel()
+        queue.left()
+    assert queue.oldest() == [first]
+    assert sum(map(len, queue._heaps.values())) <= 2 + STAYING
+    assert len(queue._deadlines) <= 2 + STAYING
 
 
 @virtual

@@ -398,6 +398,23 @@ def test_streams_dropped_without_close_free_themselves_when_calls_are_stuck_behi
     virtual_run(main())
 
 
+def test_dropped_streams_of_one_model_are_looked_for_when_another_waits_for_their_places():
+    async def main():
+        simulator = server(latency=3600.0)
+        client = throttled(simulator, max_concurrency=4, timeout=None)
+        gc.disable()
+        try:
+            for _ in range(4):
+                await never_iterate(client)
+            simulator.change(latency=1.0)
+            await say(client.with_throttle(max_wait=60.0), model="gpt-4o-mini")
+            assert idle(client, simulator)
+        finally:
+            gc.enable()
+
+    virtual_run(main())
+
+
 def test_streams_that_somebody_holds_are_not_taken_away():
     async def main():
         simulator = server(latency=3600.0)

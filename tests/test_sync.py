@@ -167,6 +167,13 @@ def threads(count, work):
             future.result(60)
 
 
+def simulated(latency=0.2):
+    """An asynchronous HTTP client before a simulated server."""
+    simulator = Simulator(latency=latency)
+    transport = simulator.transport() if FAMILIES[-1] == "httpx" else simulator.transport2()
+    return module_of(FAMILIES[-1]).AsyncClient(transport=transport)
+
+
 # Construction.
 
 
@@ -200,9 +207,40 @@ def test_the_throttle_it_makes_is_for_threads():
     assert not ThrottledAsyncOpenAI(api_key="x").throttle.threads
 
 
-def test_a_throttle_that_is_not_for_threads_is_turned_down():
-    with pytest.raises(ValueError, match=r"make it with Throttle\(\.\.\., threads=True\)"):
-        ThrottledOpenAI(api_key="x", throttle=Throttle(rpm=60))
+def test_any_throttle_may_be_shared_with_synchronous_clients():
+    throttle, server = Throttle(max_concurrency=2), Script()
+    asynchronous = ThrottledAsyncOpenAI(api_key="x", http_client=simulated(), base_url=URL, throttle=throttle)
+    synchronous = throttled(server, throttle=throttle)
+
+    async def main():
+        calls = [asynchronous.chat.completions.create(model="gpt-4o", messages=HI) for _ in range(5)]
+        await asyncio.gather(*calls, *(asyncio.to_thread(say, synchronous) for _ in range(5)))
+
+    asyncio.run(main())
+    say(synchronous)
+    stats = throttle.stats()
+    assert (stats.succeeded, stats.waiting, stats.in_flight) == (11, 0, 0)
+
+
+def test_a_synchronous_call_in_a_coroutine_does_not_wait_for_the_calls_of_its_own_event_loop():
+    """They cannot end before it has returned."""
+    throttle = Throttle(max_concurrency=2)
+    asynchronous = ThrottledAsyncOpenAI(api_key="x", http_client=simulated(), base_url=URL, throttle=throttle)
+    synchronous = throttled(Script(), throttle=throttle)
+
+    async def main():
+        calls = [
+            asyncio.create_task(asynchronous.chat.completions.create(model="gpt-4o", messages=HI)) for _ in range(6)
+        ]
+        await asyncio.sleep(0.05)
+        assert throttle.in_flight + throttle.waiting == 6
+        assert throttle.waiting
+        say(synchronous.with_throttle(max_wait=10.0))
+        say(synchronous.with_throttle(max_wait=10.0))
+        await asyncio.gather(*calls)
+
+    asyncio.run(main())
+    assert (throttle.stats().succeeded, throttle.stats().in_flight) == (8, 0)
 
 
 def test_connections_are_ours_the_sdks_or_the_users():
@@ -774,7 +812,7 @@ def test_a_stream_that_outlives_its_event_loop_is_settled():
 
     with serving(simulator) as url:
         stream = asyncio.run(main(url))
-        assert throttle.stats().in_flight == 1
+        assert throttle.stats().in_flight == 0  # it cannot be read any more
         del stream
         gc.collect()
         soon(lambda: throttle.stats().in_flight == 0)

@@ -5,7 +5,6 @@ import collections
 import contextlib
 import itertools
 import logging
-import threading
 import time
 from random import Random
 
@@ -220,6 +219,19 @@ async def test_under_the_ceiling_models_go_in_the_order_of_arrival():
 
 
 @virtual
+async def test_under_the_ceiling_every_tenth_is_the_one_that_has_waited_longest_whatever_its_model():
+    t = throttle(max_concurrency=1)
+    await gather(*(call(t, model=model) for model in ("urgent", "patient")))
+    began, first = now(), start(call(t, seconds=1, model="urgent"))
+    await ticks()
+    patient = [start(call(t, seconds=1, model="patient")) for _ in range(3)]
+    await ticks()
+    urgent = [start(call(t, seconds=1, model="urgent", priority=5)) for _ in range(40)]
+    assert [at - began for at in await gather(*patient)] == [10, 20, 30]
+    await gather(first, *urgent)
+
+
+@virtual
 async def test_a_model_that_waits_for_its_budget_leaves_the_ceiling_to_the_others():
     t = throttle({"slow": Limits(rpm=1)}, max_concurrency=1)
     await call(t, model="slow")
@@ -388,6 +400,27 @@ async def test_a_call_refused_in_the_instant_of_its_admission_waits_again_for_th
         await t.admit(refused)
     assert now() == 8
     assert await gather(*others) == [1, 2]
+
+
+@virtual
+async def test_a_timeout_tells_the_real_place_in_line_though_those_ahead_time_out_as_well():
+    t = throttle(rpm=60)
+    await call(t)
+    ended = await asyncio.gather(*(call(t, max_wait=2.5) for _ in range(200)), return_exceptions=True)
+    assert ended[:2] == [1, 2]
+    assert [error.ahead for error in ended[2:]] == list(range(198))
+
+
+@virtual
+async def test_a_timeout_counts_those_of_higher_priority_as_ahead():
+    t = throttle(rpm=60)
+    await call(t)
+    others = [start(call(t, priority=1)) for _ in range(5)] + [start(call(t)) for _ in range(3)]
+    await ticks()
+    with pytest.raises(AdmissionTimeout) as low:
+        await call(t, max_wait=2.5)
+    assert low.value.ahead == 6
+    await gather(*others)
 
 
 @virtual
@@ -593,6 +626,28 @@ async def test_no_timer_is_set_while_only_a_place_is_missing():
     (await waiting).settle(Outcome.SUCCESS)
 
 
+def test_lanes_of_models_that_are_not_used_any_more_leave_and_what_they_did_stays_counted(monkeypatch):
+    monkeypatch.setattr("throttled_openai._throttle.MOST_LANES", 100)
+    t = throttle(max_concurrency=1000)
+
+    async def main():
+        waiting = start(admit(t, model="held"))
+        await ticks()
+        for number in range(1000):
+            await call(t, model=f"m{number}")
+            await asyncio.sleep(1)
+        assert len(t._lanes) <= 100
+        assert len(t._lane_of) <= 400
+        assert "m999" in t._lanes
+        assert "held" in t._lanes  # a call of it is in flight
+        (await waiting).settle(Outcome.SUCCESS)
+
+    virtual_run(main())
+    stats = t.stats()
+    assert (stats.succeeded, stats.admitted, stats.in_flight, stats.waiting) == (1001, 1001, 0, 0)
+    assert "other models" in str(stats)
+
+
 @virtual
 async def test_no_task_runs_beside_the_calls():
     t = throttle(rpm=60)
@@ -641,7 +696,7 @@ def test_calls_that_died_with_their_loop_do_not_hold_up_the_next_one():
     async def leave():
         permits.extend([await admit(t), await admit(t)])
         for _ in range(3):
-            waiting = t._lane("m").admit(Call("m", 1, Manners()))
+            waiting = t.admit(Call("m", 1, Manners()))
             waiting.send(None)  # waits, and nobody will ever go on with it
             futures.append(waiting)
 
@@ -669,7 +724,7 @@ def test_calls_of_a_dead_loop_that_are_closed_later_do_not_keep_the_next_loop_bu
     async def leave():
         await asyncio.sleep(1000)
         await call(t)
-        left.append(t._lane("m").admit(Call("m", 1, Manners())))
+        left.append(t.admit(Call("m", 1, Manners())))
         left[0].send(None)
 
     loop.run_until_complete(leave())
@@ -687,35 +742,6 @@ def test_calls_of_a_dead_loop_that_are_closed_later_do_not_keep_the_next_loop_bu
 
 def timers_of(loop):
     return [handle for handle in loop._scheduled if not handle.cancelled()]
-
-
-def test_a_second_loop_that_runs_at_the_same_time_is_told_so():
-    t = throttle(rpm=60)
-
-    async def elsewhere():
-        await admit(t)
-
-    def in_a_thread():
-        with pytest.raises(
-            RuntimeError, match=r"in use on another event loop that is still running; give each running loop a client"
-        ):
-            asyncio.run(elsewhere())
-        told.append(True)
-
-    async def main():
-        permit = await admit(t)
-        waiting = start(call(t))
-        await ticks()
-        thread = threading.Thread(target=in_a_thread)
-        thread.start()
-        thread.join()
-        assert (t.waiting, t.in_flight) == (1, 1)
-        permit.settle(Outcome.SUCCESS)
-        assert await waiting == 1
-
-    told = []
-    virtual_run(main())
-    assert told == [True]
 
 
 def test_a_throttle_is_made_and_shown_without_a_loop():

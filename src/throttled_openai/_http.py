@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import weakref
@@ -26,12 +25,16 @@ from ._exchange import (
     refusal_read,
     response_of,
 )
+from ._home import home, post
 from ._permit import Call, Outcome, Permit
 from .errors import AdmissionError
 
 if TYPE_CHECKING:
+    import asyncio
+
     import httpx
 
+    from ._home import Home
     from ._throttle import Throttle
 
 __all__ = ["PERMIT", "is_replayable", "outcome_of_error", "send_admitted"]
@@ -117,7 +120,7 @@ def _settling_stream(base: type[Any]) -> type[Any]:
             self._response = weakref.ref(response)
             self._inner = response.stream
             self._iterator: AsyncIterator[bytes] | None = None
-            self._loop = asyncio.get_running_loop()
+            self._loop = home()
 
         def __aiter__(self) -> AsyncIterator[bytes]:
             # SDK >= 3.30 comes back after `[DONE]` to drain what is left: go on, do not start again.
@@ -152,23 +155,19 @@ def _settling_stream(base: type[Any]) -> type[Any]:
     return SettlingStream
 
 
-def _drop(stream: Any, permit: Permit, loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.call_soon_threadsafe(_close, stream, permit)
-        stays = not loop.is_running()  # for how long, nobody knows
-    except RuntimeError:
-        stays = True
-    if stays:
-        permit.orphaned()
+def _drop(stream: Any, permit: Permit, loop: Home) -> None:
+    if not post(loop, _close, stream, permit, loop) or not loop.is_running():  # for how long, nobody knows
+        permit.release()
 
 
-def _close(stream: Any, permit: Permit) -> None:
+def _close(stream: Any, permit: Permit, loop: Home) -> None:
     async def close() -> None:
         try:
             await stream.aclose()
         finally:
             permit.release(Outcome.SUCCESS)
 
-    task = asyncio.get_running_loop().create_task(close())
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
+    task = loop.create_task(close())
+    if task is not None:
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core.budget import Budget
@@ -11,17 +12,20 @@ from ._core.concurrency import ConcurrencyLimit
 from ._core.headers import NOTHING, read_limits
 from ._core.ledger import Ledger
 from ._core.stats import BudgetStats, spell
+from ._home import post
 from ._permit import Call, Outcome, Permit
 from ._queue import Queue, Waiter
 from .errors import AccountBlocked, AdmissionTimeout, QueueFull, RequestTooLarge
 
 if TYPE_CHECKING:
     import asyncio
+    import weakref
 
     from ._core.estimate import Usage
     from ._core.headers import Announcement
     from ._core.limits import Limits
     from ._core.refusals import Refusal
+    from ._home import Home
     from ._throttle import Throttle
 
 logger = logging.getLogger("throttled_openai")
@@ -50,13 +54,12 @@ class Lane:
 
     def __init__(self, throttle: Throttle, name: str, limits: Limits | None) -> None:
         self.throttle = throttle
-        self._loop = throttle.loop
         self.name = name
         self.budget = Budget(limits)
         self.concurrency = ConcurrencyLimit(throttle.max_concurrency, throttle.most_in_flight)
         self.limit = self.concurrency.value()
         self.in_flight = 0
-        self.streams = 0
+        self.used_at = -math.inf
         self.admitted = self.succeeded = self.refused = self.tokens_used = 0
         self.queue = Queue()
         self._ledger = Ledger()
@@ -75,9 +78,10 @@ class Lane:
 
     # Admission
 
-    async def admit(self, call: Call) -> Permit:
+    def enter(self, call: Call) -> Permit | Waiter:
+        """A permit, if `call` may go now, or else its place in line."""
         loop = self.throttle.loop
-        now = loop.time()
+        self.used_at = now = loop.time()
         order = call.order
         new = order is None
         self._price(call)
@@ -85,33 +89,35 @@ class Lane:
             self.concurrency.ignore_latency()
         if order is None:
             self._check_size(call)
-            order = call.order = (-call.manners.priority, next(self.throttle.arrivals))
+            # What stalls an event loop goes first: the places it waits for may be held by calls of that loop.
+            priority = sys.maxsize if call.stalls else call.manners.priority
+            order = call.order = (-priority, next(self.throttle.arrivals))
         self._check_account(now)
         if not self.queue.waiting and self._may_go(call, now):
             return self._grant(call, now)
         if new:
             self._check_queue(call, now)
         waiter = Waiter(call, order, now, loop.create_future())
+        waiter.lane = self
+        self.throttle.in_line.add(self)
         # Behind others nothing has changed: the timer is set for the oldest. Looking again would also
         # admit on what refills while a large gather starts, long before the loop sends any of it.
         if self.queue.add(waiter) or waiter.deadline < self._wakes_at:
             self.admit_waiting()
-        try:
-            return await waiter.future
-        except BaseException:
-            self._abandon(waiter)
-            raise
-        finally:
-            call.waited += loop.time() - waiter.since
+        return waiter
 
-    def _abandon(self, waiter: Waiter) -> None:
+    def abandon(self, waiter: Waiter) -> None:
+        """Nobody waits for the permit any more."""
         future = waiter.future
         if future.cancel() or future.cancelled():
-            self.queue.left()
-            self.admit_waiting()
+            if waiter.queue is self.queue:
+                self.queue.left()
+                self.admit_waiting()
         elif future.exception() is None:
-            # Cancelled in the very tick it was admitted: nobody else will use this permit.
-            future.result().settle(Outcome.UNSENT)
+            permit = future.result()
+            if permit is not None:
+                # Cancelled in the very tick it was admitted: nobody else will use this permit.
+                self.throttle.settle(self, permit, Outcome.UNSENT)
 
     def admit_waiting(self) -> None:
         """Admit the oldest while it may go; smaller ones may pass one that is too large for now.
@@ -125,6 +131,7 @@ class Lane:
         now = self.throttle.loop.time()
         for waiter in queue.expired(now):
             waiter.future.set_exception(self._timeout(waiter, now))
+        queue.clear_away()
         wake_at = math.inf
         given = 0
         while queue.waiting:
@@ -135,11 +142,11 @@ class Lane:
             if not oldest:
                 wake_at = now  # too many have given up to clear away in one go
                 break
-            if not self._has_room():
-                again = self._look_for_room(now)
-                if self._has_room():
-                    continue
-                wake_at = now + min(again, self.throttle.stuck_for if self.streams else math.inf)
+            again = self._look_for_room(now)
+            if again is not None:
+                oldest = [waiter for waiter in oldest if waiter.call.stalls]
+            if not oldest:
+                wake_at = min(again or math.inf, self.throttle.stuck_at(now))
                 break
             chosen, delay = self._next(oldest, now)
             if chosen is None:
@@ -149,6 +156,8 @@ class Lane:
             queue.take(chosen)
             chosen.future.set_result(self._grant(chosen.call, now))
             given += 1
+        if not queue.waiting:
+            self.throttle.in_line.discard(self)
         self._set_timer(min(wake_at, queue.next_deadline()))
 
     def _next(self, oldest: list[Waiter], now: float) -> tuple[Waiter | None, float]:
@@ -204,15 +213,22 @@ class Lane:
     def _has_room(self) -> bool:
         return self.in_flight < self.limit and self.throttle.has_room()
 
-    def _look_for_room(self, now: float) -> float:
-        """Let the limit grow if it is what holds calls; seconds until that may be looked at again."""
+    def _look_for_room(self, now: float) -> float | None:
+        """None where there is room for one more; else the instant at which to look again.
+
+        Where the concurrency limit is what holds calls back, it may grow by their waiting.
+        """
+        if self._has_room():
+            return None
         if self.in_flight >= self.throttle.most_in_flight - 1:
             self.throttle.held_by_its_ceiling()
         if self.in_flight < self.limit:
             return math.inf  # the ceiling of all models together
         again = self.concurrency.look(now)
         self.limit = self.concurrency.value()
-        return math.inf if again is None else again
+        if self._has_room():
+            return None
+        return math.inf if again is None else now + again
 
     def _may_go(self, call: Call, now: float) -> bool:
         return self._has_room() and self.budget.delay(call.tokens, now) <= 0
@@ -224,9 +240,11 @@ class Lane:
         self.outstanding += call.tokens
         self.admitted += 1
         self._tokens_per_call += (call.tokens - self._tokens_per_call) * max(0.02, 1 / self.admitted)
-        return Permit(
+        permit = Permit(
             self, call, reservation, busy, self.in_flight, binding=self.in_flight >= math.floor(0.9 * self.limit)
         )
+        self.throttle.admitted(permit)
+        return permit
 
     def _pass_time(self, now: float) -> float:
         """The integral of attempts in flight over time, to tell how many an attempt had beside it."""
@@ -269,16 +287,9 @@ class Lane:
         return AdmissionTimeout(
             max_wait=waiter.call.manners.max_wait or 0.0,
             waited=waiter.call.waited + now - waiter.since,
-            ahead=self._ahead_of(waiter),
+            ahead=self.queue.ahead_of(waiter),
             reason=self._holds_back(waiter.call, now),
         )
-
-    def _ahead_of(self, waiter: Waiter) -> int:
-        """At most so many calls go before it. Not counted one by one: ten thousand may give up in a second."""
-        head, place = self.queue.head(), waiter.order
-        if head[0] != place[0]:
-            return self.queue.waiting
-        return max(0, min(self.queue.waiting, place[1] - head[1]))
 
     def _holds_back(self, call: Call, now: float) -> str:
         delay = self.budget.delay(call.tokens, now)
@@ -301,15 +312,22 @@ class Lane:
             self._timer.cancel()
             self._timer, self._wakes_at = None, math.inf
         if at < math.inf and not self.throttle.loop.is_closed():
-            self._timer, self._wakes_at = self.throttle.loop.call_at(at, self._wake), at
+            self._timer, self._wakes_at = self.throttle.call_at(at, self._wake), at
 
     def _wake(self) -> None:
         self._timer, self._wakes_at = None, math.inf
-        if self.streams and not self._has_room():
+        if self.throttle.may_be_stuck and not self._has_room():
             self.throttle.collect_dropped_streams()
         self.admit_waiting()
 
     # Settlement
+
+    def started(self, permit: Permit) -> None:
+        """The response of an attempt began, as a stream."""
+        if not permit.settled:
+            permit.counted = True
+            self.throttle.streams += 1
+            self.admit_waiting()  # its headers may have told of higher limits
 
     def settle(self, permit: Permit, outcome: Outcome, refusal: Refusal | None, response: Any) -> None:
         """End an attempt. `response`: what the server refused it with."""
@@ -319,7 +337,6 @@ class Lane:
         self.in_flight -= 1
         self.outstanding -= reservation.tokens
         self.throttle.moved(now)
-        self.streams -= permit.streaming
         took = max(0.0, now - reservation.at)  # another loop's clock may be behind
         if permit.usage is not None:
             self._settle_usage(permit, permit.usage)
@@ -459,7 +476,7 @@ class Lane:
         before = permit.usage
         permit.usage = usage
         self.tokens_used += usage.input + usage.output - (0 if before is None else before.input + before.output)
-        if not permit.open and before is None:
+        if permit.settled and before is None:
             self._settle_usage(permit, usage)
             self.throttle.admit_waiting(self)
 
@@ -485,20 +502,36 @@ class Lane:
             rate = by_tokens if rate is None else min(rate, by_tokens)
         return rate
 
-    def moved(self, *, same_clock: bool) -> Lane:
-        """The same budget on another event loop; who waits or is in flight on this one is left behind."""
-        lane = Lane(self.throttle, self.name, self.budget.limits)
-        lane.budget, lane.concurrency = self.budget, self.concurrency
-        lane.budget.rebind(same_clock=same_clock)
-        lane.limit = self.limit
-        lane.admitted, lane.succeeded, lane.refused = self.admitted, self.succeeded, self.refused
-        lane.tokens_used, lane._tokens_per_call = self.tokens_used, self._tokens_per_call
-        lane._ledger = self._ledger
-        lane._ledger.rebind()
-        for waiter in self.queue.clear():
-            if not self._loop.is_closed():
-                waiter.future.cancel()  # should that loop ever run again
-        return lane
+    def move(self, old: asyncio.AbstractEventLoop, *, same_clock: bool) -> None:
+        """Go on on the running loop: calls that wait on `old` ask again there, those in flight stay counted."""
+        if self._timer is not None:
+            post(old, self._timer.cancel)
+        self._timer, self._wakes_at, self._saving = None, math.inf, None
+        self.budget.rebind(same_clock=same_clock)
+        if not same_clock:
+            self._ledger.rebind()
+            self._busy_at = self._warn_again_at = self._blocked_until = self.used_at = -math.inf
+        left, self.queue = self.queue, Queue()
+        for waiter in left.clear():
+            post(old, _ask_again, waiter.future)
+
+    def forget(self, permit: Permit) -> None:
+        """An attempt whose event loop has ended will never be settled."""
+        self._pass_time(self.throttle.loop.time())
+        self.in_flight -= 1
+        self.outstanding -= permit.reservation.tokens
+
+    def forget_waiting(self, homes: set[weakref.ref[Home]]) -> None:
+        """Calls that wait for event loops that have ended."""
+        if self.throttle.loop.is_closed():
+            self.queue = Queue()
+        for waiter in self.queue.all():
+            if waiter.call.home in homes:
+                waiter.future.cancel()
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.in_flight or self.queue.waiting or self._timer)
 
     def stats(self) -> BudgetStats:
         return BudgetStats(
@@ -512,3 +545,8 @@ class Lane:
             tokens_used=self.tokens_used,
             windows=self.budget.stats(),
         )
+
+
+def _ask_again(future: asyncio.Future[Permit | None]) -> None:
+    if not future.done():
+        future.set_result(None)

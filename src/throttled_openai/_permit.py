@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from ._core.limits import check_number
 from ._core.providers import OPENAI
-from ._portal import post
+from ._home import post
 
 if TYPE_CHECKING:
     import asyncio
+    import weakref
 
     from ._core.budget import Reservation
     from ._core.estimate import Estimate, Usage
     from ._core.headers import Announcement
     from ._core.providers import Provider
     from ._core.refusals import Refusal
+    from ._home import Home
     from ._lane import Lane
 
 
@@ -64,10 +66,22 @@ class Call:
     """One use of an SDK method: what it may cost, how it behaves, and its age, kept over its attempts.
 
     `tokens`: what an attempt costs, until the lane's tariff makes it out of `estimate`. `endpoint`:
-    the host, where `model` has limits of its own at each.
+    the host, where `model` has limits of its own at each. `home`: the event loop of its task, if it has one.
     """
 
-    __slots__ = ("endpoint", "estimate", "manners", "model", "order", "provider", "refusals", "tokens", "waited")
+    __slots__ = (
+        "endpoint",
+        "estimate",
+        "home",
+        "manners",
+        "model",
+        "order",
+        "provider",
+        "refusals",
+        "stalls",
+        "tokens",
+        "waited",
+    )
 
     def __init__(  # noqa: PLR0917  # made once per call, by position
         self,
@@ -87,21 +101,28 @@ class Call:
         self.order: tuple[int, int] | None = None  # place in line, from its first wait on
         self.waited = 0.0
         self.refusals = 0
+        self.home: weakref.ref[Home] | None = None
+        self.stalls = False  # an event loop stands still until it returns: a synchronous call in a coroutine
 
 
 class Permit:
-    """The right to one attempt in flight; settled exactly once."""
+    """The right to one attempt in flight; settled exactly once.
+
+    What is done to it is done where its throttle decides, or posted there.
+    """
 
     __slots__ = (
-        "_lane",
         "binding",
         "budget",
         "busy",
         "call",
+        "counted",
         "crowd",
+        "lane",
         "open",
         "refusal",
         "reservation",
+        "settled",
         "streaming",
         "usage",
     )
@@ -109,14 +130,15 @@ class Permit:
     def __init__(
         self, lane: Lane, call: Call, reservation: Reservation, busy: float, crowd: int, *, binding: bool
     ) -> None:
-        self._lane = lane
+        self.lane = lane
         self.budget = lane.budget
         self.call = call
         self.reservation = reservation
         self.busy = busy  # the lane's integral of attempts in flight, when this one was admitted
         self.crowd = crowd  # attempts in flight then, this one included
         self.binding = binding
-        self.open = True
+        self.open = True  # for its holder; where it is decided, `settled` and `counted` as a stream follow
+        self.settled = self.counted = False
         self.streaming = False
         self.usage: Usage | None = None
         self.refusal: Refusal | None = None  # what came in the middle of its stream
@@ -129,18 +151,17 @@ class Permit:
     def started(self) -> None:
         """The response began; the attempt stays in flight while its stream is open."""
         self.streaming = True
-        self._lane.streams += 1
-        self._lane.admit_waiting()  # its headers may have told of higher limits
+        self.lane.throttle.decide(self.lane.started, self)
 
     def observe(self, announcement: Announcement) -> None:
         """Learn the limits the response announced; `started` or `settle` follows and admits who may go."""
-        self._lane.observe(announcement, self)
+        self.lane.throttle.decide(self.lane.observe, announcement, self)
 
     def settle(self, outcome: Outcome, refusal: Refusal | None = None, response: Any = None) -> None:
         """End the attempt; `refusal` says why the server turned it away, with `response`."""
         assert self.open, "permit settled twice"
-        self.open = False
-        self._lane.settle(self, outcome, refusal, response)
+        self.lane.throttle.decide(self.lane.throttle.settle, self.lane, self, outcome, refusal, response)
+        self.open = False  # after it, or an exception in between would lose the permit
 
     def release(self, outcome: Outcome = Outcome.IGNORED, response: Any = None) -> None:
         """Settle, unless that has been done: for the ways out that may come after another one."""
@@ -153,14 +174,11 @@ class Permit:
 
     def used(self, usage: Usage) -> None:
         """What the server reports to have used so far; the last report counts."""
-        self._lane.count_usage(self, usage)
-
-    def orphaned(self) -> None:
-        """The event loop on which it would be settled does not run, and all the throttle counts there with it."""
+        self.lane.throttle.decide(self.lane.count_usage, self, usage)
 
 
 class PostedPermit(Permit):
-    """A permit in the hands of another thread than its lane's: what is done to it is posted to `loop` and done there.
+    """A permit in the hands of another thread than the one that decides, where `loop` runs.
 
     One that is dropped is settled too: an exception such as KeyboardInterrupt may come between any
     two instructions.
@@ -191,9 +209,6 @@ class PostedPermit(Permit):
 
     def used(self, usage: Usage) -> None:
         post(self.loop, self._permit.used, usage)
-
-    def orphaned(self) -> None:
-        self.release()
 
     def __del__(self) -> None:
         if self.open and not self.streaming:  # otherwise its stream sees to it

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
-import contextvars
 import functools
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
+
+from ._home import home, post
 
 T = TypeVar("T")
 Make = Callable[[], Coroutine[Any, Any, T]]
@@ -19,6 +20,8 @@ Make = Callable[[], Coroutine[Any, Any, T]]
 # Seconds after which a blocked thread looks whether it was interrupted. On Windows a wait without
 # an end does not hear Ctrl-C; everywhere else it does, and -1 is without an end.
 LOOK: Final = 0.5 if sys.platform == "win32" else -1.0
+# Seconds after which a thread looks whether it is its turn to run the loop, where that has no thread.
+TURN: Final = 0.01
 # Seconds the interpreter waits for the portal at its exit.
 EXIT: Final = 1.0
 
@@ -26,27 +29,19 @@ EXIT: Final = 1.0
 _inherited: list[asyncio.AbstractEventLoop] = []
 
 
-def post(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:
-    """Have `function` called on `loop`, in the order of posting; from any thread, and from finalizers.
-
-    Where the loop is closed, nothing happens.
-    """
-    with contextlib.suppress(RuntimeError):
-        # A context of its own: that of the caller would live as long as any timer that is set.
-        loop.call_soon_threadsafe(function, *args, context=contextvars.Context())
-
-
 class Portal:
     """A daemon thread with an event loop, started when it is first asked.
 
     At the interpreter's exit it rests. A forked child starts one of its own: what was asked before
-    is the parent's.
+    is the parent's. Where no thread can be started, the threads that wait for an answer run the loop
+    in turn: Python 3.12 starts none once the main thread has ended, and a system may have no more.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread | None = None  # that runs the loop
         self._starting = threading.Lock()
+        self._turning: threading.Lock | None = None  # held by the thread that runs it in its turn
 
     @property
     def here(self) -> bool:
@@ -55,45 +50,94 @@ class Portal:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The running loop. Raises `RuntimeError` where the system has no more threads."""
-        return self._loop or self._start()
+        """The loop, which runs. Raises `RuntimeError` where no thread can be started."""
+        return self._start() if self._loop is None or self._turning is not None else self._loop
+
+    def runs(self, loop: object) -> bool:
+        return loop is self._loop
 
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._starting:
-            if self._loop is None:
+            if self._loop is None or self._turning is not None:
                 # Not by the policy: whatever loop the application likes, this one needs only timers.
-                loop = asyncio.SelectorEventLoop()
-                self._thread = threading.Thread(target=loop.run_forever, name="throttled-openai", daemon=True)
+                loop = self._loop or asyncio.SelectorEventLoop()
+                run = (
+                    loop.run_forever
+                    if self._turning is None
+                    else functools.partial(self._take_over, loop, self._turning)
+                )
+                thread = threading.Thread(target=run, name="throttled-openai", daemon=True)
                 try:
-                    self._thread.start()
+                    thread.start()
                 except RuntimeError:
-                    loop.close()
+                    if self._loop is None:
+                        loop.close()
                     raise
-                self._loop = loop
+                self._loop, self._thread, self._turning = loop, thread, None
             return self._loop
 
-    def ask(self, make: Make[T], unwanted: Callable[[T], object] | None = None) -> T:
+    def _take_over(self, loop: asyncio.AbstractEventLoop, turning: threading.Lock) -> None:
+        """Run a loop that threads have run in turn, from the next answer on."""
+        post(loop, loop.stop)
+        turning.acquire()
+        while self._loop is loop:  # some of those threads may still stop it
+            loop.run_forever()
+
+    def _loop_for_a_thread(self) -> asyncio.AbstractEventLoop:
+        """The loop, for a caller that can run it in its turn."""
+        try:
+            return self.loop
+        except RuntimeError:
+            with self._starting:
+                if self._loop is None:
+                    self._turning, self._loop = threading.Lock(), asyncio.SelectorEventLoop()
+                return self._loop
+
+    def ask(self, make: Make[T], unwanted: Callable[[T], object] | None = None, *, patience: float | None = None) -> T:
         """What the coroutine that `make` makes there returns or raises; blocks this thread.
 
-        Whoever gives up, by whatever exception, cancels it; a result that has come nevertheless
-        goes to `unwanted`.
+        A caller that gives up, by whatever exception, cancels it; a result that has come nevertheless
+        goes to `unwanted`. Raises `TimeoutError` after `patience` seconds.
         """
         assert not self.here, "the portal would wait for itself"
         answered = threading.Lock()
         answered.acquire()  # the answer releases it
-        question = Question(self.loop, make, answered.release, unwanted)
+        loop = self._loop_for_a_thread()
+        question = Question(loop, make, functools.partial(self._answered, answered, loop), unwanted)
+        deadline = None if patience is None else time.monotonic() + patience
         try:
             question.ask()
-            while not answered.acquire(timeout=LOOK):
-                pass
+            while not self._wait(answered, loop, LOOK if patience is None else patience):
+                _look_at(deadline)
             return question.answer()
         except BaseException:
             question.give_up()
             raise
 
+    def _wait(self, answered: threading.Lock, loop: asyncio.AbstractEventLoop, seconds: float) -> bool:
+        turning = self._turning
+        if turning is None:
+            return answered.acquire(timeout=seconds)
+        if turning.acquire(blocking=False):
+            try:
+                self._thread = me = threading.current_thread()
+                if answered.acquire(blocking=False):
+                    return True
+                loop.run_forever()  # until somebody is answered
+            finally:
+                if self._thread is me:
+                    self._thread = None
+                turning.release()
+        return answered.acquire(timeout=TURN)
+
+    def _answered(self, answered: threading.Lock, loop: asyncio.AbstractEventLoop) -> None:
+        answered.release()
+        if self._turning is not None:
+            loop.stop()
+
     async def ask_async(self, make: Make[T], unwanted: Callable[[T], object] | None = None) -> T:
         """As `ask`, for a task on any event loop."""
-        loop = asyncio.get_running_loop()
+        loop = home()
         answered = loop.create_future()
         question = Question(self.loop, make, functools.partial(post, loop, _wake, answered), unwanted)
         try:
@@ -111,14 +155,15 @@ class Portal:
         never give back the lock of its stream, which is fatal.
         """
         loop, self._loop = self._loop, None
-        if loop is not None:
+        turned, self._turning = self._turning, None
+        if loop is not None and turned is None:
             rests = threading.Event()
             post(loop, _rest, rests)
             rests.wait(EXIT)
 
     def forget(self) -> None:
         """Begin anew in a forked child: the thread is the parent's."""
-        self._starting = threading.Lock()
+        self._starting, self._turning = threading.Lock(), None
         if self._loop is not None:
             _inherited.append(self._loop)
             self._loop = None
@@ -126,6 +171,8 @@ class Portal:
 
 class Question(Generic[T]):
     """One thing asked on `loop`; either it is answered, which `wake` tells, or given up.
+
+    Where `wake` returns False, nobody can hear the answer any more.
 
     Without a lock: an exception such as KeyboardInterrupt may hit a thread that has just taken one,
     and whoever waits for it next would wait for ever. Here that would be the portal.
@@ -176,9 +223,7 @@ class Question(Generic[T]):
             self._result.append(await self._make())
         except BaseException as error:  # noqa: BLE001  # whatever it is, it is the asker's
             self._error = error
-        if self._is_first():
-            self._wake()
-        else:
+        if not self._is_first() or self._wake() is False:
             self._turn_away()
 
     def _is_first(self) -> bool:
@@ -195,6 +240,11 @@ class Question(Generic[T]):
 def _wake(answered: asyncio.Future[None]) -> None:
     if not answered.done():
         answered.set_result(None)
+
+
+def _look_at(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() >= deadline:
+        raise TimeoutError
 
 
 def _rest(rests: threading.Event) -> None:

@@ -97,8 +97,8 @@ class ThrottledOpenAI(SyncThrottled, OpenAI):
 
     Takes every argument of `OpenAI`, and those of `ThrottledAsyncOpenAI`, but for `pool="aiohttp"`.
     A call blocks its thread until it may go; it raises what the SDK's raises, and `AdmissionTimeout`,
-    `QueueFull` or `RequestTooLarge`, all `openai.OpenAIError`. A `throttle` has to be made with
-    `threads=True`, and may be shared with asynchronous clients.
+    `QueueFull` or `RequestTooLarge`, all `openai.OpenAIError`. A `throttle` may be shared with
+    asynchronous clients.
     """
 
     if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from ._exchange import (
     refusal_read,
     response_of,
 )
+from ._home import post
 from ._permit import Call, Outcome, PostedPermit
-from ._portal import post
 from .errors import AdmissionError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The throttle: the budgets that clients share, each with its lane, on one event loop."""
+"""The throttle: the budgets that clients share, each with its lane, and where they are decided on."""
 
 from __future__ import annotations
 
@@ -8,22 +8,32 @@ import gc
 import itertools
 import logging
 import math
+import operator
+import os
 import random
+import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core.limits import Limits, LimitsBook
-from ._core.stats import Stats
+from ._core.stats import Stats, sum_of
+from ._home import TrioHome, home, post
 from ._lane import Lane
-from ._permit import Outcome, PostedPermit, check_count
-from ._portal import portal, post
+from ._permit import Outcome, Permit, PostedPermit, check_count
+from ._portal import portal
+from ._queue import FAIR
 from ._spelling import suggesting
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
     from ._core.headers import Announcement
-    from ._permit import Call, Permit
+    from ._core.refusals import Refusal
+    from ._core.stats import BudgetStats
+    from ._home import Home
+    from ._permit import Call
     from ._portal import Portal
+    from ._queue import Waiter
 
 logger = logging.getLogger("throttled_openai")
 
@@ -40,6 +50,10 @@ LATE: Final = 0.1
 MAX_REFUSALS: Final = 20
 # Seconds without any movement after which streams that nobody holds any more are looked for.
 STUCK: Final = 5.0
+# Lanes that are kept: model names may come from the users of a service. Beyond it idle ones go, longest unused first.
+MOST_LANES: Final = 2000
+# Seconds that `stats()` waits for the thread that decides before it reads what is there.
+PATIENCE: Final = 0.2
 
 # The shortcuts for `Limits` that each model has for itself; they exclude `limits`.
 _EACH_MODEL: Final = frozenset({"rpm", "tpm", "rpd", "tpd"})
@@ -55,10 +69,11 @@ class Throttle:
     often one call may be refused by the server before its last refusal is raised; 0 hands every
     refusal to the SDK's own retries.
 
-    One event loop at a time; several in turn are fine. With `threads=True` it serves synchronous
-    clients in any thread, and asynchronous ones on any number of event loops at once: it then
-    decides on a thread of its own, which all throttles of the process share. After `os.fork()` the
-    child begins anew, with the same limits.
+    It serves synchronous clients in any thread, and asynchronous ones on any number of event loops.
+    It decides on the event loop of its calls, as long as there is one at a time. With the first
+    synchronous call, or a second event loop at the same time, it goes over to a thread that all
+    throttles of the process share; with `threads=True` it is there from the start. After `os.fork()`
+    the child begins anew, with the same limits.
     """
 
     @suggesting
@@ -94,9 +109,22 @@ class Throttle:
         self.arrivals = itertools.count()
         self.threads = threads
         self._portal = portal if threads else None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # where decisions are made
+        self._on_portal = False
+        self._process = os.getpid()
+        # Held while something is decided, and while that moves to another loop; nobody waits inside it.
+        self._lock = threading.RLock()
+        self._deciding = False
+        self._flying: set[Permit] = set()
+        self._homes: set[weakref.ref[Home]] = set()  # of calls since the throttle last looked for closed ones
+        self._silent: set[weakref.ref[Home]] = set()  # those that have not answered since they were called
+        self._called_at = -math.inf
         self._lanes: dict[object, Lane] = {}  # replaced, never changed: other threads may be reading it
         self._lane_of: dict[object, Lane] = {}  # by model, or by endpoint and model
+        self._departed: BudgetStats | None = None  # what lanes that have left have done
+        self.in_line: set[Lane] = set()  # lanes where calls may wait
+        self._overtaken = 0  # calls that went before the one that has waited longest, at the common ceiling
+        self.streams = 0
         self._moved_at = -math.inf
         self._listened_at = -math.inf
         self.late = False
@@ -114,67 +142,219 @@ class Throttle:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
+        """Where it decides."""
         assert self._loop is not None, "no call was ever admitted"
         return self._loop
 
     @property
     def waiting(self) -> int:
         """Calls asked for and not admitted."""
-        return sum(lane.queue.waiting for lane in self._lanes.values())
+        return sum(lane.queue.waiting for lane in tuple(self.in_line))
 
     @property
     def in_flight(self) -> int:
         """Attempts admitted and not settled."""
-        return sum(lane.in_flight for lane in self._lanes.values())
+        return len(self._flying)
 
-    def admit(self, call: Call) -> Coroutine[Any, Any, Permit]:
+    # Where things are decided
+
+    async def admit(self, call: Call) -> Permit:
         """Wait until `call` may go.
 
         Raises `AdmissionTimeout`, `QueueFull` or `RequestTooLarge`.
         """
-        if self._portal is not None:
-            return self._admit_there(self._portal, call)
-        return self._enter(call)
+        loop = home()
+        if call.home is None:
+            call.home = weakref.ref(loop)
+        while True:
+            entered = self._enter(call, loop)
+            if entered is None:
+                assert self._portal is not None
+                hash(call.home)  # kept from now on, though the loop may be gone when it is asked for
+                permit = await self._portal.ask_async(functools.partial(self._admit_here, call), _give_back)
+                return self._received(permit)
+            if isinstance(entered, Permit):
+                return entered
+            try:
+                admitted = await entered.future
+            except BaseException:
+                self.decide(entered.lane.abandon, entered)
+                raise
+            finally:
+                call.waited += loop.time() - entered.since
+            if admitted is not None:  # otherwise another loop decides now
+                return admitted
 
     def admit_blocking(self, call: Call) -> PostedPermit:
-        """As `admit`, for a thread that waits; the throttle has to have `threads=True`."""
-        assert self._portal is not None, "no throttle for threads"
-        return self._received(self._portal.ask(functools.partial(self._admit_here, call), _give_back))
-
-    async def _admit_there(self, portal: Portal, call: Call) -> Permit:
-        return self._received(await portal.ask_async(functools.partial(self._admit_here, call), _give_back))
+        """As `admit`, for a thread that waits."""
+        decides = self._go_over()
+        # The calls in flight may be this thread's own event loop's, which goes on when this one returns.
+        call.stalls = asyncio._get_running_loop() is not None  # noqa: SLF001  # of the module's public list
+        return self._received(decides.ask(functools.partial(self._admit_here, call), _give_back))
 
     async def _admit_here(self, call: Call) -> PostedPermit:
         """On the portal's loop."""
-        permit = await self._enter(call)
+        permit = await self.admit(call)
         return PostedPermit(permit, self.loop)
 
     def _received(self, permit: PostedPermit) -> PostedPermit:
-        """The thread that asked has it now, perhaps much later: it, or all of the process, is busy."""
+        """Called when the permit reaches the task or thread that waits. A long delay means that it is overloaded."""
         if permit.loop.time() - permit.admitted_at > LATE:
             post(permit.loop, self._hear_of_late)
         return permit
 
-    def _enter(self, call: Call) -> Coroutine[Any, Any, Permit]:
-        lane = self._lane(call.model, call.endpoint)
-        self._listen(self.loop.time())
-        return lane.admit(call)
+    def _enter(self, call: Call, loop: Home) -> Permit | Waiter | None:
+        """A permit, or a place in line; None where `loop` is not the one that decides."""
+        if self._process != os.getpid():
+            self._begin_anew()
+        with self._lock:
+            if loop is not self._loop and not self._moves_to(loop):
+                return None
+            self._deciding = True
+            try:
+                self._welcome(call)
+                lane = self._lane(call.model, call.endpoint)
+                self._listen(loop.time())
+                return lane.enter(call)
+            finally:
+                self._deciding = False
+
+    def decide(self, function: Callable[..., object], *args: object) -> None:
+        """Do `function` here and now where things are decided here, and otherwise there, in the order of posting.
+
+        Also later where something is just being decided: finalizers run between any two instructions.
+        """
+        loop = self._loop
+        if loop is None:
+            return
+        if asyncio._get_running_loop() is loop and not self._deciding:  # noqa: SLF001  # of the module's public list
+            with self._lock:
+                if self._loop is loop:
+                    self._deciding = True
+                    try:
+                        function(*args)
+                    finally:
+                        self._deciding = False
+                    return
+        post(loop, self.decide, function, *args)
+
+    def call_at(self, when: float, function: Callable[[], object]) -> asyncio.TimerHandle:
+        return self.loop.call_at(when, self._call_on, self.loop, function)
+
+    def _call_on(self, loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+        if loop is self._loop:  # otherwise others decide now
+            self.decide(function)
+
+    def _moves_to(self, loop: Home) -> bool:
+        """Whether the running `loop` is to decide from now on; holding the lock."""
+        old = self._loop
+        if self._portal is None and (isinstance(loop, TrioHome) or not self._is_left(old)):
+            assert portal.loop is not None  # it starts, or says that it cannot
+            self._portal = portal
+        if isinstance(loop, TrioHome) or (self._portal is not None and not self._portal.runs(loop)):
+            return False
+        if self._on_portal:  # which has come to rest, at the interpreter's exit
+            self._begin_anew()
+            old = None
+        if old is not None:
+            self._forget_calls_of(self._closed())
+        self._loop, self._on_portal = loop, self._portal is not None
+        self._listened_at = self._called_at = -math.inf
+        self.late = False
+        if old is not None:
+            # Real loops read one monotonic clock, so what refilled in between counts; virtual ones do not.
+            same_clock = abs(old.time() - loop.time()) < 1.0
+            for lane in self._lanes.values():
+                lane.move(old, same_clock=same_clock)
+            self.in_line.clear()
+        return True
+
+    def _is_left(self, loop: asyncio.AbstractEventLoop | None) -> bool:
+        """Whether nothing goes on on a loop, so that another may decide in its place."""
+        if loop is None or loop.is_closed():
+            return True
+        return not (loop.is_running() or self.waiting or self.in_flight)
+
+    def _go_over(self) -> Portal:
+        """Decide on the portal's thread, from the next call on."""
+        if self._process != os.getpid():
+            self._begin_anew()
+        with self._lock:
+            self._portal = self._portal or portal
+            return self._portal
+
+    def _begin_anew(self) -> None:
+        """In a forked child. What was under way is the parent's; what it knew may be half written."""
+        self._process, self._lock, self._deciding = os.getpid(), threading.RLock(), False
+        self._lanes, self._loop, self._on_portal, self.streams = {}, None, False, 0
+        self._lane_of.clear()
+        self.in_line.clear()
+        self._homes.clear()
+        self._flying, self._departed = set(), None
+
+    def _welcome(self, call: Call) -> None:
+        """A new event loop may come in the place of one that ended with calls in flight."""
+        if call.home is not None and call.home not in self._homes:
+            self._look_for_closed()
+            self._homes.add(call.home)
+
+    def _closed(self) -> set[weakref.ref[Home]]:
+        return {ref for ref in self._homes if _is_closed(ref())}
+
+    def _look_for_closed(self) -> None:
+        """Clear away what closed event loops left, once all is done that was posted from there before."""
+        gone = self._closed()
+        if gone:
+            post(self.loop, self.decide, self._clear_away, gone)
+
+    def _clear_away(self, gone: set[weakref.ref[Home]]) -> None:
+        self._forget_calls_of(gone)
+        for lane in tuple(self.in_line):
+            lane.admit_waiting()
+
+    def _forget_calls_of(self, gone: set[weakref.ref[Home]]) -> None:
+        """Calls in flight or waiting on event loops that are gone: nobody will settle them."""
+        if gone:
+            self._homes -= gone
+            for permit in [permit for permit in self._flying if permit.call.home in gone]:
+                self._forget(permit)
+            for lane in tuple(self.in_line):
+                lane.forget_waiting(gone)
+
+    def _forget(self, permit: Permit) -> None:
+        permit.settled = True
+        self._flying.discard(permit)
+        self.streams -= permit.counted
+        permit.lane.forget(permit)
+
+    # What is decided
 
     def observe(self, announcement: Announcement) -> None:
         """Limits announced on a response that needed no permit: they are told where there is no doubt for whom."""
-        if self._portal is None:
-            self._observe(announcement)
-        elif self._loop is not None and (announcement.requests or announcement.tokens):
-            post(self._loop, self._observe, announcement)
+        if announcement.requests or announcement.tokens:
+            self.decide(self._observe, announcement)
 
     def _observe(self, announcement: Announcement) -> None:
-        if len(self._lanes) == 1 and self._loop is asyncio.get_running_loop():
+        if len(self._lanes) == 1:
             for lane in self._lanes.values():
                 lane.observe(announcement)
                 lane.admit_waiting()
 
+    def admitted(self, permit: Permit) -> None:
+        """A lane admits an attempt."""
+        self._flying.add(permit)
+
+    def settle(
+        self, lane: Lane, permit: Permit, outcome: Outcome, refusal: Refusal | None = None, response: Any = None
+    ) -> None:
+        """An attempt ended; two threads may say so."""
+        if not permit.settled:
+            permit.settled = True
+            self._flying.discard(permit)
+            self.streams -= permit.counted
+            lane.settle(permit, outcome, refusal, response)
+
     def _lane(self, model: str, endpoint: str = "") -> Lane:
-        self._settle_down()
         whose = (endpoint, model) if endpoint else model
         lane = self._lane_of.get(whose)
         if lane is None:
@@ -182,13 +362,25 @@ class Throttle:
             lane = self._lanes.get(key)
             if lane is None:
                 lane = self._new_lane(key, name, limits)
+            if len(self._lane_of) >= 4 * MOST_LANES:
+                self._lane_of.clear()
             self._lane_of[whose] = lane
         return lane
 
     def _new_lane(self, key: object, name: str, limits: Limits | None) -> Lane:
+        if len(self._lanes) >= MOST_LANES:
+            self._dismiss_idle()
         lane = Lane(self, name, limits)
         self._lanes = {**self._lanes, key: lane}
         return lane
+
+    def _dismiss_idle(self) -> None:
+        """Let up to a quarter of the lanes go: idle ones, longest unused first. What they have done stays counted."""
+        idle = sorted((lane for lane in self._lanes.values() if lane.is_idle), key=operator.attrgetter("used_at"))
+        going = set(idle[: MOST_LANES // 4])
+        self._departed = sum_of([*self._departed_stats(), *(lane.stats() for lane in going)], "other models")
+        self._lanes = {key: lane for key, lane in self._lanes.items() if lane not in going}
+        self._lane_of = {whose: lane for whose, lane in self._lane_of.items() if lane not in going}
 
     def share(self, lane: Lane, group: str) -> None:
         """The server said that `lane`'s model draws on the limits of `group`: from now on they have one budget."""
@@ -202,30 +394,6 @@ class Throttle:
         if other.budget is not lane.budget:
             lane.budget = other.budget
             logger.info("%s: draws on the limits of %s", lane.name, name)
-
-    def _settle_down(self) -> None:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._bind(loop)
-
-    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        old, self._loop = self._loop, loop
-        if old is None:
-            return
-        if self._portal is not None:
-            # A forked child. What was under way is the parent's; what it knew may be half written.
-            self._lanes = {}
-        elif old.is_running() and (self.waiting or self.in_flight):
-            self._loop = old
-            raise RuntimeError(
-                "this Throttle is in use on another event loop that is still running; "
-                "give each running loop a client of its own, or all of them one Throttle(threads=True)"
-            )
-        self._listened_at, self.late = -math.inf, False
-        # Real loops read one monotonic clock, so what refilled in between counts; virtual ones do not.
-        same_clock = abs(old.time() - loop.time()) < 1.0
-        self._lanes = {key: lane.moved(same_clock=same_clock) for key, lane in self._lanes.items()}
-        self._lane_of.clear()
 
     @property
     def most_connections(self) -> int:
@@ -243,16 +411,22 @@ class Throttle:
 
     def admit_waiting(self, lane: Lane) -> None:
         """Something changed in `lane`, and if the ceiling was what held others back, for them too."""
-        if len(self._lanes) == 1:
+        if len(self._lanes) == 1 or self.in_flight < self.most_in_flight - 1 or self.in_line <= {lane}:
             lane.admit_waiting()
             return
-        others = [other for other in self._lanes.values() if other.queue.waiting and other is not lane]
-        if others and self.in_flight >= self.most_in_flight - 1:
-            # The oldest first, or a busy model would keep the ceiling to itself.
-            for other in sorted([lane, *others], key=lambda other: other.queue.head()):
-                other.admit_waiting()
-        else:
-            lane.admit_waiting()
+        # The oldest first, or a busy model would keep the ceiling to itself. And now and then the one
+        # that has waited longest, or a model whose calls are urgent would.
+        waiting = [each for each in self.in_line if each.queue.waiting and each is not lane]
+        line = sorted([lane, *waiting], key=lambda each: each.queue.head())
+        longest = min(line, key=lambda each: each.queue.longest())
+        if self._overtaken >= FAIR - 1:
+            longest.queue.favour_longest()
+            line.insert(0, longest)
+        for each in line:
+            before = each.admitted
+            each.admit_waiting()
+            if each.admitted > before:
+                self._overtaken = 0 if each is longest else self._overtaken + each.admitted - before
 
     def _listen(self, now: float) -> None:
         """Look from time to time how late the event loop is.
@@ -277,36 +451,86 @@ class Throttle:
         self._moved_at = now
         self.stuck_for = STUCK
 
+    @property
+    def may_be_stuck(self) -> bool:
+        """Whether places may be held by dropped streams, or calls of event loops that have ended."""
+        return self.streams > 0 or (self._portal is not None and bool(self._homes))
+
+    def stuck_at(self, now: float) -> float:
+        """When to look for them, if nothing moves until then."""
+        return now + self.stuck_for if self.may_be_stuck else math.inf
+
     def collect_dropped_streams(self) -> None:
-        """Free the permits of streams that nobody holds any more.
+        """Free the permits of streams that nobody holds any more, and of event loops that have stopped or stand still.
 
         The SDK's stream and its generator refer to each other, so one that was left by `break` is
         only freed by the cyclic garbage collector, which does not run while nothing happens.
         """
-        if self.loop.time() - self._moved_at >= self.stuck_for:
+        now = self.loop.time()
+        if now - self._moved_at >= self.stuck_for:
             self.stuck_for *= 2
-            gc.collect()
+            if now - self._called_at >= STUCK:
+                self._called_at = now
+                self._call_homes()
+            if self.streams:
+                gc.collect()
+
+    def _call_homes(self) -> None:
+        """Forget the calls of event loops that have not answered since the last time, and call all others again."""
+        self._clear_away(self._closed() | self._silent)
+        self._silent = set(self._homes)
+        for ref in self._homes:
+            loop = ref()
+            if loop is not None:
+                post(loop, self._silent.discard, ref)
 
     def stats(self) -> Stats:
-        """What the throttle knows, what waits, and what it did."""
-        if self._portal is None or self._loop is None or self._portal.here:
-            return self._stats()
-        return self._portal.ask(self._stats_here)
+        """What the throttle knows, what waits, and what it did.
 
-    async def _stats_here(self) -> Stats:
-        self._settle_down()
+        From a thread where it does not decide, and that may hold what the deciding one waits for,
+        such as the lock of a log handler, it is asked for a moment; then it is read as it is.
+        """
+        if self._process != os.getpid():
+            self._begin_anew()
+        if self._portal is not None and self._loop is not None and not self._portal.here:
+            try:
+                return self._portal.ask(self._stats_here, patience=PATIENCE)
+            except (TimeoutError, RuntimeError):
+                return self._stats()
+        if self._loop is not None and self._loop.is_closed():
+            with self._lock:
+                if self._loop.is_closed():
+                    self._forget_calls_of(self._closed())
         return self._stats()
 
+    async def _stats_here(self) -> Stats:
+        """On the portal's loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if loop is self._loop or self._moves_to(loop):
+                self._look_for_closed()
+        await asyncio.sleep(0)  # until that is done
+        with self._lock:
+            return self._stats()
+
     def _stats(self) -> Stats:
+        lanes = list(self._lanes.values())
         return Stats(
             waiting=self.waiting,
             in_flight=self.in_flight,
-            budgets=tuple(lane.stats() for lane in list(self._lanes.values())),
+            budgets=(*(lane.stats() for lane in lanes), *self._departed_stats()),
         )
+
+    def _departed_stats(self) -> list[BudgetStats]:
+        return [] if self._departed is None else [self._departed]
 
     def __repr__(self) -> str:
         # Asks nobody: a log handler formats with its lock held, which the portal may be waiting for.
         return f"<Throttle [{self._stats().summary()}]>"
+
+
+def _is_closed(loop: Home | None) -> bool:
+    return loop is None or loop.is_closed()
 
 
 def _give_back(permit: Permit) -> None:
@@ -314,7 +538,7 @@ def _give_back(permit: Permit) -> None:
 
 
 def throttle_from(throttle: Throttle | None = None, *, threads: bool = False, **options: Any) -> Throttle:
-    """The throttle that was given, or one made of the limits that were; one for `threads` where that is asked for."""
+    """The throttle that was given, or one made of the limits that were; from the start for `threads`."""
     if throttle is None:
         return Throttle(**options, threads=threads)
     if not isinstance(throttle, Throttle):
@@ -322,11 +546,6 @@ def throttle_from(throttle: Throttle | None = None, *, threads: bool = False, **
     if options:
         raise ValueError(
             f"a throttle has its own limits: give {', '.join(options)} to Throttle(...), or leave out throttle="
-        )
-    if threads and not throttle.threads:
-        raise ValueError(
-            "this throttle decides on an event loop, and a synchronous client has none: make it with "
-            "Throttle(..., threads=True), which synchronous and asynchronous clients may share"
         )
     return throttle
 

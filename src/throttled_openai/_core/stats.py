@@ -62,6 +62,15 @@ class BudgetStats:
         )
 
 
+def sum_of(budgets: list[BudgetStats], name: str) -> BudgetStats:
+    """What budgets that are not kept any more have done together."""
+    admitted, succeeded, refused, tokens = (
+        sum(getattr(budget, counted) for budget in budgets)
+        for counted in ("admitted", "succeeded", "refused", "tokens_used")
+    )
+    return BudgetStats(name, 0, 0, 0, admitted, succeeded, refused, tokens, ())
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
     """A throttle as it is now. `waiting`: calls not admitted; `in_flight`: attempts not settled."""

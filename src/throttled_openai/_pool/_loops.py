@@ -63,7 +63,9 @@ async def _lifetime(made: Any) -> AsyncGenerator[None]:
         yield
     finally:
         try:
-            await made.aclose()
+            # At the interpreter's exit nothing can be awaited, where nobody has closed the loop (nest_asyncio).
+            if asyncio._get_running_loop() is not None:  # noqa: SLF001  # of the module's public list
+                await made.aclose()
         finally:
             _open.discard(made)
 
