@@ -161,11 +161,6 @@ def _last_exchange(retry_state: RetryCallState) -> Exchange:
     return exchange
 
 
-def bare(request: Any) -> Any:
-    """Its method and address, for an error: headers, query and a password may be secrets, the body is the prompt."""
-    return type(request)(request.method, request.url.copy_with(query=None, userinfo=b""))
-
-
 def is_replayable(request: httpx.Request) -> bool:
     """Whether the body can be sent a second time: in memory, or files that can be rewound."""
     try:

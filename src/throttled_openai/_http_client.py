@@ -11,11 +11,11 @@ from ._core.estimate import estimate, is_metered, model_of
 from ._core.headers import read_limits
 from ._core.providers import endpoint_of, provider_named, provider_of
 from ._core.tail import Tail, last_usage
-from ._exchange import ADMITTED, PERMIT, bare
+from ._exchange import ADMITTED, PERMIT
 from ._http import send_admitted
 from ._options import current_manners, read_options
 from ._permit import Call
-from .errors import AdmissionError
+from .errors import AdmissionError, bare
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,14 +14,14 @@ from ._core.estimate import estimate, is_metered, model_of, read_usage
 from ._core.headers import read_limits
 from ._core.providers import PROVIDERS, Provider, endpoint_of, provider_named, provider_of
 from ._core.refusals import read_stream_error
-from ._exchange import PERMIT, bare
+from ._exchange import PERMIT
 from ._http import send_admitted
 from ._http_client import throttle_http_client, unthrottled
 from ._options import MANNERS_OPTIONS, OPTIONS, THROTTLE_OPTIONS, current_manners, given_of, read_options
 from ._permit import Call, Manners, Outcome, Permit
 from ._pool import http_client
 from ._sdk import hooked, platform
-from .errors import AdmissionError
+from .errors import AdmissionError, bare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
