@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ._core.account import NOBODY
 from ._core.limits import check_number
 from ._core.providers import OPENAI
 from ._portal import post
@@ -13,6 +14,7 @@ from ._portal import post
 if TYPE_CHECKING:
     import asyncio
 
+    from ._core.account import Account
     from ._core.budget import Reservation
     from ._core.estimate import Estimate, Usage
     from ._core.headers import Announcement
@@ -64,10 +66,21 @@ class Call:
     """One use of an SDK method: what it may cost, how it behaves, and its age, kept over its attempts.
 
     `tokens`: what an attempt costs, until the lane's tariff makes it out of `estimate`. `endpoint`:
-    the host, where `model` has limits of its own at each.
+    the host, where `model` has limits of its own at each. `account`: whose limits they are.
     """
 
-    __slots__ = ("endpoint", "estimate", "manners", "model", "order", "provider", "refusals", "tokens", "waited")
+    __slots__ = (
+        "account",
+        "endpoint",
+        "estimate",
+        "manners",
+        "model",
+        "order",
+        "provider",
+        "refusals",
+        "tokens",
+        "waited",
+    )
 
     def __init__(  # noqa: PLR0917  # made once per call, by position
         self,
@@ -77,8 +90,10 @@ class Call:
         estimate: Estimate | None = None,
         provider: Provider = OPENAI,
         endpoint: str = "",
+        account: Account = NOBODY,
     ) -> None:
         self.model = model
+        self.account = account
         self.endpoint = endpoint
         self.tokens = tokens
         self.manners = manners

@@ -9,8 +9,10 @@ import itertools
 import logging
 import math
 import random
+import time
 from typing import TYPE_CHECKING, Any, Final
 
+from ._core.account import NOBODY
 from ._core.limits import Limits, LimitsBook
 from ._core.stats import Stats
 from ._lane import Lane
@@ -20,6 +22,7 @@ from ._portal import portal, post
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
+    from ._core.account import Account
     from ._core.headers import Announcement
     from ._permit import Call, Permit
     from ._portal import Portal
@@ -40,6 +43,12 @@ MAX_REFUSALS: Final = 20
 # Seconds without any movement after which streams that nobody holds any more are looked for.
 STUCK: Final = 5.0
 
+# Seconds after which a model without calls, or a throttle without clients, is forgotten; how often that is
+# looked at, and below how many models it is not worth a look.
+IDLE: Final = 3600.0
+SWEEP: Final = 60.0
+FEW: Final = 100
+
 # The shortcuts for `Limits` that each model has for itself; they exclude `limits`.
 _EACH_MODEL: Final = frozenset({"rpm", "tpm", "rpd", "tpd"})
 
@@ -53,6 +62,11 @@ class Throttle:
     `max_concurrency`: a ceiling for the calls in flight, all models together. `max_refusals`: how
     often one call may be refused by the server before its last refusal is raised; 0 hands every
     refusal to the SDK's own retries.
+
+    Each account (a server, and key, organization and project there) has these limits for itself:
+    what one has used up, learnt or been refused says nothing of another. Only `max_concurrency` is
+    for all of them together. A model that has not been called for an hour is forgotten, or after the
+    longest period of its limits.
 
     One event loop at a time; several in turn are fine. With `threads=True` it serves synchronous
     clients in any thread, and asynchronous ones on any number of event loops at once: it then
@@ -92,8 +106,12 @@ class Throttle:
         self.threads = threads
         self._portal = portal if threads else None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._lanes: dict[object, Lane] = {}  # replaced, never changed: other threads may be reading it
-        self._lane_of: dict[object, Lane] = {}  # by model, or by endpoint and model
+        self._home: Account | None = None  # of the first call
+        self._lanes: dict[object, Lane] = {}  # other threads may be reading it
+        self._lane_of: dict[object, Lane] = {}  # by account, endpoint and model
+        self._sweeps_at = -math.inf
+        self.flight = Flight()
+        self.used_at = time.monotonic()
         self._moved_at = -math.inf
         self._listened_at = -math.inf
         self.late = False
@@ -117,12 +135,17 @@ class Throttle:
     @property
     def waiting(self) -> int:
         """Calls asked for and not admitted."""
-        return sum(lane.queue.waiting for lane in self._lanes.values())
+        return sum(lane.queue.waiting for lane in list(self._lanes.values()))
 
     @property
     def in_flight(self) -> int:
         """Attempts admitted and not settled."""
-        return sum(lane.in_flight for lane in self._lanes.values())
+        return self.flight.attempts
+
+    @property
+    def outlived(self) -> bool:
+        """Whether the event loop it served is closed."""
+        return self._loop is not None and self._loop.is_closed()
 
     def admit(self, call: Call) -> Coroutine[Any, Any, Permit]:
         """Wait until `call` may go.
@@ -153,48 +176,64 @@ class Throttle:
         return permit
 
     def _enter(self, call: Call) -> Coroutine[Any, Any, Permit]:
-        lane = self._lane(call.model, call.endpoint)
+        lane = self._lane(call.model, call.endpoint, call.account)
         self._listen(self.loop.time())
         return lane.admit(call)
 
-    def observe(self, announcement: Announcement) -> None:
+    def observe(self, announcement: Announcement, account: Account | None = None) -> None:
         """Limits announced on a response that needed no permit: they are told where there is no doubt for whom."""
         if self._portal is None:
-            self._observe(announcement)
+            self._observe(announcement, account)
         elif self._loop is not None and (announcement.requests or announcement.tokens):
-            post(self._loop, self._observe, announcement)
+            post(self._loop, self._observe, announcement, account)
 
-    def _observe(self, announcement: Announcement) -> None:
+    def _observe(self, announcement: Announcement, account: Account | None) -> None:
         if len(self._lanes) == 1 and self._loop is asyncio.get_running_loop():
             for lane in self._lanes.values():
-                lane.observe(announcement)
-                lane.admit_waiting()
+                if account is None or account == lane.account:
+                    lane.observe(announcement)
+                    lane.admit_waiting()
 
-    def _lane(self, model: str, endpoint: str = "") -> Lane:
+    def _lane(self, model: str, endpoint: str = "", account: Account | None = None) -> Lane:
+        """The lane of that model; without an account, of the first that called."""
         self._settle_down()
-        whose = (endpoint, model) if endpoint else model
+        if account is None:
+            account = self._home or NOBODY
+        whose = account, endpoint, model
         lane = self._lane_of.get(whose)
         if lane is None:
             key, name, limits = self._book.find(model, endpoint)
-            lane = self._lanes.get(key)
+            lane = self._lanes.get((account, key))
             if lane is None:
-                lane = self._new_lane(key, name, limits)
+                lane = self._new_lane(account, key, name, limits)
             self._lane_of[whose] = lane
         return lane
 
-    def _new_lane(self, key: object, name: str, limits: Limits | None) -> Lane:
-        lane = Lane(self, name, limits)
-        self._lanes = {**self._lanes, key: lane}
+    def _new_lane(self, account: Account, key: object, name: str, limits: Limits | None) -> Lane:
+        self._home = self._home or account
+        self._sweep()
+        lane = self._lanes[account, key] = Lane(self, name, limits, account)
         return lane
+
+    def _sweep(self) -> None:
+        """Forget lanes without calls for so long that nothing they know holds any more."""
+        now = self.loop.time()
+        if now < self._sweeps_at or len(self._lanes) < FEW:
+            return
+        self._sweeps_at = now + SWEEP
+        kept = {key: lane for key, lane in list(self._lanes.items()) if not lane.is_forgotten(now, IDLE)}
+        if len(kept) < len(self._lanes):
+            self._lanes = kept
+            self._lane_of = {}
 
     def share(self, lane: Lane, group: str) -> None:
         """The server said that `lane`'s model draws on the limits of `group`: from now on they have one budget."""
         key, name, limits = self._book.find(group)
         if name == lane.name or not self._book.is_each(lane.name):
             return
-        other = self._lanes.get(key)
+        other = self._lanes.get((lane.account, key))
         if other is None:
-            other = self._new_lane(key, name, limits)
+            other = self._new_lane(lane.account, key, name, limits)
             other.budget = lane.budget
         if other.budget is not lane.budget:
             lane.budget = other.budget
@@ -209,11 +248,12 @@ class Throttle:
         old, self._loop = self._loop, loop
         if old is None:
             return
+        flight, self.flight = self.flight, Flight()
         if self._portal is not None:
             # A forked child. What was under way is the parent's; what it knew may be half written.
             self._lanes = {}
-        elif old.is_running() and (self.waiting or self.in_flight):
-            self._loop = old
+        elif old.is_running() and (self.waiting or flight.attempts):
+            self._loop, self.flight = old, flight
             raise RuntimeError(
                 "this Throttle is in use on another event loop that is still running; "
                 "give each running loop a client of its own, or all of them one Throttle(threads=True)"
@@ -238,13 +278,14 @@ class Throttle:
         if len(self._lanes) == 1:
             lane.admit_waiting()
             return
-        others = [other for other in self._lanes.values() if other.queue.waiting and other is not lane]
-        if others and self.in_flight >= self.most_in_flight - 1:
-            # The oldest first, or a busy model would keep the ceiling to itself.
-            for other in sorted([lane, *others], key=lambda other: other.queue.head()):
-                other.admit_waiting()
-        else:
+        if self.in_flight < self.most_in_flight - 1:
             lane.admit_waiting()
+            return
+        others = [other for other in self.flight.queued if other.queue.waiting and other is not lane]
+        self.flight.queued = dict.fromkeys([lane, *others])
+        # The oldest first, or a busy model would keep the ceiling to itself.
+        for other in sorted(self.flight.queued, key=lambda other: other.queue.head()):
+            other.admit_waiting()
 
     def _listen(self, now: float) -> None:
         """Look from time to time how late the event loop is.
@@ -254,6 +295,7 @@ class Throttle:
         """
         if now - self._listened_at >= BEAT:
             self._listened_at = now
+            self.used_at = time.monotonic()
             self.loop.call_soon(self._heard, self.loop, now)
 
     def _heard(self, loop: asyncio.AbstractEventLoop, asked_at: float) -> None:
@@ -299,6 +341,16 @@ class Throttle:
     def __repr__(self) -> str:
         # Asks nobody: a log handler formats with its lock held, which the portal may be waiting for.
         return f"<Throttle [{self._stats().summary()}]>"
+
+
+class Flight:
+    """What all lanes on one event loop count together, so that a call costs the same beside any number of them."""
+
+    __slots__ = ("attempts", "queued")
+
+    def __init__(self) -> None:
+        self.attempts = 0  # in flight
+        self.queued: dict[Lane, None] = {}  # where calls wait, or did
 
 
 def _give_back(permit: Permit) -> None:
