@@ -41,6 +41,12 @@ class Exchange:
     response: httpx.Response
     refusal: Refusal | None
 
+    @property
+    def is_last(self) -> bool:
+        """Whether sending the request again is pointless, or the server asks not to."""
+        refusal = self.refusal
+        return refusal is None or refusal.final or self.response.headers.get("x-should-retry") == "false"
+
 
 def begin(permit: Permit, response: Any, content: bytes | None) -> Refusal | None:
     """Learn from a response that has come; returns why the server turned it away, if it did.
@@ -137,9 +143,8 @@ class _StopRefused(stop_base):
         self._replayable = replayable
 
     def __call__(self, retry_state: RetryCallState) -> bool:
-        refusal = _last_exchange(retry_state).refusal
-        assert refusal is not None
-        return refusal.final or not self._replayable or self._call.refusals > self._max_refusals
+        last = _last_exchange(retry_state)
+        return last.is_last or not self._replayable or self._call.refusals > self._max_refusals
 
 
 class _WaitForBudget(wait_base):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ._core.account import account_at, credentials_in
 from ._core.estimate import estimate, is_metered, model_of
 from ._core.headers import read_limits
 from ._core.providers import endpoint_of, provider_named, provider_of
@@ -15,6 +16,7 @@ from ._exchange import ADMITTED, PERMIT
 from ._http import send_admitted
 from ._options import current_manners, read_options
 from ._permit import Call
+from ._waits import end_waits, wait, waits_of
 from .errors import AdmissionError, bare
 
 if TYPE_CHECKING:
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
     import httpx
     import httpx2
 
+    from ._core.account import Account
     from ._options import Options
     from ._permit import Manners, Permit
+    from ._shared import Throttles
     from ._throttle import Throttle
 
 Client = TypeVar("Client", bound="httpx.AsyncClient | httpx2.AsyncClient")
@@ -55,7 +59,7 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
             "for a client of the SDK there is throttle()"
         )
     given: dict[str, Any] = dict(options)
-    throttle, manners, dialect, pool = read_options(given, threads=False)
+    throttles, manners, dialect, pool = read_options(given, threads=False)
     if pool is not None:
         raise ValueError(f"http_client has its own connections: leave out pool={pool!r}")
     if given:
@@ -63,14 +67,23 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     own: Any = type(client)
     view: Any = object.__new__(_view_class(own))
     view.__dict__ = client.__dict__  # the same, so that both are open or closed, and have the same hooks
-    view.throttle, view._throttled = throttle, (client, manners, dialect)  # noqa: SLF001
+    view._throttled = _Throttled(client, throttles, manners, dialect)  # noqa: SLF001
     throttled: Client = view
     return throttled
 
 
 def unthrottled(http_client: Any) -> Any:
     """The client that a view of `throttle_http_client` was made of; any other as it is."""
-    return http_client._throttled[0] if isinstance(http_client, _View) else http_client  # noqa: SLF001
+    return http_client._throttled.client if isinstance(http_client, _View) else http_client  # noqa: SLF001
+
+
+class _Throttled(NamedTuple):
+    """What a view has beside the client it is one of."""
+
+    client: Any
+    throttles: Throttles
+    manners: Manners
+    dialect: str | None
 
 
 class _View:
@@ -79,8 +92,12 @@ class _View:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        throttle: Throttle
-        _throttled: tuple[Any, Manners, str | None]
+        _throttled: _Throttled
+
+    @property
+    def throttle(self) -> Throttle:
+        """Budgets and queues of the account that was called for last."""
+        return self._throttled.throttles.latest
 
     def __del__(self) -> None:
         """Some clients close themselves here; this one belongs to whoever made the other."""
@@ -88,42 +105,60 @@ class _View:
     if not TYPE_CHECKING:
 
         async def send(self, request: Any, **options: Any) -> Any:
-            send = functools.partial(super().send, request, **options)
-            if ADMITTED in request.extensions:  # by a client of ours above
-                return await send()
-            call = self._call(request)
+            send = functools.partial(super().send, **options)
+            if ADMITTED in request.extensions or self.is_closed:  # admitted by a client of ours above
+                return await send(request)
+            client, throttles, manners, dialect = self._throttled
+            account = account_at(request.url, credentials_in(request.headers))
+            throttle = throttles.of(account)
+            call = _call(request, account, manners, dialect)
             if call is None:
-                response = await send()
-                self.throttle.observe(read_limits(response.headers))
+                response = await send(request)
+                throttle.observe(read_limits(response.headers), account)
                 return response
-            try:
-                permit = await self.throttle.admit(call)
-            except AdmissionError as error:
-                error.request = bare(request)
-                raise
-            response = await send_admitted(self.throttle, permit, request, send)
+
+            async def admit(call: Call) -> Permit:
+                try:
+                    return await wait(waits_of(client), throttle.admit(call))
+                except AdmissionError as error:
+                    error.request = bare(request)
+                    raise
+
+            response = await send_admitted(throttle, await admit(call), request, send, admit)
             _watch(response)
             return response
 
-    def _call(self, request: Any) -> Call | None:
-        """What the request may cost; None: it runs no model."""
-        if request.method != "POST":
-            return None
-        url = str(request.url)
-        body = _json_of(request)
-        if not is_metered("POST", url, body):
-            return None
-        _, manners, dialect = self._throttled
-        provider = provider_named(dialect) if dialect else provider_of(url)
-        cost = estimate(url, body, provider)
-        endpoint = endpoint_of(request.url.host, request.url.port, provider)
-        return Call(model_of(url, body), cost.input, current_manners(manners), cost, provider, endpoint)
+        async def aclose(self) -> None:
+            self._end()
+            await super().aclose()
+
+        async def __aexit__(self, *error: object) -> None:
+            self._end()
+            await super().__aexit__(*error)
+
+        def _end(self) -> None:
+            self._throttled.throttles.leave()
+            end_waits(waits_of(self._throttled.client))
+
+
+def _call(request: Any, account: Account, manners: Manners, dialect: str | None) -> Call | None:
+    """What the request may cost; None: it runs no model."""
+    if request.method != "POST":
+        return None
+    url = str(request.url)
+    body = _json_of(request)
+    if not is_metered("POST", url, body):
+        return None
+    provider = provider_named(dialect) if dialect else provider_of(url)
+    cost = estimate(url, body, provider)
+    endpoint = endpoint_of(request.url.host, request.url.port, provider)
+    return Call(model_of(url, body), cost.input, current_manners(manners), cost, provider, endpoint, account)
 
 
 @functools.cache
 def _view_class(cls: Any) -> type[Any]:
     # Slots stand beside the shared `__dict__`.
-    own = {"__slots__": ("_throttled", "throttle"), "__module__": cls.__module__}
+    own = {"__slots__": ("_throttled",), "__module__": cls.__module__}
     return type(f"Throttled{cls.__name__}", (_View, cls), own)
 
 

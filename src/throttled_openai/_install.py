@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from openai import AsyncOpenAI, OpenAI
 
-from ._options import THROTTLE_OPTIONS, read_options
+from ._options import OPTIONS, THROTTLE_OPTIONS, read_options
 from ._pool import http_client
 from ._seam import Seam
-from ._throttle import Throttle
+from ._shared import shared
 from ._wrap import throttled_class
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from ._core.stats import Stats
     from ._options import Options
+    from ._throttle import Throttle
 
 # Settings that a variable of the environment may hold, as THROTTLED_OPENAI_RPM=500.
 VARIABLES: Final[Mapping[str, type[Any]]] = {
@@ -33,38 +33,7 @@ _SAYS: Final[Mapping[type[Any], str]] = {float: "a number such as 500", int: "a 
 _CLASSES: Final = (AsyncOpenAI, OpenAI)
 
 
-class _Installation:
-    """What `install()` was told, and the throttle of each account that has been met since."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.options = options
-        self._limits = {name: options[name] for name in THROTTLE_OPTIONS if name in options}
-        self._shared: Throttle | None = options.get("throttle")
-        self._throttles: dict[object, tuple[str, Throttle]] = {}
-        self._adding = threading.Lock()
-
-    def throttle_of(self, client: Any) -> Throttle:
-        """One for all clients of an account: programs make many, even one for each call.
-
-        Keys that a function gives are not told apart: there may be a new function for each client.
-        """
-        url = client.base_url
-        key = client.api_key, client.organization, client.project
-        account = url.scheme, url.host, url.port, *(key if client.api_key else ())
-        with self._adding:
-            if account not in self._throttles:
-                self._throttles[account] = url.host, self._shared or Throttle(**self._limits, threads=True)
-            return self._throttles[account][1]
-
-    def is_account(self, throttle: Throttle) -> bool:
-        """Whether it is one of those, and not a copy's with limits of its own."""
-        return any(throttle is each for _, each in list(self._throttles.values()))
-
-    def stats(self) -> list[tuple[str, Stats]]:
-        return [(host, throttle.stats()) for host, throttle in list(self._throttles.values())]
-
-
-_installed: _Installation | None = None
+_installed: dict[str, Any] | None = None  # the options that `install()` was given
 
 
 def install(**options: Unpack[Options]) -> None:
@@ -83,10 +52,11 @@ def install(**options: Unpack[Options]) -> None:
     if _installed is not None:
         raise RuntimeError("throttling is installed already: call uninstall() before install() with other options")
     given = {**_from_environment(), **{name: value for name, value in options.items() if value is not None}}
-    throttle, _, _, pool = read_options(dict(given), threads=True)
+    throttles, _, _, pool = read_options(dict(given), threads=True)
     if pool is not None:
-        http_client(pool, most_in_flight=throttle.most_connections)
-    _installed = _Installation(given)
+        http_client(pool, most_in_flight=throttles.latest.most_connections)
+    _installed = given
+    shared.forget()  # what clients of before share with each other is not the installation's
     for cls in _CLASSES:
         cls.__new__ = _new  # type: ignore[method-assign]
         cls.__signature__ = _Signature()  # type: ignore[union-attr]
@@ -99,8 +69,9 @@ def uninstall() -> None:
 
 
 def installed_stats() -> list[tuple[str, Stats]]:
-    """Host and figures of each account met since `install()`."""
-    return [] if _installed is None else _installed.stats()
+    """Host and figures of each account that clients call for, or did within the last hour."""
+    given = None if _installed is None else _installed.get("throttle")
+    return shared.stats() if given is None else [("all accounts", given.stats())]
 
 
 def _new(cls: Any, *args: Any, **options: Any) -> Any:
@@ -118,30 +89,38 @@ class _Signature:
 
 
 class _Installed:
-    """Before a throttled class: options are those of the installation, and the throttle its account's."""
+    """Before a throttled class: options are those of the installation, in whatever thread."""
+
+    _threads: ClassVar = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        installation = _installed
-        if installation is None:  # a copy of a client that was made before
-            super().__init__(*args, **options)
-            return
-        throttle = options.pop("throttle", None)
-        options = {**installation.options, **options}
+        # A copy has what the client has that it is made of.
+        inherited = {name for name in OPTIONS if name in options}
+        own = dict(_installed or {})
+        if not inherited.isdisjoint(("throttle", *THROTTLE_OPTIONS)):
+            own = {name: value for name, value in own.items() if name not in ("throttle", *THROTTLE_OPTIONS)}
+        options = {**own, **options}
         if options.get("http_client") is not None or isinstance(self, OpenAI):
             options.pop("pool", None)
         super().__init__(*args, **options)
-        # A copy may be for another account.
-        if throttle is None or installation.is_account(throttle):
-            throttle = installation.throttle_of(self)
-        self.throttle = throttle
+        made: Any = self
+        made._throttles.keeps = True  # noqa: SLF001
+        assert made.throttle is not None  # its account is known from now on, called or not
+
+    if not TYPE_CHECKING:
+
+        @property
+        def throttle(self) -> Throttle:
+            """That of the account: a program's copies for another one meet those made for it elsewhere."""
+            return self._throttles.of(self._whom().account)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """What `copy.copy` does with a client that was made before."""
         vars(self).update(state)
-        if "throttle" not in state and _installed is not None:
+        if "_throttles" not in state and _installed is not None:
             made: Any = self
-            made._take_options(dict(_installed.options))  # noqa: SLF001
-            self.throttle = _installed.throttle_of(self)
+            made._take_options(dict(_installed))  # noqa: SLF001
+            made._throttles.keeps = True  # noqa: SLF001
 
 
 @functools.cache

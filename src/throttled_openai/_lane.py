@@ -53,7 +53,6 @@ class Lane:
     def __init__(self, throttle: Throttle, name: str, limits: Limits | None, account: Account = NOBODY) -> None:
         self.throttle = throttle
         self.account = account
-        self._flight = throttle.flight
         self._loop = throttle.loop
         self.name = name
         self.budget = Budget(limits)
@@ -68,7 +67,6 @@ class Lane:
         self._saving: tuple[Waiter, float, float] | None = None  # who is too large, since when, tokens it began with
         self._busy = 0.0  # integral of attempts in flight over time
         self._busy_at = -math.inf
-        self._made_at = throttle.loop.time()
         self._warn_again_at = -math.inf
         self._blocked_until = -math.inf
         self._blocked_after = 0  # number of the newest attempt then
@@ -96,7 +94,6 @@ class Lane:
         if new:
             self._check_queue(call, now)
         waiter = Waiter(call, order, now, loop.create_future())
-        self._flight.queued[self] = None
         # Behind others nothing has changed: the timer is set for the oldest. Looking again would also
         # admit on what refills while a large gather starts, long before the loop sends any of it.
         if self.queue.add(waiter) or waiter.deadline < self._wakes_at:
@@ -214,7 +211,6 @@ class Lane:
         reservation = self.budget.reserve(call.tokens, now)
         busy = self._pass_time(now)
         self.in_flight += 1
-        self._flight.attempts += 1
         self.outstanding += call.tokens
         self.admitted += 1
         self._tokens_per_call += (call.tokens - self._tokens_per_call) * max(0.02, 1 / self.admitted)
@@ -307,7 +303,6 @@ class Lane:
         reservation, budget = permit.reservation, permit.budget
         busy = self._pass_time(now)
         self.in_flight -= 1
-        self._flight.attempts -= 1
         self.outstanding -= reservation.tokens
         self.throttle.moved(now)
         self.streams -= permit.streaming
@@ -475,13 +470,6 @@ class Lane:
             if not self._loop.is_closed():
                 waiter.future.cancel()  # should that loop ever run again
         return lane
-
-    def is_forgotten(self, now: float, idle: float) -> bool:
-        """Whether it has had nothing to do for `idle` seconds and the longest period of its limits."""
-        if self.in_flight or self.queue.waiting or self.streams or now < self.budget.paused_until:
-            return False
-        longest = max((window.period for window in self.budget.stats()), default=0.0)
-        return now - max(self._made_at, self._busy_at) > max(idle, longest)
 
     def stats(self) -> BudgetStats:
         return BudgetStats(

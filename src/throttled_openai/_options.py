@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ._core.providers import provider_named
 from ._permit import Manners
-from ._throttle import Throttle, throttle_from
+from ._shared import Throttles
+from ._throttle import Throttle, check_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,14 +41,19 @@ class Options(TypedDict, total=False):
     pool: Kind | None
 
 
-def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttle, Manners, str | None, Kind | None]:
-    """Take what is ours out of `options`: throttle, manners, dialect and pool. Raises for what cannot be meant."""
+def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttles, Manners, str | None, Kind | None]:
+    """Take what is ours out of `options`: throttles, manners, dialect and pool. Raises for what cannot be meant."""
     ours = {name: options.pop(name) for name in OPTIONS if name in options}
-    pool, dialect = ours.pop("pool", None), ours.pop("dialect", None)
+    pool, dialect, given = ours.pop("pool", None), ours.pop("dialect", None), ours.pop("throttle", None)
     if dialect is not None:
         provider_named(dialect)
     manners = Manners(**{name: ours.pop(name) for name in MANNERS_OPTIONS if name in ours})
-    return throttle_from(threads=threads, **given_of(**ours)), manners, dialect, pool
+    limits = given_of(**ours)
+    if isinstance(given, Throttles):  # of the client that this one is a copy of
+        return given, manners, dialect, pool
+    if given is not None:
+        check_given(given, limits, threads=threads)
+    return Throttles(given, limits, threads=threads), manners, dialect, pool
 
 
 _asked: ContextVar[dict[str, Any] | None] = ContextVar("throttled_openai_manners", default=None)

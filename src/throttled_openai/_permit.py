@@ -71,6 +71,7 @@ class Call:
 
     __slots__ = (
         "account",
+        "admission",
         "endpoint",
         "estimate",
         "manners",
@@ -80,6 +81,7 @@ class Call:
         "refusals",
         "tokens",
         "waited",
+        "withdrawn",
     )
 
     def __init__(  # noqa: PLR0917  # made once per call, by position
@@ -102,6 +104,8 @@ class Call:
         self.order: tuple[int, int] | None = None  # place in line, from its first wait on
         self.waited = 0.0
         self.refusals = 0
+        self.admission: asyncio.Task[Any] | None = None  # on the portal's loop, for a thread that waits
+        self.withdrawn = False  # its client was closed
 
 
 class Permit:

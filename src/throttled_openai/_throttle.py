@@ -9,7 +9,6 @@ import itertools
 import logging
 import math
 import random
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core.account import NOBODY
@@ -18,6 +17,7 @@ from ._core.stats import Stats
 from ._lane import Lane
 from ._permit import Outcome, PostedPermit, check_count
 from ._portal import portal, post
+from .errors import ClientClosed
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -43,12 +43,6 @@ MAX_REFUSALS: Final = 20
 # Seconds without any movement after which streams that nobody holds any more are looked for.
 STUCK: Final = 5.0
 
-# Seconds after which a model without calls, or a throttle without clients, is forgotten; how often that is
-# looked at, and below how many models it is not worth a look.
-IDLE: Final = 3600.0
-SWEEP: Final = 60.0
-FEW: Final = 100
-
 # The shortcuts for `Limits` that each model has for itself; they exclude `limits`.
 _EACH_MODEL: Final = frozenset({"rpm", "tpm", "rpd", "tpd"})
 
@@ -65,8 +59,7 @@ class Throttle:
 
     Each account (a server, and key, organization and project there) has these limits for itself:
     what one has used up, learnt or been refused says nothing of another. Only `max_concurrency` is
-    for all of them together. A model that has not been called for an hour is forgotten, or after the
-    longest period of its limits.
+    for all of them together.
 
     One event loop at a time; several in turn are fine. With `threads=True` it serves synchronous
     clients in any thread, and asynchronous ones on any number of event loops at once: it then
@@ -107,11 +100,10 @@ class Throttle:
         self._portal = portal if threads else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._home: Account | None = None  # of the first call
-        self._lanes: dict[object, Lane] = {}  # other threads may be reading it
+        # By server: the first account there, and the first one that said who it was.
+        self._firsts: dict[object, tuple[Account, tuple[object, ...]]] = {}
+        self._lanes: dict[object, Lane] = {}  # replaced, never changed: other threads may be reading it
         self._lane_of: dict[object, Lane] = {}  # by account, endpoint and model
-        self._sweeps_at = -math.inf
-        self.flight = Flight()
-        self.used_at = time.monotonic()
         self._moved_at = -math.inf
         self._listened_at = -math.inf
         self.late = False
@@ -120,12 +112,7 @@ class Throttle:
 
     def changed(self, **options: Any) -> Throttle:
         """Another throttle, made as this one but for `options`, with budgets of its own."""
-        kept = dict(self._options)
-        if "limits" in options:
-            kept = {name: value for name, value in kept.items() if name not in _EACH_MODEL}
-        elif not _EACH_MODEL.isdisjoint(options):
-            kept.pop("limits", None)
-        return Throttle(**{**kept, **options})
+        return Throttle(**with_changes(self._options, options))
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -135,12 +122,12 @@ class Throttle:
     @property
     def waiting(self) -> int:
         """Calls asked for and not admitted."""
-        return sum(lane.queue.waiting for lane in list(self._lanes.values()))
+        return sum(lane.queue.waiting for lane in self._lanes.values())
 
     @property
     def in_flight(self) -> int:
         """Attempts admitted and not settled."""
-        return self.flight.attempts
+        return sum(lane.in_flight for lane in self._lanes.values())
 
     @property
     def outlived(self) -> bool:
@@ -166,6 +153,9 @@ class Throttle:
 
     async def _admit_here(self, call: Call) -> PostedPermit:
         """On the portal's loop."""
+        call.admission = asyncio.current_task()
+        if call.withdrawn:
+            raise ClientClosed
         permit = await self._enter(call)
         return PostedPermit(permit, self.loop)
 
@@ -190,7 +180,7 @@ class Throttle:
     def _observe(self, announcement: Announcement, account: Account | None) -> None:
         if len(self._lanes) == 1 and self._loop is asyncio.get_running_loop():
             for lane in self._lanes.values():
-                if account is None or account == lane.account:
+                if account is None or self._known_as(account) == lane.account:
                     lane.observe(announcement)
                     lane.admit_waiting()
 
@@ -202,6 +192,7 @@ class Throttle:
         whose = account, endpoint, model
         lane = self._lane_of.get(whose)
         if lane is None:
+            account = self._known_as(account)
             key, name, limits = self._book.find(model, endpoint)
             lane = self._lanes.get((account, key))
             if lane is None:
@@ -209,22 +200,20 @@ class Throttle:
             self._lane_of[whose] = lane
         return lane
 
+    def _known_as(self, account: Account) -> Account:
+        """The one its lanes are under: requests that do not say who asks are taken for the first account's there."""
+        server = account[:3]
+        first, owner = self._firsts.setdefault(server, (account, account.owner))
+        if account.owner and not owner:
+            owner = account.owner
+            self._firsts[server] = first, owner
+        return first if not account.owner or account.owner == owner else account
+
     def _new_lane(self, account: Account, key: object, name: str, limits: Limits | None) -> Lane:
         self._home = self._home or account
-        self._sweep()
-        lane = self._lanes[account, key] = Lane(self, name, limits, account)
+        lane = Lane(self, name, limits, account)
+        self._lanes = {**self._lanes, (account, key): lane}
         return lane
-
-    def _sweep(self) -> None:
-        """Forget lanes without calls for so long that nothing they know holds any more."""
-        now = self.loop.time()
-        if now < self._sweeps_at or len(self._lanes) < FEW:
-            return
-        self._sweeps_at = now + SWEEP
-        kept = {key: lane for key, lane in list(self._lanes.items()) if not lane.is_forgotten(now, IDLE)}
-        if len(kept) < len(self._lanes):
-            self._lanes = kept
-            self._lane_of = {}
 
     def share(self, lane: Lane, group: str) -> None:
         """The server said that `lane`'s model draws on the limits of `group`: from now on they have one budget."""
@@ -248,12 +237,11 @@ class Throttle:
         old, self._loop = self._loop, loop
         if old is None:
             return
-        flight, self.flight = self.flight, Flight()
         if self._portal is not None:
             # A forked child. What was under way is the parent's; what it knew may be half written.
             self._lanes = {}
-        elif old.is_running() and (self.waiting or flight.attempts):
-            self._loop, self.flight = old, flight
+        elif old.is_running() and (self.waiting or self.in_flight):
+            self._loop = old
             raise RuntimeError(
                 "this Throttle is in use on another event loop that is still running; "
                 "give each running loop a client of its own, or all of them one Throttle(threads=True)"
@@ -278,14 +266,13 @@ class Throttle:
         if len(self._lanes) == 1:
             lane.admit_waiting()
             return
-        if self.in_flight < self.most_in_flight - 1:
+        others = [other for other in self._lanes.values() if other.queue.waiting and other is not lane]
+        if others and self.in_flight >= self.most_in_flight - 1:
+            # The oldest first, or a busy model would keep the ceiling to itself.
+            for other in sorted([lane, *others], key=lambda other: other.queue.head()):
+                other.admit_waiting()
+        else:
             lane.admit_waiting()
-            return
-        others = [other for other in self.flight.queued if other.queue.waiting and other is not lane]
-        self.flight.queued = dict.fromkeys([lane, *others])
-        # The oldest first, or a busy model would keep the ceiling to itself.
-        for other in sorted(self.flight.queued, key=lambda other: other.queue.head()):
-            other.admit_waiting()
 
     def _listen(self, now: float) -> None:
         """Look from time to time how late the event loop is.
@@ -295,7 +282,6 @@ class Throttle:
         """
         if now - self._listened_at >= BEAT:
             self._listened_at = now
-            self.used_at = time.monotonic()
             self.loop.call_soon(self._heard, self.loop, now)
 
     def _heard(self, loop: asyncio.AbstractEventLoop, asked_at: float) -> None:
@@ -343,36 +329,33 @@ class Throttle:
         return f"<Throttle [{self._stats().summary()}]>"
 
 
-class Flight:
-    """What all lanes on one event loop count together, so that a call costs the same beside any number of them."""
-
-    __slots__ = ("attempts", "queued")
-
-    def __init__(self) -> None:
-        self.attempts = 0  # in flight
-        self.queued: dict[Lane, None] = {}  # where calls wait, or did
-
-
 def _give_back(permit: Permit) -> None:
     permit.release(Outcome.UNSENT)
 
 
-def throttle_from(throttle: Throttle | None = None, *, threads: bool = False, **options: Any) -> Throttle:
-    """The throttle that was given, or one made of the limits that were; one for `threads` where that is asked for."""
-    if throttle is None:
-        return Throttle(**options, threads=threads)
+def with_changes(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` of a throttle, but for `changes`: limits of each model and of all together exclude each other."""
+    kept = dict(options)
+    if "limits" in changes:
+        kept = {name: value for name, value in kept.items() if name not in _EACH_MODEL}
+    elif not _EACH_MODEL.isdisjoint(changes):
+        kept.pop("limits", None)
+    return {**kept, **changes}
+
+
+def check_given(throttle: object, limits: Mapping[str, Any], *, threads: bool) -> None:
+    """Raise unless a client may be given this throttle, beside these options; for `threads` where that is asked for."""
     if not isinstance(throttle, Throttle):
         raise TypeError(f"throttle must be a throttled_openai.Throttle, got {type(throttle).__name__}")
-    if options:
+    if limits:
         raise ValueError(
-            f"a throttle has its own limits: give {', '.join(options)} to Throttle(...), or leave out throttle="
+            f"a throttle has its own limits: give {', '.join(limits)} to Throttle(...), or leave out throttle="
         )
     if threads and not throttle.threads:
         raise ValueError(
             "this throttle decides on an event loop, and a synchronous client has none: make it with "
             "Throttle(..., threads=True), which synchronous and asynchronous clients may share"
         )
-    return throttle
 
 
 def affordable(connections: int) -> int:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -30,12 +31,18 @@ CREDENTIALS: Final = frozenset(
 _MADE_ANEW: Final = frozenset({"aio", "auth_time", "exp", "iat", "jti", "nbf", "nonce", "rh", "timestamp", "uti"})
 _LONGEST_TOKEN: Final = 16_384
 
+# What may tell two givers apart before they are compared.
+_PLAIN: Final = (CodeType, str, bytes, int)
+
 # A digest of a key is good in this process only.
 _SALT: Final = os.urandom(16)
 
 
 class Account(NamedTuple):
-    """A server, and whom it knows us as. `owner`: digest of the credentials, and what gives those that change."""
+    """A server, and whom it knows us as.
+
+    `owner`: digest of the credentials, and what gives those that change; empty where there are none to see.
+    """
 
     scheme: str
     host: str
@@ -56,10 +63,11 @@ class Giver:
     make a new function for each client.
     """
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_hash", "_parts")
 
     def __init__(self, gives: object) -> None:
         self._parts = tuple(_parts(gives))
+        self._hash = hash(tuple(part if isinstance(part, _PLAIN) else type(part) for part in self._parts))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Giver) or len(self._parts) != len(other._parts):
@@ -67,20 +75,28 @@ class Giver:
         return all(map(_same, self._parts, other._parts))
 
     def __hash__(self) -> int:
-        return hash((len(self._parts), id(self._parts[0])))
+        return self._hash
 
 
 def account_at(url: Any, credentials: Mapping[str, object]) -> Account:
     """The account at `url`, of httpx. `credentials`: by lower-case name of the header, a text or a `Giver`."""
     digest = hashlib.blake2b(key=_SALT, digest_size=16)
-    givers = []
+    givers: list[Giver] = []
+    said = False
     for name in sorted(credentials):
         value = credentials[name]
         if isinstance(value, Giver):
             givers.append(value)
         elif isinstance(value, str) and value:
+            said = True
             digest.update(f"{name}\0{_lasting(value)}\0".encode("utf-8", "surrogateescape"))
-    return Account(url.scheme, url.host, url.port, (digest.digest(), *givers))
+    owner = (digest.digest(), *givers) if said or givers else ()
+    return Account(url.scheme, url.host, url.port, owner)
+
+
+def credentials_in(headers: Mapping[str, str]) -> dict[str, object]:
+    """Those of a request that is ready to be sent."""
+    return {name: headers[name] for name in CREDENTIALS if name in headers}
 
 
 def _lasting(value: str) -> str:
@@ -125,4 +141,9 @@ def _parts(gives: object, depth: int = 4) -> Iterator[object]:
 
 
 def _same(one: object, other: object) -> bool:
-    return one is other or (type(one) is type(other) and isinstance(one, str | bytes | int | float) and one == other)
+    if one is other:
+        return True
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except Exception:  # noqa: BLE001  # somebody's `__eq__`, such as an array's
+        return False
