@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import types
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ._core.account import account_at, credentials_in
@@ -16,6 +17,7 @@ from ._exchange import ADMITTED, PERMIT
 from ._http import send_admitted
 from ._options import current_manners, read_options
 from ._permit import Call
+from ._rebind import Rebinding
 from ._waits import end_waits, wait, waits_of
 from .errors import AdmissionError, bare
 
@@ -67,7 +69,7 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     own: Any = type(client)
     view: Any = object.__new__(_view_class(own))
     view.__dict__ = client.__dict__  # the same, so that both are open or closed, and have the same hooks
-    view._throttled = _Throttled(client, throttles, manners, dialect)  # noqa: SLF001
+    view._throttled, view._own = _Throttled(client, throttles, manners, dialect), {}  # noqa: SLF001
     throttled: Client = view
     return throttled
 
@@ -104,8 +106,8 @@ class _View:
 
     if not TYPE_CHECKING:
 
-        async def send(self, request: Any, **options: Any) -> Any:
-            send = functools.partial(super().send, **options)
+        async def send(self, request: Any, *, _below: Any = None, **options: Any) -> Any:
+            send = functools.partial(_below or super().send, **options)
             if ADMITTED in request.extensions or self.is_closed:  # admitted by a client of ours above
                 return await send(request)
             client, throttles, manners, dialect = self._throttled
@@ -155,11 +157,50 @@ def _call(request: Any, account: Account, manners: Manners, dialect: str | None)
     return Call(model_of(url, body), cost.input, current_manners(manners), cost, provider, endpoint, account)
 
 
+class _Method:
+    """A method of a view, before what the shared `__dict__` has under its name.
+
+    That is what somebody has put around the client's method, to trace calls. Here it is put around the view's.
+    """
+
+    def __init__(self, name: str, function: Any) -> None:
+        self._name, self._function = name, function
+
+    def __get__(self, view: Any, owner: Any) -> Any:
+        if view is None:
+            return self._function
+        theirs = vars(view).get(self._name)
+        seen, made = view._own.get(self._name, (None, None))  # noqa: SLF001
+        if made is not None and seen is theirs:
+            return made
+        if theirs is None:
+            return types.MethodType(self._function, view)
+        made = self._made(view, theirs)
+        view._own[self._name] = theirs, made  # noqa: SLF001
+        return made
+
+    def __set__(self, view: Any, value: Any) -> None:
+        view._own[self._name] = vars(view).get(self._name), value  # noqa: SLF001
+
+    def __delete__(self, view: Any) -> None:
+        del view._own[self._name]  # noqa: SLF001
+
+    def _made(self, view: Any, theirs: Any) -> Any:
+        made = Rebinding(view._throttled.client, view).of(theirs)  # noqa: SLF001
+        if made is theirs and self._name == "send":  # cannot be seen into; whatever it sends, it is one request
+            return functools.partial(self._function, view, _below=theirs)
+        return made
+
+
 @functools.cache
 def _view_class(cls: Any) -> type[Any]:
     # Slots stand beside the shared `__dict__`.
-    own = {"__slots__": ("_throttled",), "__module__": cls.__module__}
-    return type(f"Throttled{cls.__name__}", (_View, cls), own)
+    own = {"__slots__": ("_own", "_throttled"), "__module__": cls.__module__}
+    functions = {
+        name: getattr(_View, name, None) or getattr(cls, name) for name in dir(cls) if not name.startswith("_")
+    }
+    methods = {name: _Method(name, each) for name, each in functions.items() if isinstance(each, types.FunctionType)}
+    return type(f"Throttled{cls.__name__}", (_View, cls), {**own, **methods})
 
 
 def _json_of(request: Any) -> object:

@@ -114,6 +114,8 @@ class _Installed:
             """That of the account: a program's copies for another one meet those made for it elsewhere."""
             return self._throttles.of(self._whom().account)
 
+    __init__.takes_all = True  # type: ignore[attr-defined]
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """What `copy.copy` does with a client that was made before."""
         vars(self).update(state)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator, Mapping  # noqa: TC003  # for `HINTS`
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, Final, TypedDict, get_type_hints
 
+from ._core.limits import Limits  # noqa: TC001
 from ._core.providers import provider_named
 from ._permit import Manners
+from ._pool import Kind  # noqa: TC001
 from ._shared import Throttles
 from ._throttle import Throttle, check_given
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from ._core.limits import Limits
-    from ._pool import Kind
 
 THROTTLE_OPTIONS = ("rpm", "tpm", "rpd", "tpd", "limits", "max_concurrency", "max_refusals")
 MANNERS_OPTIONS = ("priority", "max_wait", "max_queued")
@@ -39,6 +36,10 @@ class Options(TypedDict, total=False):
     max_queued: int | None
     dialect: str | None
     pool: Kind | None
+
+
+# Evaluated, for those who ask a method of a client for its types.
+HINTS: Final[Mapping[str, Any]] = {name: get_type_hints(Options)[name] for name in OPTIONS}
 
 
 def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttles, Manners, str | None, Kind | None]:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
 import anyio.to_thread
 from openai import AsyncAzureOpenAI, AzureOpenAI, DefaultAsyncHttpxClient
@@ -25,11 +25,12 @@ from ._options import MANNERS_OPTIONS, OPTIONS, THROTTLE_OPTIONS, current_manner
 from ._permit import Call, Manners, Outcome, Permit
 from ._pool import http_client
 from ._sdk import hooked, known_platform, platform, retries_of
+from ._signature import sign
 from ._waits import end_waits, wait, waits_of
 from .errors import AdmissionError, bare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from contextvars import Token
 
     from ._core.account import Account
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from ._shared import Throttles
     from ._throttle import Throttle
     from ._waits import Waits
-
-
-C = TypeVar("C", bound=type)
 
 
 class Current:
@@ -147,6 +145,12 @@ class Seam:
 
         # The SDK binds the alias to its own copy(), which would fork the budgets.
         with_options = copy
+
+        __init__.takes_all = copy.takes_all = True
+
+        def __init_subclass__(cls, **options: Any) -> None:
+            super().__init_subclass__(**options)
+            sign(cls, cls.__mro__[cls.__mro__.index(Seam) + 1])
 
     def _take_options(self, options: dict[str, Any]) -> Kind | None:
         """Take what is ours out of `options`; the rest is the SDK's. Returns `pool`."""
@@ -335,40 +339,8 @@ class Throttled(Seam):
             await super().close()
 
 
-def signed(cls: C) -> C:
-    """Class decorator: `help()` and `inspect.signature` show the SDK's arguments and ours in one list."""
-    made: Any = cls
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    ours = [inspect.Parameter(name, keyword, default=0 if name == "priority" else None) for name in OPTIONS]
-    sdk = made.__mro__[_after_seams(made)]
-    for name in ("__init__", "copy"):
-        theirs = inspect.signature(getattr(sdk, name))
-        parameters = list(theirs.parameters.values())
-        end = len(parameters) - (parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
-        parameters[end:end] = ours
-        setattr(made, name, _delegate(made, name, theirs.replace(parameters=parameters)))
-    made.with_options = made.copy
-    return cls
-
-
-def _delegate(cls: Any, name: str, signature: inspect.Signature) -> Callable[..., Any]:
-    @functools.wraps(getattr(cls, name))
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(super(cls, self), name)(*args, **kwargs)
-
-    method.__qualname__ = f"{cls.__qualname__}.{name}"
-    method.__module__ = cls.__module__
-    method.__signature__ = signature  # type: ignore[attr-defined]
-    return method
-
-
-def _after_seams(cls: type[Any]) -> int:
-    """Where the SDK's classes begin among the bases of `cls`."""
-    return cls.__mro__.index(Seam) + 1
-
-
 @functools.cache
 def _takes_http_client(cls: type[Any]) -> bool:
     """Whether the class of the SDK, or one built on it, lets us choose the connections."""
-    sdk: Any = cls.__mro__[_after_seams(cls)]
+    sdk: Any = cls.__mro__[cls.__mro__.index(Seam) + 1]
     return "http_client" in inspect.signature(sdk.__init__).parameters

@@ -10,7 +10,7 @@ from openai import AzureOpenAI, OpenAI
 
 from ._pool import sync_http_client
 from ._sdk import retries_of
-from ._seam import CURRENT, Current, Seam, signed
+from ._seam import CURRENT, Current, Seam
 from ._sync_http import send_admitted
 from ._waits import end_waits, wait_blocking
 from .errors import AdmissionError
@@ -110,7 +110,6 @@ class SyncThrottled(Seam):
             super().close()
 
 
-@signed
 class ThrottledOpenAI(SyncThrottled, OpenAI):
     """`OpenAI` that any number of threads may call, as fast as the account allows, without 429s.
 
@@ -158,7 +157,6 @@ class ThrottledOpenAI(SyncThrottled, OpenAI):
         ) -> None: ...
 
 
-@signed
 class ThrottledAzureOpenAI(SyncThrottled, AzureOpenAI):
     """`AzureOpenAI` that any number of threads may call, as fast as the deployments allow, without 429s.
 
