@@ -5,6 +5,7 @@ import functools
 import gc
 import importlib
 import logging
+from unittest import mock
 
 import httpx
 import openai
@@ -373,5 +374,17 @@ def test_tracing_that_is_put_on_a_http_client_later_or_taken_off_is_seen():
         await view.post(f"{URL}/chat/completions", json={"model": "m"})
         assert len(SEEN) == 1
         assert view.throttle.stats().succeeded == 2
+
+    virtual_run(main())
+
+
+def test_a_mock_in_the_place_of_a_method_is_taken_over_and_told(caplog):
+    async def main():
+        client = stock(server())
+        client.request = mock.AsyncMock(return_value="mocked")
+        with caplog.at_level(logging.WARNING, "throttled_openai"):
+            throttled = throttle(client)
+        assert await throttled.get("/models", cast_to=object) == "mocked"
+        assert "has been replaced" in caplog.text
 
     virtual_run(main())

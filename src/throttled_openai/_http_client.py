@@ -45,7 +45,8 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     as it is. The options are those of `ThrottledAsyncOpenAI` but `pool`; `.throttle` is the `Throttle`.
 
     Models and sizes are read from JSON bodies, usage from the decoded body or stream as it is read. A
-    refusal is sent again as with the SDK's clients, which may have this one as `http_client`.
+    refusal is sent again as with the SDK's clients, which may have this one as `http_client`: the same
+    request, so credentials that live for seconds need a throttled client of the SDK, which asks for new ones.
 
     Calls raise what `http_client` raises, and `AdmissionTimeout`, `QueueFull`, `RequestTooLarge` or
     `AccountBlocked`. Raises `TypeError` for what is no asynchronous client of httpx or httpx2, or is

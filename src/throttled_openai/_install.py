@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from ._core.stats import Stats
     from ._options import Options
-    from ._throttle import Throttle
 
 # Settings that a variable of the environment may hold, as THROTTLED_OPENAI_RPM=500.
 VARIABLES: Final[Mapping[str, type[Any]]] = {
@@ -106,13 +105,6 @@ class _Installed:
         made: Any = self
         made._throttles.keeps = True  # noqa: SLF001
         assert made.throttle is not None  # its account is known from now on, called or not
-
-    if not TYPE_CHECKING:
-
-        @property
-        def throttle(self) -> Throttle:
-            """That of the account: a program's copies for another one meet those made for it elsewhere."""
-            return self._throttles.of(self._whom().account)
 
     __init__.takes_all = True  # type: ignore[attr-defined]
 

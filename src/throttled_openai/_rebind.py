@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import types
 from typing import Any, Final
 
@@ -30,10 +31,9 @@ class Rebinding:
             return self._new[id(value)]
         if not depth or not (callable(value) or isinstance(value, AsyncAPIResource | SyncAPIResource)):
             return value
-        made = self._copied(value, depth - 1)
-        if made is not value:
-            self._kept.append(value)
-            self._new[id(value)] = made
+        self._kept.append(value)
+        self._new[id(value)] = value  # where it leads back to itself
+        made = self._new[id(value)] = self._copied(value, depth - 1)
         return made
 
     def _copied(self, value: Any, depth: int) -> Any:
@@ -48,7 +48,7 @@ class Rebinding:
             return type(value)(function, *rest[:count], **dict(zip(value.keywords, rest[count:], strict=True)))
         if isinstance(value, types.FunctionType):
             return self._function(value, depth)
-        if hasattr(value, "_self_wrapper"):  # of wrapt
+        if inspect.getattr_static(value, "_self_wrapper", None) is not None:  # of wrapt
             wrapped = self.of(value.__wrapped__, depth)
             return value if wrapped is value.__wrapped__ else type(value)(wrapped, value._self_wrapper)  # noqa: SLF001
         return value if isinstance(value, type) else self._object(value, depth)
@@ -86,7 +86,6 @@ class Rebinding:
         own = getattr(value, "__dict__", {})
         if isinstance(value, AsyncAPIResource | SyncAPIResource):
             made = self._new[id(value)] = object.__new__(type(value))  # its own methods hold on to it
-            self._kept.append(value)
             vars(made).update({name: self.of(each, depth) for name, each in own.items()})
             return made
         new = {name: self.of(each, depth) for name, each in own.items()}
@@ -103,7 +102,7 @@ def is_wrapped(resource: object, depth: int = 4) -> bool:
         if isinstance(value, AsyncAPIResource | SyncAPIResource):
             if depth and is_wrapped(value, depth - 1):
                 return True
-        elif isinstance(value, types.FunctionType) or hasattr(value, "__wrapped__"):
+        elif callable(value) and not isinstance(value, types.MethodType):
             return True
     return False
 

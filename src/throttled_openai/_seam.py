@@ -108,7 +108,7 @@ class Seam:
         Clients of one account with the same limits have the same one, unless they were given another.
         For another account, a copy of the client or a call has budgets of its own in it.
         """
-        return self._throttles.first(self._whom().account)
+        return self._throttles.of_client(self._whom().account)
 
     if not TYPE_CHECKING:  # the SDK's signatures are those of the classes
 
@@ -212,7 +212,7 @@ class Seam:
         if current.call is None:
             current.whom = whom = self._whom(current.options)
             # A call that is for another account than its client has a budget of its own in the same throttle.
-            current.throttle = self._throttles.first(self._whose.account if self._whose else whom.account)
+            current.throttle = self._throttles.of_client(self._whose.account if self._whose else whom.account)
             current.call = self._call(current.options, whom)
         # What is sent through a closed client fails, as with the SDK's: not after a wait.
         return None if self._client.is_closed else current.call  # type: ignore[attr-defined]

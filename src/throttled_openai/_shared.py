@@ -63,15 +63,15 @@ class Registry:
             )
         return found
 
-    def leave(self, throttle: Throttle, client: Throttles) -> None:
+    def leave(self, account: Account, throttle: Throttle, client: Throttles) -> None:
         """A client is closed. After the last one, the next begins anew."""
         with self._adding:
             clients = self._clients.get(throttle, weakref.WeakSet())
             clients.discard(client)
             if not clients and throttle not in self._kept:
-                for throttles in self._found.values():
-                    for key in [key for key, each in throttles.items() if each is throttle]:
-                        del throttles[key]
+                throttles = self._found.get(account, weakref.WeakValueDictionary())
+                for key in [key for key, each in throttles.items() if each is throttle]:
+                    del throttles[key]
 
     def stats(self) -> list[tuple[str, Stats]]:
         """Host and figures of each account."""
@@ -105,19 +105,26 @@ class Throttles:
         self.given = given
         self.limits = limits
         self.threads = threads
-        self.keeps = False  # also for the next client, when this one is closed
+        self.keeps = False  # for an installation: also for the next client, when this one is closed
         # Made at once, so that what cannot be meant is told at once; the first account may have one already.
         self.latest = self.make() if given is None else given
         self._unused = self.latest if given is None else None
         self._met: dict[Account, Throttle] = {}
+        self._first: Account | None = None
 
     def make(self) -> Throttle:
         return Throttle(**self.limits, threads=self.threads)
 
-    def first(self, account: Account) -> Throttle:
-        """That of the account that was asked for first; in it, others have budgets of their own."""
-        if self._unused is not None or self.latest.outlived:
+    def of_client(self, account: Account) -> Throttle:
+        """That of the client's account; for copies with another one, too, which has budgets of its own in it.
+
+        An installation's programs make clients for each account anyway, which share by account only.
+        """
+        if self.keeps:
             return self.of(account)
+        self._first = self._first or account
+        if self._unused is not None or self.latest.outlived:
+            return self.of(self._first)
         return self.latest
 
     def of(self, account: Account) -> Throttle:
@@ -141,8 +148,8 @@ class Throttles:
 
     def leave(self) -> None:
         """The client is closed."""
-        for throttle in self._met.values():
-            shared.leave(throttle, self)
+        for account, throttle in self._met.items():
+            shared.leave(account, throttle, self)
 
     def changed(self, limits: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a copy of the client, with these limits changed."""

@@ -77,7 +77,7 @@ def _taken_over(client: Any, throttled: Any) -> dict[str, Any]:
                 taken[name] = rebinding.of(value)
             continue
         taken[name] = rebinding.of(value) if callable(value) else value
-        if taken[name] is value and callable(getattr(sdk, name, None)):
+        if taken[name] is value and callable(value) and callable(getattr(sdk, name, None)):
             logger.warning(
                 "%s.%s of this client has been replaced by something that does not show which client it calls: "
                 "calls through it may not be throttled; replace that of the throttled client instead",
