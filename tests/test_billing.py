@@ -1,12 +1,13 @@
 """A refusal for billing: nobody is served until somebody pays, so everybody is told at once."""
 
 import asyncio
+import importlib
 import logging
 
 import openai
 import pytest
 
-from clients import Script, refuses, say, throttled
+from clients import FAMILIES, Script, refuses, say, throttled
 from support import (
     Limits,
     Outcome,
@@ -27,6 +28,7 @@ from support import (
 )
 from throttled_openai import AccountBlocked, AdmissionError
 from throttled_openai._lane import BLOCKED
+from throttled_openai.errors import refused_by
 
 BILLING = refusal(kind="billing")
 
@@ -79,7 +81,7 @@ async def test_new_calls_fail_for_ten_seconds_without_being_sent():
 
 
 @virtual
-async def test_the_error_is_the_sdks_own_and_carries_the_servers_answer():
+async def test_the_error_is_the_sdks_own_and_tells_what_the_server_said():
     t = throttle()
     permit, response = await admit(t), answer(code="insufficient_quota")
     permit.settle(Outcome.REFUSED, BILLING, response)
@@ -87,10 +89,49 @@ async def test_the_error_is_the_sdks_own_and_carries_the_servers_answer():
     with pytest.raises(openai.RateLimitError, match=r"not sent: .*\(insufficient_quota\).* in 6 s") as failed:
         await admit(t)
     error = failed.value
-    assert (error.code, error.status_code, error.response) == ("insufficient_quota", 429, response)
+    assert (error.code, error.status_code, error.response.status_code) == ("insufficient_quota", 429, 429)
     assert isinstance(error, AccountBlocked)
     assert not isinstance(error, AdmissionError)  # it is no matter of waiting longer
     assert error.retry_in == BLOCKED - 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_error_carries_nothing_of_the_refused_call_but_method_and_address(family):
+    httpx = importlib.import_module(family)
+    url = "http://me:pass@server/v1/chat/completions?key=secret"
+    theirs = httpx.Request("POST", url, headers={"authorization": "Bearer sk-theirs"}, json={"prompt": "private"})
+    refusal = httpx.Response(402, request=theirs, json={"error": {"code": "x" * 10_000, "message": "private"}})
+    error = AccountBlocked(model="m", retry_in=3, **refused_by(refusal))
+    kept = error.response.request
+    assert (kept.method, str(kept.url), kept.content) == ("POST", "http://server/v1/chat/completions", b"")
+    assert "authorization" not in kept.headers
+    assert error.response.content == b""
+    assert len(str(error)) < 300
+    assert len(error.code) <= 100
+    assert not {"private", "secret", "sk-theirs"} & set(str(vars(error)).split())
+
+
+def test_a_million_bytes_of_refusal_are_read_once_for_all_that_wait(monkeypatch):
+    parsed = []
+    monkeypatch.setattr("throttled_openai.errors.parse_json", parsed.append)
+
+    @virtual
+    async def main():
+        t = throttle(rpm=60)
+        permit = await admit(t)
+        waiting = [start(outcome(call(t))) for _ in range(300)]
+        await ticks()
+        bill(permit)
+        assert set(await gather(*waiting)) == {"AccountBlocked"}
+
+    main()
+    assert len(parsed) == 1
+
+
+def test_a_response_nobody_has_read_will_do():
+    httpx = importlib.import_module(FAMILIES[-1])
+    said = refused_by(httpx.Response(402, content=(part for part in [b"{}"])))
+    assert (said["status"], said["code"], str(said["request"].url)) == (402, None, "http://unknown")
 
 
 @virtual

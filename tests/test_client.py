@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import math
+import threading
+import typing
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -142,6 +144,50 @@ def test_its_signature_lists_the_sdks_arguments_and_ours(name):
     assert set(shown) >= OURS
     assert all(shown[parameter].kind is inspect.Parameter.KEYWORD_ONLY for parameter in OURS)
     inspect.signature(ThrottledAsyncOpenAI.__init__).bind(None, api_key="x", rpm=1)
+
+
+@pytest.mark.parametrize("name", ["__init__", "copy", "with_options"])
+@pytest.mark.parametrize("kind", ["ThrottledAsyncOpenAI", "ThrottledOpenAI", "ThrottledAsyncAzureOpenAI"])
+def test_its_types_can_be_asked_for(kind, name):
+    cls = getattr(throttled_openai, kind)
+    hints = typing.get_type_hints(getattr(cls, name))
+    theirs = typing.get_type_hints(getattr(getattr(openai, kind.removeprefix("Throttled")), name))
+    assert set(hints) == OURS | set(theirs)
+    assert hints["rpm"] == float | None
+
+
+def test_a_class_made_with_the_mixin_shows_the_arguments_of_the_class_it_stands_for():
+    """The SDK's Bedrock clients look whether a constructor takes an argument before they give it."""
+
+    class Older(AsyncOpenAI):
+        def __init__(self, *, colour, api_key=None):
+            self.colour = colour
+            super().__init__(api_key=api_key)
+
+    class Mine(throttled_openai.Throttled, Older):
+        pass
+
+    assert set(inspect.signature(Mine).parameters) == {"colour", "api_key"} | OURS
+    assert Mine(colour="red", api_key="k", rpm=5).colour == "red"
+
+
+def test_the_system_is_asked_for_once_and_never_on_an_event_loop(monkeypatch):
+    asked = []
+
+    def ask():
+        asked.append(threading.current_thread())
+        return "Linux"
+
+    monkeypatch.setattr("throttled_openai._sdk._known", None)
+    monkeypatch.setattr("openai._base_client.get_platform", ask)
+
+    async def main():
+        clients = [throttled(Script()) for _ in range(2)]
+        await asyncio.gather(*(say(client) for client in clients for _ in range(200)))
+
+    asyncio.run(main())
+    assert len(asked) == 1
+    assert asked[0] is not threading.main_thread()
 
 
 @pytest.mark.parametrize(

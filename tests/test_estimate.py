@@ -539,6 +539,49 @@ def test_what_runs_none_is_not_metered(path):
     assert not is_metered("post", path, {"model": "gpt-4o"})
 
 
+BASES = [
+    "",
+    "/v1",
+    "/V1",
+    "/openai/v1",
+    "/v1beta/openai",
+    "/api/projects/P/openai/v1",
+    "/chat/v1",
+    "/files/v1",
+    "/models/v1",
+    "/live/containers",
+    "/v1/organization/team/gateway",
+    "/v1/acc0/gateway/openai",
+    "/v1/acc0/gateway/compat",
+    "/v1/projects/p/locations/l/endpoints/openapi",
+    "/openai/deployments/files",
+    "/team/files/v2.1",
+]
+
+
+@pytest.mark.parametrize("base", [*BASES, *(f"https://files.host:8080{base}" for base in BASES)])
+def test_an_endpoint_is_at_the_end_of_a_path_whatever_its_base(base):
+    for endpoint in ("chat/completions", "embeddings", "responses", "images/edits", "audio/speech", "Chat/Completions"):
+        for end in ("", "/", "?api-version=1", "/?a=b/files"):
+            path = f"{base}/{endpoint}{end}"
+            assert is_metered("POST", path, {"model": "m"}), path
+    model = "files" if "/deployments/" in base else "m"
+    assert model_of(f"{base}/chat/completions", {"model": "m"}) == model
+    assert estimate(f"{base}/responses", {"input": "hi"}).input == estimate("/responses", {"input": "hi"}).input
+
+
+@pytest.mark.parametrize("base", [*BASES[1:9], "https://host/v1", "/openai/deployments/chat"])
+def test_what_runs_none_is_not_metered_below_any_base_either(base):
+    if base != "/live/containers":
+        for endpoint in ("files", "fine_tuning/jobs", "responses/resp_1/cancel", "chat/completions/chatcmpl_1"):
+            assert not is_metered("POST", f"{base}/{endpoint}", {"model": "m"}), endpoint
+        assert is_metered("POST", f"{base}/rerank", {"model": "m"})
+
+
+def test_a_deployment_is_read_in_any_case():
+    assert model_of("/OpenAI/Deployments/Mine/chat/completions?x=/deployments/no", {"model": "m"}) == "Mine"
+
+
 def test_an_unknown_post_is_metered_if_it_names_a_model():
     assert is_metered("post", "/videos", {"model": "sora-2"})
     assert is_metered("post", "https://host/v2/rerank", {"model": "rerank-1"})

@@ -1,13 +1,17 @@
 """`throttle(client)`: a throttled client out of one that is there."""
 
 import asyncio
+import functools
 import gc
+import importlib
+import logging
+from unittest import mock
 
 import httpx
 import openai
 import pytest
 
-from clients import HI, URL, http_client, now, say, without_jitter
+from clients import CHAT, FAMILIES, HI, URL, http_client, now, say, without_jitter
 from throttled_openai import (
     Throttle,
     Throttled,
@@ -15,6 +19,7 @@ from throttled_openai import (
     ThrottledAsyncOpenAI,
     manners,
     throttle,
+    throttle_http_client,
 )
 from throttled_openai.simulator import Simulator, virtual_run
 
@@ -211,5 +216,175 @@ def test_streams_give_their_permit_back():
             assert client.throttle.in_flight == 1
             del stream
         assert client.throttle.in_flight == 0
+
+    virtual_run(main())
+
+
+# --- what others have put around methods ----------------------------------------------------------
+
+SEEN = []
+
+
+def traced(method):
+    """As tools that trace calls do it."""
+
+    @functools.wraps(method)
+    async def wrapper(*args, **kwargs):
+        SEEN.append(getattr(method, "__name__", "object"))
+        return await method(*args, **kwargs)
+
+    return wrapper
+
+
+class Traced:
+    """The same as an object."""
+
+    def __init__(self, method):
+        self.method = method
+
+    def __call__(self, *args, **kwargs):
+        SEEN.append("object")
+        return self.method(*args, **kwargs)
+
+
+class Hidden:
+    """Does not show what it holds."""
+
+    __slots__ = ("method",)
+
+    def __init__(self, method):
+        self.method = method
+
+    def __call__(self, *args, **kwargs):
+        SEEN.append("hidden")
+        return self.method(*args, **kwargs)
+
+
+def passed_on(method):
+    return functools.partial(traced(lambda how, *args, **kwargs: how(*args, **kwargs)), method)
+
+
+TRACERS = [traced, Traced, passed_on, lambda method: traced(Traced(traced(method)))]
+
+
+@pytest.mark.parametrize("tracer", TRACERS)
+@pytest.mark.parametrize("name", ["request", "post", "_send_request"])
+@pytest.mark.parametrize("traced_first", [True, False])
+def test_a_client_is_throttled_and_traced_in_either_order(name, tracer, traced_first):
+    async def main():
+        SEEN.clear()
+        simulator = server(latency=0.1)
+        client = stock(simulator)
+        if traced_first:
+            setattr(client, name, tracer(getattr(client, name)))
+            client = throttle(client, rpm=60)
+        else:
+            client = throttle(client, rpm=60)
+            setattr(client, name, tracer(getattr(client, name)))
+        await asyncio.gather(*(say(client) for _ in range(3)))
+        assert client.throttle.stats().succeeded == simulator.stats()["succeeded"] == 3
+        assert now() > 1
+        assert len(SEEN) in {3, 9}
+
+    virtual_run(main())
+
+
+def test_the_wrapped_client_stays_traced_and_unthrottled():
+    async def main():
+        SEEN.clear()
+        client = stock(server(latency=0.1))
+        client.request = wrapper = traced(client.request)
+        throttled = throttle(client, rpm=60)
+        assert client.request is wrapper is not throttled.request
+        await asyncio.gather(*(say(client) for _ in range(3)))
+        assert throttled.throttle.stats().admitted == 0
+        assert len(SEEN) == 3
+        assert now() < 1
+
+    virtual_run(main())
+
+
+def test_tracing_of_a_resource_is_kept():
+    """As `langsmith.wrappers.wrap_openai` does it."""
+
+    async def main():
+        SEEN.clear()
+        client = stock(server(latency=0.1))
+        client.chat.completions.create = traced(client.chat.completions.create)
+        throttled = throttle(client, rpm=60)
+        assert throttled.chat is not client.chat
+        await say(throttled)
+        assert (SEEN, throttled.throttle.stats().succeeded) == (["create"], 1)
+        await say(client)
+        assert (SEEN, throttled.throttle.stats().succeeded) == (["create"] * 2, 1)
+        assert "embeddings" not in vars(throttled)
+
+    virtual_run(main())
+
+
+def test_a_replacement_that_shows_no_client_is_told(caplog):
+    client = stock(server())
+    client.request = Hidden(client.request)
+    with caplog.at_level(logging.WARNING, "throttled_openai"):
+        throttle(client)
+    assert "AsyncOpenAI.request of this client has been replaced" in caplog.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tracer", [*TRACERS, Hidden])
+@pytest.mark.parametrize("name", ["send", "request", "post"])
+@pytest.mark.parametrize("traced_first", [True, False])
+def test_a_http_client_is_throttled_and_traced_in_either_order(name, tracer, family, traced_first):
+    if tracer is Hidden and name != "send" and traced_first:
+        pytest.skip("nobody can see what it calls")
+
+    async def main():
+        SEEN.clear()
+        module = importlib.import_module(family)
+        mine = module.AsyncClient(transport=module.MockTransport(lambda _: module.Response(200, json=CHAT)))
+        if traced_first:
+            setattr(mine, name, tracer(getattr(mine, name)))
+            view = throttle_http_client(mine, rpm=60)
+        else:
+            view = throttle_http_client(mine, rpm=60)
+            setattr(view, name, tracer(getattr(view, name)))
+        body = {"model": "m", "messages": HI}
+        await asyncio.gather(*(view.post(f"{URL}/chat/completions", json=body) for _ in range(3)))
+        assert view.throttle.stats().succeeded == 3
+        assert now() > 1
+        traces = len(SEEN)
+        assert traces in {3, 9}
+        await mine.post(f"{URL}/chat/completions", json=body)
+        assert view.throttle.stats().admitted == 3
+        assert len(SEEN) == traces * 4 // 3 if traced_first else traces
+
+    virtual_run(main())
+
+
+def test_tracing_that_is_put_on_a_http_client_later_or_taken_off_is_seen():
+    async def main():
+        SEEN.clear()
+        module = importlib.import_module(FAMILIES[-1])
+        mine = module.AsyncClient(transport=module.MockTransport(lambda _: module.Response(200, json=CHAT)))
+        view = throttle_http_client(mine)
+        mine.send = traced(mine.send)
+        await view.post(f"{URL}/chat/completions", json={"model": "m"})
+        assert len(SEEN) == 1
+        del mine.send
+        await view.post(f"{URL}/chat/completions", json={"model": "m"})
+        assert len(SEEN) == 1
+        assert view.throttle.stats().succeeded == 2
+
+    virtual_run(main())
+
+
+def test_a_mock_in_the_place_of_a_method_is_taken_over_and_told(caplog):
+    async def main():
+        client = stock(server())
+        client.request = mock.AsyncMock(return_value="mocked")
+        with caplog.at_level(logging.WARNING, "throttled_openai"):
+            throttled = throttle(client)
+        assert await throttled.get("/models", cast_to=object) == "mocked"
+        assert "has been replaced" in caplog.text
 
     virtual_run(main())

@@ -11,13 +11,14 @@ from ._seam import Throttled
 from ._sync import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
 from ._throttle import Throttle
 from ._wrap import throttle
-from .errors import AccountBlocked, AdmissionError, AdmissionTimeout, QueueFull, RequestTooLarge
+from .errors import AccountBlocked, AdmissionError, AdmissionTimeout, ClientClosed, QueueFull, RequestTooLarge
 
 __all__ = [
     "AccountBlocked",
     "AdmissionError",
     "AdmissionTimeout",
     "BudgetStats",
+    "ClientClosed",
     "Limits",
     "PooledAsyncHttpxClient",
     "PooledHttpxClient",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 
-from ._seam import Throttled, signed
+from ._seam import Throttled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ._throttle import Throttle
 
 
-@signed
 class ThrottledAsyncOpenAI(Throttled, AsyncOpenAI):
     """`AsyncOpenAI` that finishes any number of calls as fast as the account allows, without 429s.
 
@@ -84,7 +83,6 @@ class ThrottledAsyncOpenAI(Throttled, AsyncOpenAI):
         ) -> None: ...
 
 
-@signed
 class ThrottledAsyncAzureOpenAI(Throttled, AsyncAzureOpenAI):
     """`AsyncAzureOpenAI` that finishes any number of calls as fast as the deployments allow, without 429s.
 

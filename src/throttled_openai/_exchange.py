@@ -42,6 +42,12 @@ class Exchange:
     response: httpx.Response
     refusal: Refusal | None
 
+    @property
+    def is_last(self) -> bool:
+        """Whether sending the request again is pointless, or the server asks not to."""
+        refusal = self.refusal
+        return refusal is None or refusal.final or self.response.headers.get("x-should-retry") == "false"
+
 
 def begin(permit: Permit, response: Any, content: bytes | None) -> Refusal | None:
     """Learn from a response that has come; returns why the server turned it away, if it did.
@@ -138,9 +144,8 @@ class _StopRefused(stop_base):
         self._replayable = replayable
 
     def __call__(self, retry_state: RetryCallState) -> bool:
-        refusal = _last_exchange(retry_state).refusal
-        assert refusal is not None
-        return refusal.final or not self._replayable or self._call.refusals > self._max_refusals
+        last = _last_exchange(retry_state)
+        return last.is_last or not self._replayable or self._call.refusals > self._max_refusals
 
 
 class _WaitForBudget(wait_base):
@@ -160,11 +165,6 @@ def _last_exchange(retry_state: RetryCallState) -> Exchange:
     assert retry_state.outcome is not None
     exchange: Exchange = retry_state.outcome.result()
     return exchange
-
-
-def bare(request: Any) -> Any:
-    """Its method and address, for an error: headers, query and a password may be secrets, the body is the prompt."""
-    return type(request)(request.method, request.url.copy_with(query=None, userinfo=b""))
 
 
 def is_replayable(request: httpx.Request) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import functools
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,7 +27,7 @@ from ._exchange import (
 )
 from ._home import home, post
 from ._permit import Call, Outcome, Permit
-from .errors import AdmissionError
+from .errors import AdmissionError, ClientClosed
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,40 +39,61 @@ if TYPE_CHECKING:
 
 __all__ = ["PERMIT", "is_replayable", "outcome_of_error", "send_admitted"]
 
-Send = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[Any]]
+Admit = Callable[[Call], Awaitable[Permit]]
+Renew = Callable[[], Awaitable[Any]]
 
 
-async def send_admitted(throttle: Throttle, permit: Permit, request: httpx.Request, send: Send) -> httpx.Response:
+async def send_admitted(  # noqa: PLR0917  # what an attempt needs, in the order of its use
+    throttle: Throttle,
+    permit: Permit,
+    request: httpx.Request,
+    send: Send,
+    admit: Admit,
+    renew: Renew | None = None,
+) -> httpx.Response:
     """Send an admitted request; one the server refuses is admitted again and sent again.
+
+    `renew` makes the request anew for each further attempt, with the credentials and the date of
+    then; without it the same one is sent.
 
     Returns the response of the attempt that was not refused; or the last refusal where it is
     final, where `max_refusals` or `max_wait` is used up, or where the body cannot be sent twice.
     Refusals given up here are marked `x-should-retry: false`, which the SDK obeys: another try
     of its own would meet the same refusal. Transport errors are raised as they are.
     """
-    request.extensions[ADMITTED] = True
+    exchange = await _exchange(permit, request, send)
+    if not may_be_readmitted(exchange, throttle):
+        return exchange.response
+    readmission = _Readmission(permit.call, exchange, request, send, admit, renew)
+    policy = readmission_policy(permit.call, request, throttle)
     try:
-        exchange = await _exchange(permit, send)
-        if not may_be_readmitted(exchange, throttle):
-            return exchange.response
-        readmission = _Readmission(throttle, permit.call, send, exchange)
-        policy = readmission_policy(permit.call, request, throttle)
-        with contextlib.suppress(AdmissionError):
-            await AsyncRetrying(sleep=readmission.wait, **policy)(readmission.attempt)
-        return response_of(readmission.last)
-    finally:
-        # The request may be sent a second time, by somebody's own retries: that is to be admitted too.
-        request.extensions.pop(ADMITTED, None)
+        await AsyncRetrying(sleep=readmission.wait, **policy)(readmission.attempt)
+    except ClientClosed:
+        raise
+    except AdmissionError:
+        pass
+    return response_of(readmission.last)
 
 
 class _Readmission:
     """The further attempts of one refused call. `last` is the newest exchange."""
 
-    def __init__(self, throttle: Throttle, call: Call, send: Send, first: Exchange) -> None:
+    def __init__(  # noqa: PLR0917
+        self,
+        call: Call,
+        first: Exchange,
+        request: httpx.Request,
+        send: Send,
+        admit: Admit,
+        renew: Renew | None,
+    ) -> None:
         self.last = first
-        self._throttle = throttle
         self._call = call
+        self._request = request
         self._send = send
+        self._admit = admit
+        self._renew = renew
         self._permit: Permit | None = None
 
     async def wait(self, seconds: float) -> None:
@@ -81,21 +102,28 @@ class _Readmission:
         The wait is the budget's: its pause and its levels know of every refusal, not only of this one.
         """
         del seconds
-        self._permit = await self._throttle.admit(self._call)
+        self._permit = await self._admit(self._call)
 
     async def attempt(self) -> Exchange:
         # The first outcome tenacity sees is the refusal that is already at hand.
         if self._permit is not None:
             permit, self._permit = self._permit, None
-            self.last = await _exchange(permit, self._send)
+            try:
+                if self._renew is not None:
+                    self._request = await self._renew()
+            except BaseException:
+                permit.release(Outcome.UNSENT)
+                raise
+            self.last = await _exchange(permit, self._request, self._send)
         self._call.refusals += self.last.refusal is not None
         return self.last
 
 
-async def _exchange(permit: Permit, send: Send) -> Exchange:
+async def _exchange(permit: Permit, request: httpx.Request, send: Send) -> Exchange:
     """One attempt. Every way out settles the permit, or hands it to the open stream."""
+    request.extensions[ADMITTED] = True
     try:
-        response = await send()
+        response = await send(request)
         content = await response.aread() if response.status_code in MAY_REFUSE else None
         refusal = begin(permit, response, content)
         if permit.streaming:
@@ -103,6 +131,9 @@ async def _exchange(permit: Permit, send: Send) -> Exchange:
     except BaseException as error:
         permit.release(outcome_of_error(error))
         raise
+    finally:
+        # The request may be sent a second time, by somebody's own retries: that is to be admitted too.
+        request.extensions.pop(ADMITTED, None)
     return end(permit, response, refusal)
 
 

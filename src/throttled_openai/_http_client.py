@@ -5,19 +5,23 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+import types
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ._core.account import account_at, credentials_in
 from ._core.bodies import NOT_JSON
 from ._core.estimate import estimate, is_metered, model_of
 from ._core.headers import read_limits
 from ._core.providers import endpoint_of, provider_named, provider_of
 from ._core.tail import Tail, last_usage
-from ._exchange import ADMITTED, PERMIT, bare
+from ._exchange import ADMITTED, PERMIT
 from ._http import send_admitted
 from ._options import OPTIONS, current_manners, read_options
 from ._permit import Call
+from ._rebind import Rebinding
 from ._spelling import did_you_mean
-from .errors import AdmissionError
+from ._waits import end_waits, wait, waits_of
+from .errors import AdmissionError, bare
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,8 +30,10 @@ if TYPE_CHECKING:
     import httpx
     import httpx2
 
+    from ._core.account import Account
     from ._options import Options
     from ._permit import Manners, Permit
+    from ._shared import Throttles
     from ._throttle import Throttle
 
 Client = TypeVar("Client", bound="httpx.AsyncClient | httpx2.AsyncClient")
@@ -41,7 +47,8 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     as it is. The options are those of `ThrottledAsyncOpenAI` but `pool`; `.throttle` is the `Throttle`.
 
     Models and sizes are read from JSON bodies, usage from the decoded body or stream as it is read. A
-    refusal is sent again as with the SDK's clients, which may have this one as `http_client`.
+    refusal is sent again as with the SDK's clients, which may have this one as `http_client`: the same
+    request, so credentials that live for seconds need a throttled client of the SDK, which asks for new ones.
 
     Calls raise what `http_client` raises, and `AdmissionTimeout`, `QueueFull`, `RequestTooLarge` or
     `AccountBlocked`. Raises `TypeError` for what is no asynchronous client of httpx or httpx2, or is
@@ -57,7 +64,7 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
             "for a client of the SDK there is throttle()"
         )
     given: dict[str, Any] = dict(options)
-    throttle, manners, dialect, pool = read_options(given, threads=False)
+    throttles, manners, dialect, pool = read_options(given, threads=False)
     if pool is not None:
         raise ValueError(f"http_client has its own connections: leave out pool={pool!r}")
     if given:
@@ -66,14 +73,23 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     own: Any = type(client)
     view: Any = object.__new__(_view_class(own))
     view.__dict__ = client.__dict__  # the same, so that both are open or closed, and have the same hooks
-    view.throttle, view._throttled = throttle, (client, manners, dialect)  # noqa: SLF001
+    view._throttled, view._own = _Throttled(client, throttles, manners, dialect), {}  # noqa: SLF001
     throttled: Client = view
     return throttled
 
 
 def unthrottled(http_client: Any) -> Any:
     """The client that a view of `throttle_http_client` was made of; any other as it is."""
-    return http_client._throttled[0] if isinstance(http_client, _View) else http_client  # noqa: SLF001
+    return http_client._throttled.client if isinstance(http_client, _View) else http_client  # noqa: SLF001
+
+
+class _Throttled(NamedTuple):
+    """What a view has beside the client it is one of."""
+
+    client: Any
+    throttles: Throttles
+    manners: Manners
+    dialect: str | None
 
 
 class _View:
@@ -82,52 +98,113 @@ class _View:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        throttle: Throttle
-        _throttled: tuple[Any, Manners, str | None]
+        _throttled: _Throttled
+
+    @property
+    def throttle(self) -> Throttle:
+        """Budgets and queues of the account that was called for last."""
+        return self._throttled.throttles.latest
 
     def __del__(self) -> None:
         """Some clients close themselves here; this one belongs to whoever made the other."""
 
     if not TYPE_CHECKING:
 
-        async def send(self, request: Any, **options: Any) -> Any:
-            send = functools.partial(super().send, request, **options)
-            if ADMITTED in request.extensions:  # by a client of ours above
-                return await send()
-            call = self._call(request)
+        async def send(self, request: Any, *, _below: Any = None, **options: Any) -> Any:
+            send = functools.partial(_below or super().send, **options)
+            if ADMITTED in request.extensions or self.is_closed:  # admitted by a client of ours above
+                return await send(request)
+            client, throttles, manners, dialect = self._throttled
+            account = account_at(request.url, credentials_in(request.headers))
+            throttle = throttles.of(account)
+            call = _call(request, account, manners, dialect)
             if call is None:
-                response = await send()
-                self.throttle.observe(read_limits(response.headers))
+                response = await send(request)
+                throttle.observe(read_limits(response.headers), account)
                 return response
-            try:
-                permit = await self.throttle.admit(call)
-            except AdmissionError as error:
-                error.request = bare(request)
-                raise
-            response = await send_admitted(self.throttle, permit, request, send)
+
+            async def admit(call: Call) -> Permit:
+                try:
+                    return await wait(waits_of(client), throttle.admit(call))
+                except AdmissionError as error:
+                    error.request = bare(request)
+                    raise
+
+            response = await send_admitted(throttle, await admit(call), request, send, admit)
             _watch(response)
             return response
 
-    def _call(self, request: Any) -> Call | None:
-        """What the request may cost; None: it runs no model."""
-        if request.method != "POST":
-            return None
-        url = str(request.url)
-        body = _json_of(request)
-        if not is_metered("POST", url, body):
-            return None
-        _, manners, dialect = self._throttled
-        provider = provider_named(dialect) if dialect else provider_of(url)
-        cost = estimate(url, body, provider)
-        endpoint = endpoint_of(request.url.host, request.url.port, provider)
-        return Call(model_of(url, body), cost.input, current_manners(manners), cost, provider, endpoint)
+        async def aclose(self) -> None:
+            self._end()
+            await super().aclose()
+
+        async def __aexit__(self, *error: object) -> None:
+            self._end()
+            await super().__aexit__(*error)
+
+        def _end(self) -> None:
+            self._throttled.throttles.leave()
+            end_waits(waits_of(self._throttled.client))
+
+
+def _call(request: Any, account: Account, manners: Manners, dialect: str | None) -> Call | None:
+    """What the request may cost; None: it runs no model."""
+    if request.method != "POST":
+        return None
+    url = str(request.url)
+    body = _json_of(request)
+    if not is_metered("POST", url, body):
+        return None
+    provider = provider_named(dialect) if dialect else provider_of(url)
+    cost = estimate(url, body, provider)
+    endpoint = endpoint_of(request.url.host, request.url.port, provider)
+    return Call(model_of(url, body), cost.input, current_manners(manners), cost, provider, endpoint, account)
+
+
+class _Method:
+    """A method of a view, before what the shared `__dict__` has under its name.
+
+    That is what somebody has put around the client's method, to trace calls. Here it is put around the view's.
+    """
+
+    def __init__(self, name: str, function: Any) -> None:
+        self._name, self._function = name, function
+
+    def __get__(self, view: Any, owner: Any) -> Any:
+        if view is None:
+            return self._function
+        theirs = vars(view).get(self._name)
+        seen, made = view._own.get(self._name, (None, None))  # noqa: SLF001
+        if made is not None and seen is theirs:
+            return made
+        if theirs is None:
+            return types.MethodType(self._function, view)
+        made = self._made(view, theirs)
+        view._own[self._name] = theirs, made  # noqa: SLF001
+        return made
+
+    def __set__(self, view: Any, value: Any) -> None:
+        view._own[self._name] = vars(view).get(self._name), value  # noqa: SLF001
+
+    def __delete__(self, view: Any) -> None:
+        del view._own[self._name]  # noqa: SLF001
+
+    def _made(self, view: Any, theirs: Any) -> Any:
+        made = Rebinding(view._throttled.client, view).of(theirs)  # noqa: SLF001
+        if made is theirs and self._name == "send":  # cannot be seen into; whatever it sends, it is one request
+            return functools.partial(self._function, view, _below=theirs)
+        return made
 
 
 @functools.cache
 def _view_class(cls: Any) -> type[Any]:
     # Slots stand beside the shared `__dict__`.
-    own = {"__slots__": ("_throttled", "throttle"), "__module__": cls.__module__}
-    return type(f"Throttled{cls.__name__}", (_View, cls), own)
+    own = {"__slots__": ("_own", "_throttled"), "__module__": cls.__module__}
+    functions = {
+        name: getattr(_View, name, None) or getattr(cls, name) for name in dir(cls) if not name.startswith("_")
+    }
+    methods = {name: _Method(name, each) for name, each in functions.items() if isinstance(each, types.FunctionType)}
+    return type(f"Throttled{cls.__name__}", (_View, cls), {**own, **methods})
 
 
 def _json_of(request: Any) -> object:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from openai import AsyncOpenAI, OpenAI
 
 from ._options import OPTIONS, THROTTLE_OPTIONS, read_options
 from ._pool import http_client
 from ._seam import Seam
+from ._shared import shared
 from ._spelling import check_names, did_you_mean
-from ._throttle import Throttle, logger
+from ._throttle import logger
 from ._wrap import throttled_class
 
 if TYPE_CHECKING:
@@ -37,47 +37,8 @@ _OF_EXEC: Final = ("exec", "exec_pid")
 _CLASSES: Final = (AsyncOpenAI, OpenAI)
 
 
-class _Installation:
-    """What `install()` was told, and the throttle of each account that has been met since."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.options = options
-        self._limits = {name: options[name] for name in THROTTLE_OPTIONS if name in options}
-        self._shared: Throttle | None = options.get("throttle")
-        self._throttles: dict[object, tuple[str, Throttle]] = {}
-        self._adding = threading.Lock()
-        self._process = first_process()
-
-    def throttle_of(self, client: Any) -> Throttle:
-        """One for all clients of an account: programs make many, even one for each call.
-
-        Keys that a function gives are not told apart: there may be a new function for each client.
-        """
-        url = client.base_url
-        key = client.api_key, client.organization, client.project
-        account = url.scheme, url.host, url.port, *(key if client.api_key else ())
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            logger.warning(
-                "process %d, which the program has started, has the whole limit: processes do not share limits yet. "
-                "Where several work at once, give each its part, such as %sRPM=100 of 500 for five",
-                os.getpid(),
-                _PREFIX,
-            )
-        with self._adding:
-            if account not in self._throttles:
-                self._throttles[account] = url.host, self._shared or Throttle(**self._limits, threads=True)
-            return self._throttles[account][1]
-
-    def is_account(self, throttle: Throttle) -> bool:
-        """Whether it is one of those, and not a copy's with limits of its own."""
-        return any(throttle is each for _, each in list(self._throttles.values()))
-
-    def stats(self) -> list[tuple[str, Stats]]:
-        return [(host, throttle.stats()) for host, throttle in list(self._throttles.values())]
-
-
-_installed: _Installation | None = None
+_installed: dict[str, Any] | None = None  # the options that `install()` was given
+_told: int | None = None  # the process that was warned of its limits
 
 
 def install(**options: Unpack[Options]) -> None:
@@ -87,8 +48,7 @@ def install(**options: Unpack[Options]) -> None:
     wherever they were imported; clients made before stay as they are. All clients of one account, that
     is of one server and key, in whatever thread or event loop, share one `Throttle`. The options are
     those of `ThrottledAsyncOpenAI`; those left out are taken from the environment
-    (`THROTTLED_OPENAI_RPM`, `THROTTLED_OPENAI_MAX_WAIT`, ...). `throttle` has to have `threads=True`;
-    `pool` is for asynchronous clients.
+    (`THROTTLED_OPENAI_RPM`, `THROTTLED_OPENAI_MAX_WAIT`, ...). `pool` is for asynchronous clients.
 
     Throttling is for this process: others that it starts and that are not forked have to call `install()`
     themselves, and each process has the whole limit.
@@ -101,7 +61,8 @@ def install(**options: Unpack[Options]) -> None:
     given = checked(options)
     if first_process() == os.getpid():
         _warn_of_unknown_variables()
-    _installed = _Installation(given)
+    _installed = given
+    shared.forget()  # what clients of before share with each other is not the installation's
     for cls in _CLASSES:
         cls.__new__ = _new  # type: ignore[method-assign]
         cls.__signature__ = _Signature()  # type: ignore[union-attr]
@@ -111,9 +72,9 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of an installation, with those from the environment; raises for invalid ones."""
     check_names("install", options, OPTIONS)
     given = {**_from_environment(), **{name: value for name, value in options.items() if value is not None}}
-    throttle, _, _, pool = read_options(dict(given), threads=True)
+    throttles, _, _, pool = read_options(dict(given), threads=True)
     if pool is not None:
-        http_client(pool, most_in_flight=throttle.most_connections)
+        http_client(pool, most_in_flight=throttles.latest.most_connections)
     return given
 
 
@@ -123,6 +84,20 @@ def first_process() -> int:
     return int(number) if number.isdecimal() else os.getpid()
 
 
+def _warn_of_process() -> None:
+    """Say once that this process, which the program has started, has the whole limit for itself."""
+    global _told  # noqa: PLW0603
+    process = os.getpid()
+    if process not in (first_process(), _told):
+        _told = process
+        logger.warning(
+            "process %d, which the program has started, has the whole limit: processes do not share limits yet. "
+            "Where several work at once, give each its part, such as %sRPM=100 of 500 for five",
+            process,
+            _PREFIX,
+        )
+
+
 def uninstall() -> None:
     """Clients made from now on are the SDK's own again; those made before stay throttled."""
     global _installed  # noqa: PLW0603
@@ -130,8 +105,9 @@ def uninstall() -> None:
 
 
 def installed_stats() -> list[tuple[str, Stats]]:
-    """Host and figures of each account met since `install()`."""
-    return [] if _installed is None else _installed.stats()
+    """Host and figures of each account that clients call for, or did within the last hour."""
+    given = None if _installed is None else _installed.get("throttle")
+    return shared.stats() if given is None else [("all accounts", given.stats())]
 
 
 def _new(cls: Any, *args: Any, **options: Any) -> Any:
@@ -149,30 +125,34 @@ class _Signature:
 
 
 class _Installed:
-    """Before a throttled class: options are those of the installation, and the throttle its account's."""
+    """Before a throttled class: options are those of the installation, in whatever thread."""
+
+    _threads: ClassVar = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        installation = _installed
-        if installation is None:  # a copy of a client that was made before
-            super().__init__(*args, **options)
-            return
-        throttle = options.pop("throttle", None)
-        options = {**installation.options, **options}
+        _warn_of_process()
+        # A copy has what the client has that it is made of.
+        inherited = {name for name in OPTIONS if name in options}
+        own = dict(_installed or {})
+        if not inherited.isdisjoint(("throttle", *THROTTLE_OPTIONS)):
+            own = {name: value for name, value in own.items() if name not in ("throttle", *THROTTLE_OPTIONS)}
+        options = {**own, **options}
         if options.get("http_client") is not None or isinstance(self, OpenAI):
             options.pop("pool", None)
         super().__init__(*args, **options)
-        # A copy may be for another account.
-        if throttle is None or installation.is_account(throttle):
-            throttle = installation.throttle_of(self)
-        self.throttle = throttle
+        made: Any = self
+        made._throttles.keeps = True  # noqa: SLF001
+        assert made.throttle is not None  # its account is known from now on, called or not
+
+    __init__.takes_all = True  # type: ignore[attr-defined]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """What `copy.copy` does with a client that was made before."""
         vars(self).update(state)
-        if "throttle" not in state and _installed is not None:
+        if "_throttles" not in state and _installed is not None:
             made: Any = self
-            made._take_options(dict(_installed.options))  # noqa: SLF001
-            self.throttle = _installed.throttle_of(self)
+            made._take_options(dict(_installed))  # noqa: SLF001
+            made._throttles.keeps = True  # noqa: SLF001
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from ._core.account import NOBODY
 from ._core.budget import Budget
 from ._core.concurrency import ConcurrencyLimit
 from ._core.headers import NOTHING, read_limits
@@ -15,12 +16,13 @@ from ._core.stats import BudgetStats, spell
 from ._home import post
 from ._permit import Call, Outcome, Permit
 from ._queue import Queue, Waiter
-from .errors import AccountBlocked, AdmissionTimeout, QueueFull, RequestTooLarge
+from .errors import AccountBlocked, AdmissionTimeout, QueueFull, RequestTooLarge, refused_by
 
 if TYPE_CHECKING:
     import asyncio
     import weakref
 
+    from ._core.account import Account
     from ._core.estimate import Usage
     from ._core.headers import Announcement
     from ._core.limits import Limits
@@ -52,8 +54,9 @@ BLOCKED: Final = 10.0
 class Lane:
     """One budget, its concurrency limit, and the queue before them."""
 
-    def __init__(self, throttle: Throttle, name: str, limits: Limits | None) -> None:
+    def __init__(self, throttle: Throttle, name: str, limits: Limits | None, account: Account = NOBODY) -> None:
         self.throttle = throttle
+        self.account = account
         self.name = name
         self.budget = Budget(limits)
         self.concurrency = ConcurrencyLimit(throttle.max_concurrency, throttle.most_in_flight)
@@ -71,7 +74,7 @@ class Lane:
         self._warn_again_at = -math.inf
         self._blocked_until = -math.inf
         self._blocked_after = 0  # number of the newest attempt then
-        self._billing: Any = None  # the response that said so
+        self._billing: dict[str, Any] | None = None  # what the response said that said so
         self._timer: asyncio.Handle | None = None
         self._wakes_at = math.inf
         self._learned()
@@ -254,8 +257,8 @@ class Lane:
         return self._busy
 
     def _check_account(self, now: float) -> None:
-        if now < self._blocked_until:
-            raise AccountBlocked(self._billing, model=self.name, retry_in=self._blocked_until - now)
+        if self._billing is not None and now < self._blocked_until:
+            raise AccountBlocked(model=self.name, retry_in=self._blocked_until - now, **self._billing)
         if self._billing is not None:
             self._blocked_until = now + BLOCKED  # this one tries; the others wait for what it meets
 
@@ -437,8 +440,9 @@ class Lane:
 
     def _block(self, response: Any, now: float) -> None:
         """Nobody is served until somebody pays: fail what waits, rather than let each meet the same refusal."""
+        said = refused_by(response)
         first = self._billing is None
-        self._billing = response
+        self._billing = said
         self._blocked_until, self._blocked_after = now + BLOCKED, self.budget.newest
         waiters = self.queue.clear()
         logger.log(
@@ -449,7 +453,7 @@ class Lane:
             BLOCKED,
         )
         for waiter in waiters:
-            waiter.future.set_exception(AccountBlocked(response, model=self.name, retry_in=BLOCKED))
+            waiter.future.set_exception(AccountBlocked(model=self.name, retry_in=BLOCKED, **said))
 
     def observe(self, announcement: Announcement, permit: Permit | None = None) -> None:
         """Learn the limits a response announced; without a permit, one that needed none."""

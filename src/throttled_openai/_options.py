@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator, Mapping  # noqa: TC003  # for `HINTS`
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, Final, TypedDict, get_type_hints
 
+from ._core.limits import Limits  # noqa: TC001
 from ._core.providers import provider_named
 from ._permit import Manners
+from ._pool import Kind  # noqa: TC001
+from ._shared import Throttles
 from ._spelling import suggesting
-from ._throttle import Throttle, throttle_from
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from ._core.limits import Limits
-    from ._pool import Kind
+from ._throttle import Throttle, check_given
 
 THROTTLE_OPTIONS = ("rpm", "tpm", "rpd", "tpd", "limits", "max_concurrency", "max_refusals")
 MANNERS_OPTIONS = ("priority", "max_wait", "max_queued")
@@ -41,14 +39,23 @@ class Options(TypedDict, total=False):
     pool: Kind | None
 
 
-def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttle, Manners, str | None, Kind | None]:
-    """Take what is ours out of `options`: throttle, manners, dialect and pool. Raises for what cannot be meant."""
+# Evaluated, for those who ask a method of a client for its types.
+HINTS: Final[Mapping[str, Any]] = {name: get_type_hints(Options)[name] for name in OPTIONS}
+
+
+def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttles, Manners, str | None, Kind | None]:
+    """Take what is ours out of `options`: throttles, manners, dialect and pool. Raises for what cannot be meant."""
     ours = {name: options.pop(name) for name in OPTIONS if name in options}
-    pool, dialect = ours.pop("pool", None), ours.pop("dialect", None)
+    pool, dialect, given = ours.pop("pool", None), ours.pop("dialect", None), ours.pop("throttle", None)
     if dialect is not None:
         provider_named(dialect)
     manners = Manners(**{name: ours.pop(name) for name in MANNERS_OPTIONS if name in ours})
-    return throttle_from(threads=threads, **given_of(**ours)), manners, dialect, pool
+    limits = given_of(**ours)
+    if isinstance(given, Throttles):  # of the client that this one is a copy of
+        return given, manners, dialect, pool
+    if given is not None:
+        check_given(given, limits)
+    return Throttles(given, limits, threads=threads), manners, dialect, pool
 
 
 _asked: ContextVar[dict[str, Any] | None] = ContextVar("throttled_openai_manners", default=None)

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ._core.account import NOBODY
 from ._core.limits import check_number
 from ._core.providers import OPENAI
 from ._home import post
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import asyncio
     import weakref
 
+    from ._core.account import Account
     from ._core.budget import Reservation
     from ._core.estimate import Estimate, Usage
     from ._core.headers import Announcement
@@ -66,10 +68,13 @@ class Call:
     """One use of an SDK method: what it may cost, how it behaves, and its age, kept over its attempts.
 
     `tokens`: what an attempt costs, until the lane's tariff makes it out of `estimate`. `endpoint`:
-    the host, where `model` has limits of its own at each. `home`: the event loop of its task, if it has one.
+    the host, where `model` has limits of its own at each. `account`: whose limits they are. `home`: the
+    event loop of its task, if it has one.
     """
 
     __slots__ = (
+        "account",
+        "admission",
         "endpoint",
         "estimate",
         "home",
@@ -81,6 +86,7 @@ class Call:
         "stalls",
         "tokens",
         "waited",
+        "withdrawn",
     )
 
     def __init__(  # noqa: PLR0917  # made once per call, by position
@@ -91,8 +97,10 @@ class Call:
         estimate: Estimate | None = None,
         provider: Provider = OPENAI,
         endpoint: str = "",
+        account: Account = NOBODY,
     ) -> None:
         self.model = model
+        self.account = account
         self.endpoint = endpoint
         self.tokens = tokens
         self.manners = manners
@@ -103,6 +111,8 @@ class Call:
         self.refusals = 0
         self.home: weakref.ref[Home] | None = None
         self.stalls = False  # an event loop stands still until it returns: a synchronous call in a coroutine
+        self.admission: asyncio.Task[Any] | None = None  # on the portal's loop, for a thread that waits
+        self.withdrawn = False  # its client was closed
 
 
 class Permit:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import threading
 import warnings
 from typing import Any, Final
 
@@ -46,9 +48,40 @@ def hooked() -> bool:
     return not moved
 
 
-@functools.cache
+_known: Any = None
+_asking = threading.Lock()
+
+
+def known_platform() -> Any:
+    """What `platform` found; None before."""
+    return _known
+
+
 def platform() -> Any:
-    """What the SDK tells servers of the system, asked for once per process: it takes 2 ms."""
+    """What the SDK tells servers of the system, asked for once per process.
+
+    It takes milliseconds, and runs programs: not on an event loop.
+    """
+    global _known  # noqa: PLW0603
     from openai._base_client import get_platform  # noqa: PLC0415  # private: missed only when used
 
-    return get_platform()
+    with _asking:
+        if _known is None:
+            _known = get_platform()
+        return _known
+
+
+def _begin_anew() -> None:
+    """In a forked child: a thread of the parent may have had the lock."""
+    global _asking  # noqa: PLW0603
+    _asking = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
+def retries_of(request: Any) -> int:
+    """Which of the SDK's retries a request is, as its header says."""
+    said = request.headers.get("x-stainless-retry-count", "")
+    return int(said) if said.isdecimal() else 0

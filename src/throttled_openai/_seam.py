@@ -2,77 +2,114 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
+import anyio.to_thread
 from openai import AsyncAzureOpenAI, AzureOpenAI, DefaultAsyncHttpxClient
 
+from ._core.account import account_at
 from ._core.estimate import estimate, is_metered, model_of, read_usage
 from ._core.headers import read_limits
 from ._core.providers import PROVIDERS, Provider, endpoint_of, provider_named, provider_of
 from ._core.refusals import read_stream_error
-from ._exchange import PERMIT, bare
+from ._credentials import credentials_of, fields_of, names_account
+from ._exchange import PERMIT
 from ._http import send_admitted
 from ._http_client import throttle_http_client, unthrottled
 from ._options import MANNERS_OPTIONS, OPTIONS, THROTTLE_OPTIONS, current_manners, given_of, read_options
 from ._permit import Call, Manners, Outcome, Permit
 from ._pool import http_client
-from ._sdk import hooked, platform
+from ._sdk import hooked, known_platform, platform, retries_of
+from ._signature import sign
 from ._spelling import suggesting, suggestions
-from .errors import AdmissionError
+from ._waits import end_waits, wait, waits_of
+from .errors import AdmissionError, bare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+    from contextvars import Token
 
+    from ._core.account import Account
     from ._pool import Kind
+    from ._shared import Throttles
     from ._throttle import Throttle
-
-
-C = TypeVar("C", bound=type)
+    from ._waits import Waits
 
 
 class Current:
-    """The SDK call under way in this context: its place in line and the permit of its next attempt."""
+    """The SDK call under way in this context: its place in line and the permit of its next attempt.
 
-    __slots__ = ("call", "permit")
+    `options`: as they were given, before any attempt changed them. `whom`: whose limits it draws on.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("call", "idempotency_key", "options", "permit", "renews", "throttle", "whom")
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+        self.idempotency_key: str | None = None
+        self.whom: _Whom | None = None
+        self.throttle: Throttle | None = None
         self.call: Call | None = None
         self.permit: Permit | None = None
+        self.renews = False
+
+    def options_anew(self) -> Any:
+        """For a further attempt, which is the same use of the API."""
+        options = copy.copy(self.options)
+        options.idempotency_key = self.idempotency_key
+        self.renews = True
+        return options
+
+    def end(self, token: Token[Current | None]) -> None:
+        """Give back what was admitted and never sent: something failed before."""
+        if self.permit is not None:
+            self.permit.release(Outcome.UNSENT)
+        try:  # noqa: SIM105  # which is four calls more
+            CURRENT.reset(token)
+        except ValueError:  # the garbage collector closes coroutines in another context than they began in
+            pass
 
 
 # Set by `request()`. Absent for what only borrows the hooks below, such as WebSocket connections.
 CURRENT: Final[ContextVar[Current | None]] = ContextVar("throttled_openai_call", default=None)
 
 
-class _Account(NamedTuple):
-    """Who answers at `url`. `endpoint`: the host, where each has limits of its own. `deployment`: in the address."""
+class _Whom(NamedTuple):
+    """Who answers, and whom: `account`, as long as `fields` of the client stay.
 
-    url: Any
+    `endpoint`: the host, where each has limits of its own. `deployment`: in the address.
+    """
+
+    fields: tuple[object, ...]
+    account: Account
     provider: Provider
     endpoint: str
     deployment: str
-
-    @classmethod
-    def at(cls, url: Any, provider: Provider) -> _Account:
-        endpoint = endpoint_of(url.host, url.port, provider)
-        deployment = model_of(url.path, None) if endpoint and "/deployments/" in url.path else ""
-        return cls(url, provider, endpoint, deployment)
 
 
 class Seam:
     """What synchronous and asynchronous clients have in common: their options, and what a call costs."""
 
-    throttle: Throttle
-    """Budgets and queues; `client.throttle.stats()` tells what it knows and what waits."""
-
     _threads: ClassVar = False
+    _throttles: Throttles
     _manners: Manners
     _dialect: str | None
-    _account: _Account | None = None
+    _whose: _Whom | None = None  # the client's own, as long as its fields stay
+    _line: tuple[Any, Waits] = None, set()  # the HTTP client, and the calls that wait to be sent through it
+
+    @property
+    def throttle(self) -> Throttle:
+        """Budgets and queues; `client.throttle.stats()` tells what it knows and what waits.
+
+        Clients of one account with the same limits have the same one, unless they were given another.
+        For another account, a copy of the client or a call has budgets of its own in it.
+        """
+        return self._throttles.of_client(self._whom().account)
 
     if not TYPE_CHECKING:  # the SDK's signatures are those of the classes
 
@@ -94,7 +131,7 @@ class Seam:
         def copy(self, *, _extra_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
             """A client with the same options but those given.
 
-            Budgets are shared unless limits are among them, connections unless `pool` or
+            The throttle is shared unless limits are among them, connections unless `pool` or
             `http_client` is. `None` keeps what this client has, as with the SDK's own arguments.
             """
             extra = dict(_extra_kwargs or {})
@@ -105,21 +142,26 @@ class Seam:
             if "pool" in ours and options.get("http_client") is None:
                 options["http_client"] = self._http_client(ours.pop("pool"))
             if "throttle" not in ours:
-                limits = {name: ours.pop(name) for name in THROTTLE_OPTIONS if name in ours}
-                ours["throttle"] = self.throttle.changed(**limits) if limits else self.throttle
+                ours |= self._throttles.changed({name: ours.pop(name) for name in THROTTLE_OPTIONS if name in ours})
             with suggestions(type(self), OPTIONS):
                 return super().copy(_extra_kwargs={**extra, **ours}, **options)
 
         # The SDK binds the alias to its own copy(), which would fork the budgets.
         with_options = copy
 
+        __init__.takes_all = copy.takes_all = True
+
+        def __init_subclass__(cls, **options: Any) -> None:
+            super().__init_subclass__(**options)
+            sign(cls, cls.__mro__[cls.__mro__.index(Seam) + 1])
+
     def _take_options(self, options: dict[str, Any]) -> Kind | None:
         """Take what is ours out of `options`; the rest is the SDK's. Returns `pool`."""
-        self.throttle, self._manners, self._dialect, pool = read_options(options, threads=self._threads)
+        self._throttles, self._manners, self._dialect, pool = read_options(options, threads=self._threads)
         return pool
 
     def _http_client(self, pool: Kind | None) -> Any:
-        return http_client(pool or "httpx", most_in_flight=self.throttle.most_connections)
+        return http_client(pool or "httpx", most_in_flight=self._throttles.latest.most_connections)
 
     @suggesting
     def with_throttle(
@@ -134,27 +176,50 @@ class Seam:
         copy: Self = client.copy(_extra_kwargs=given_of(priority=priority, max_wait=max_wait, max_queued=max_queued))
         return copy
 
-    def _call(self, options: Any) -> Call | None:
+    def _call(self, options: Any, whom: _Whom) -> Call | None:
         """What a call with these options may cost; None: it runs no model."""
         body = options.json_data
         if options.extra_json and (body is None or isinstance(body, dict)):
             body = {**(body or {}), **options.extra_json}  # extra_body=, which the SDK merges later
         if not is_metered(options.method, options.url, body):
             return None
-        account = self._answers()
-        cost = estimate(options.url, body, account.provider)
+        cost = estimate(options.url, body, whom.provider)
         # A deployment in the address goes over the model that is asked for; `responses` have none there.
-        in_address = account.deployment and not options.url.startswith("/responses")
-        model = account.deployment if in_address else model_of(options.url, body)
-        return Call(model, cost.input, current_manners(self._manners), cost, account.provider, account.endpoint)
+        in_address = whom.deployment and not options.url.startswith("/responses")
+        model = whom.deployment if in_address else model_of(options.url, body)
+        manners = current_manners(self._manners)
+        return Call(model, cost.input, manners, cost, whom.provider, whom.endpoint, whom.account)
 
-    def _answers(self) -> _Account:
-        """Who answers; looked up once, as long as `base_url` stays."""
+    def _whom(self, options: Any = None) -> _Whom:
+        """Who answers, and whom; looked up anew when a field of the client or the call itself says so."""
         client: Any = self
-        account = self._account
-        if account is None or account.url is not client.base_url:
-            account = self._account = _Account.at(client.base_url, self._provider_at(client.base_url))
-        return account
+        fields = fields_of(client)
+        whom = self._whose
+        if whom is None or whom.fields != fields:
+            whom = self._whose = self._whom_at(client.base_url, credentials_of(client), fields)
+        if options is None:
+            return whom
+        headers, elsewhere = options.headers or {}, "://" in options.url
+        if not elsewhere and not (headers and names_account(headers)):
+            return whom
+        url = client._prepare_url(options.url) if elsewhere else client.base_url  # noqa: SLF001
+        return self._whom_at(url, credentials_of(client, headers), fields)
+
+    def _whom_at(self, url: Any, credentials: Mapping[str, object], fields: tuple[object, ...]) -> _Whom:
+        provider = self._provider_at(url)
+        endpoint = endpoint_of(url.host, url.port, provider)
+        deployment = model_of(url.path, None) if endpoint and "/deployments/" in url.path else ""
+        return _Whom(fields, account_at(url, credentials), provider, endpoint, deployment)
+
+    def _admissible(self, current: Current) -> Call | None:
+        """The call, if it is one that is to be admitted."""
+        if current.call is None:
+            current.whom = whom = self._whom(current.options)
+            # A call that is for another account than its client has a budget of its own in the same throttle.
+            current.throttle = self._throttles.of_client(self._whose.account if self._whose else whom.account)
+            current.call = self._call(current.options, whom)
+        # What is sent through a closed client fails, as with the SDK's: not after a wait.
+        return None if self._client.is_closed else current.call  # type: ignore[attr-defined]
 
     def _provider_at(self, url: Any) -> Provider:
         if self._dialect:
@@ -164,6 +229,17 @@ class Seam:
         return provider_of(str(url))
 
     if not TYPE_CHECKING:
+
+        def _waits(self) -> Waits:
+            http, waits = self._line
+            if http is not self._client:
+                self._line = http, waits = self._client, waits_of(unthrottled(self._client))
+            return waits
+
+        def _hear(self, response: Any, current: Current | None) -> None:
+            """Learn from the response to a call that needed no permit."""
+            if current is not None and current.whom is not None:
+                current.throttle.observe(read_limits(response.headers), current.whom.account)
 
         def _bare_request(self, options: Any) -> Any:
             """Method and address, for an error: the call that waited had no request yet."""
@@ -194,94 +270,81 @@ class Throttled(Seam):
         def _throttled_below(self, http: Any) -> Any:
             """The throttle in the HTTP client, where this SDK does not let us in above it."""
             http = DefaultAsyncHttpxClient() if http is None else unthrottled(http)
-            ours = {"throttle": self.throttle, "dialect": self._dialect, **dataclasses.asdict(self._manners)}
+            self._throttles.given = self._throttles.latest  # what is below does not know our account
+            ours = {"throttle": self._throttles.latest, "dialect": self._dialect, **dataclasses.asdict(self._manners)}
             return throttle_http_client(http, **ours)
 
         async def request(self, *args: Any, **kwargs: Any) -> Any:
             if not hooked():
                 return await super().request(*args, **kwargs)
-            if self._platform is None:
-                # The SDK asks in a thread, for every call that begins before the first answer is
-                # there: ten thousand gathered calls start ten thousand thread jobs.
-                self._platform = platform()
-            current = Current()
+            current = Current(args[1] if len(args) > 1 else kwargs["options"])
             token = CURRENT.set(current)
             try:
                 # Here, and not in `_prepare_options`, as the SDK would have made two copies of the
                 # options by then: 2 KB for each call that waits.
-                await self._admit(current, args[1] if len(args) > 1 else kwargs["options"])
+                await self._admit(current)
+                if self._platform is None:
+                    # The SDK asks in a thread for every call that begins before the first answer is
+                    # there: ten thousand gathered calls start ten thousand thread jobs.
+                    self._platform = known_platform() or await anyio.to_thread.run_sync(platform)
                 return await super().request(*args, **kwargs)
             finally:
-                CURRENT.reset(token)
-                if current.permit is not None:
-                    # Admitted, but something failed before it was sent.
-                    current.permit.release(Outcome.UNSENT)
+                current.end(token)
 
         async def _prepare_options(self, options: Any) -> Any:
             """Admission of the SDK's own retries, before the key is refreshed and the body serialised."""
             current = CURRENT.get()
-            if current is not None and current.permit is None:
-                await self._admit(current, options)
+            if current is not None and not current.renews:
+                current.idempotency_key = options.idempotency_key
+                if current.permit is None:
+                    await self._admit(current)
             return await super()._prepare_options(options)
 
         async def _send_request(self, request: Any, *, stream: bool, **kwargs: Any) -> Any:
             """The exchange: the permit is bound to it, or the headers are read in passing."""
-            send = functools.partial(super()._send_request, request, stream=stream, **kwargs)
+            send = functools.partial(super()._send_request, stream=stream, **kwargs)
             current = CURRENT.get()
             if current is None or current.permit is None:
-                response = await send()
-                self.throttle.observe(read_limits(response.headers))
+                response = await send(request)
+                self._hear(response, current)
                 return response
             permit, current.permit = current.permit, None
-            return await send_admitted(self.throttle, permit, request, send)
+            renew = functools.partial(self._renewed, current, request)
+            admit = functools.partial(self._admitted, current)
+            return await send_admitted(current.throttle, permit, request, send, admit, renew)
 
-        async def _admit(self, current: Current, options: Any) -> None:
-            """Get `current` a permit for its next attempt, if that runs a model."""
-            if current.call is None:
-                current.call = self._call(options)
-                if current.call is None:
-                    return
+        async def _renewed(self, current: Current, request: Any) -> Any:
+            """The request of a further attempt, made as the SDK's own retries make it: with fresh credentials."""
             try:
-                current.permit = await self.throttle.admit(current.call)
+                options = await self._prepare_options(current.options_anew())
+            finally:
+                current.renews = False
+            renewed = self._build_request(options, retries_taken=retries_of(request))
+            await self._prepare_request(renewed)
+            return renewed
+
+        async def _admit(self, current: Current) -> None:
+            """Get `current` a permit for its next attempt, if that runs a model."""
+            call = self._admissible(current)
+            if call is not None:
+                current.permit = await self._admitted(current, call)
+
+        async def _admitted(self, current: Current, call: Call) -> Permit:
+            try:
+                return await wait(self._waits(), current.throttle.admit(call))
             except AdmissionError as error:
-                error.request = self._bare_request(options)
+                error.request = self._bare_request(current.options)
                 raise
 
-
-def signed(cls: C) -> C:
-    """Class decorator: `help()` and `inspect.signature` show the SDK's arguments and ours in one list."""
-    made: Any = cls
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    ours = [inspect.Parameter(name, keyword, default=0 if name == "priority" else None) for name in OPTIONS]
-    sdk = made.__mro__[_after_seams(made)]
-    for name in ("__init__", "copy"):
-        theirs = inspect.signature(getattr(sdk, name))
-        parameters = list(theirs.parameters.values())
-        end = len(parameters) - (parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
-        parameters[end:end] = ours
-        setattr(made, name, _delegate(made, name, theirs.replace(parameters=parameters)))
-    made.with_options = made.copy
-    return cls
-
-
-def _delegate(cls: Any, name: str, signature: inspect.Signature) -> Callable[..., Any]:
-    @functools.wraps(getattr(cls, name))
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(super(cls, self), name)(*args, **kwargs)
-
-    method.__qualname__ = f"{cls.__qualname__}.{name}"
-    method.__module__ = cls.__module__
-    method.__signature__ = signature  # type: ignore[attr-defined]
-    return method
-
-
-def _after_seams(cls: type[Any]) -> int:
-    """Where the SDK's classes begin among the bases of `cls`."""
-    return cls.__mro__.index(Seam) + 1
+        async def close(self) -> None:
+            """Close the connections. Calls of this client that wait for their turn fail with `ClientClosed`."""
+            self._throttles.leave()
+            end_waits(self._waits())
+            await super().close()
 
 
 @functools.cache
 def _takes_http_client(cls: type[Any]) -> bool:
     """Whether the class of the SDK, or one built on it, lets us choose the connections."""
-    sdk: Any = cls.__mro__[_after_seams(cls)]
+    sdk: Any = cls.__mro__[cls.__mro__.index(Seam) + 1]
     return "http_client" in inspect.signature(sdk.__init__).parameters

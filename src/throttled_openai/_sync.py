@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import openai
 from openai import AzureOpenAI, OpenAI
 
-from ._core.headers import read_limits
-from ._permit import Outcome
 from ._pool import sync_http_client
-from ._seam import CURRENT, Current, Seam, signed
+from ._sdk import retries_of
+from ._seam import CURRENT, Current, Seam
 from ._sync_http import send_admitted
+from ._waits import end_waits, wait_blocking
 from .errors import AdmissionError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from openai import NotGiven, Timeout
 
     from ._core.limits import Limits
+    from ._permit import Call, PostedPermit
     from ._pool import Kind
     from ._throttle import Throttle
 
@@ -39,7 +40,7 @@ class SyncThrottled(Seam):
     if not TYPE_CHECKING:
 
         def _http_client(self, pool: Kind | None) -> Any:
-            return sync_http_client(pool or "httpx", most_in_flight=self.throttle.most_connections)
+            return sync_http_client(pool or "httpx", most_in_flight=self._throttles.latest.most_connections)
 
         def _throttled_below(self, http: Any) -> Any:
             del http
@@ -49,49 +50,66 @@ class SyncThrottled(Seam):
             )
 
         def request(self, *args: Any, **kwargs: Any) -> Any:
-            current = Current()
+            current = Current(args[1] if len(args) > 1 else kwargs["options"])
             token = CURRENT.set(current)
             try:
-                self._admit(current, args[1] if len(args) > 1 else kwargs["options"])
+                self._admit(current)
                 return super().request(*args, **kwargs)
             finally:
-                CURRENT.reset(token)
-                if current.permit is not None:
-                    # Admitted, but something failed before it was sent.
-                    current.permit.release(Outcome.UNSENT)
+                current.end(token)
 
         def _prepare_options(self, options: Any) -> Any:
             """Admission of the SDK's own retries, before the key is refreshed and the body serialised."""
             current = CURRENT.get()
-            if current is not None and current.permit is None:
-                self._admit(current, options)
+            if current is not None and not current.renews:
+                current.idempotency_key = options.idempotency_key
+                if current.permit is None:
+                    self._admit(current)
             return super()._prepare_options(options)
 
         def _send_request(self, request: Any, *, stream: bool, **kwargs: Any) -> Any:
             """The exchange: the permit is bound to it, or the headers are read in passing."""
-            send = functools.partial(super()._send_request, request, stream=stream, **kwargs)
+            send = functools.partial(super()._send_request, stream=stream, **kwargs)
             current = CURRENT.get()
             if current is None or current.permit is None:
-                response = send()
-                self.throttle.observe(read_limits(response.headers))
+                response = send(request)
+                self._hear(response, current)
                 return response
             permit, current.permit = current.permit, None
-            return send_admitted(self.throttle, permit, request, send)
+            renew = functools.partial(self._renewed, current, request)
+            admit = functools.partial(self._admitted, current)
+            return send_admitted(current.throttle, permit, request, send, admit, renew)
 
-        def _admit(self, current: Current, options: Any) -> None:
-            """Get `current` a permit for its next attempt, if that runs a model."""
-            if current.call is None:
-                current.call = self._call(options)
-                if current.call is None:
-                    return
+        def _renewed(self, current: Current, request: Any) -> Any:
+            """The request of a further attempt, made as the SDK's own retries make it: with fresh credentials."""
             try:
-                current.permit = self.throttle.admit_blocking(current.call)
+                options = self._prepare_options(current.options_anew())
+            finally:
+                current.renews = False
+            renewed = self._build_request(options, retries_taken=retries_of(request))
+            self._prepare_request(renewed)
+            return renewed
+
+        def _admit(self, current: Current) -> None:
+            """Get `current` a permit for its next attempt, if that runs a model."""
+            call = self._admissible(current)
+            if call is not None:
+                current.permit = self._admitted(current, call)
+
+        def _admitted(self, current: Current, call: Call) -> PostedPermit:
+            try:
+                return wait_blocking(self._waits(), current.throttle, call)
             except AdmissionError as error:
-                error.request = self._bare_request(options)
+                error.request = self._bare_request(current.options)
                 raise
 
+        def close(self) -> None:
+            """Close the connections. Calls of this client that wait for their turn fail with `ClientClosed`."""
+            self._throttles.leave()
+            end_waits(self._waits())
+            super().close()
 
-@signed
+
 class ThrottledOpenAI(SyncThrottled, OpenAI):
     """`OpenAI` that any number of threads may call, as fast as the account allows, without 429s.
 
@@ -139,7 +157,6 @@ class ThrottledOpenAI(SyncThrottled, OpenAI):
         ) -> None: ...
 
 
-@signed
 class ThrottledAzureOpenAI(SyncThrottled, AzureOpenAI):
     """`AzureOpenAI` that any number of threads may call, as fast as the deployments allow, without 429s.
 

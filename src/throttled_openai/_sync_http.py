@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import weakref
@@ -25,59 +24,78 @@ from ._exchange import (
 )
 from ._home import post
 from ._permit import Call, Outcome, PostedPermit
-from .errors import AdmissionError
+from .errors import AdmissionError, ClientClosed
 
 if TYPE_CHECKING:
     import httpx
 
     from ._throttle import Throttle
 
-Send = Callable[[], Any]
+Send = Callable[[Any], Any]
+Admit = Callable[[Call], PostedPermit]
+Renew = Callable[[], Any]
 
 
-def send_admitted(throttle: Throttle, permit: PostedPermit, request: httpx.Request, send: Send) -> httpx.Response:
+def send_admitted(  # noqa: PLR0917  # as its namesake
+    throttle: Throttle,
+    permit: PostedPermit,
+    request: httpx.Request,
+    send: Send,
+    admit: Admit,
+    renew: Renew,
+) -> httpx.Response:
     """Send an admitted request; one the server refuses is admitted again and sent again.
 
     Returns and raises what its namesake in `_http` does.
     """
-    exchange = _exchange(permit, send)
+    exchange = _exchange(permit, request, send)
     if not may_be_readmitted(exchange, throttle):
         return exchange.response
-    readmission = _Readmission(throttle, permit.call, send, exchange)
+    readmission = _Readmission(permit.call, exchange, send, admit, renew)
     policy = readmission_policy(permit.call, request, throttle)
-    with contextlib.suppress(AdmissionError):
+    try:
         Retrying(sleep=readmission.wait, **policy)(readmission.attempt)
+    except ClientClosed:
+        raise
+    except AdmissionError:
+        pass
     return response_of(readmission.last)
 
 
 class _Readmission:
     """The further attempts of one refused call. `last` is the newest exchange."""
 
-    def __init__(self, throttle: Throttle, call: Call, send: Send, first: Exchange) -> None:
+    def __init__(self, call: Call, first: Exchange, send: Send, admit: Admit, renew: Renew) -> None:
         self.last = first
-        self._throttle = throttle
         self._call = call
         self._send = send
+        self._admit = admit
+        self._renew = renew
         self._permit: PostedPermit | None = None
 
     def wait(self, seconds: float) -> None:
         """Back into the queue, at the call's old place; `seconds` is what the server asked for."""
         del seconds
-        self._permit = self._throttle.admit_blocking(self._call)
+        self._permit = self._admit(self._call)
 
     def attempt(self) -> Exchange:
         # The first outcome tenacity sees is the refusal that is already at hand.
         if self._permit is not None:
             permit, self._permit = self._permit, None
-            self.last = _exchange(permit, self._send)
+            try:
+                request = self._renew()
+            except BaseException:
+                permit.release(Outcome.UNSENT)
+                raise
+            self.last = _exchange(permit, request, self._send)
         self._call.refusals += self.last.refusal is not None
         return self.last
 
 
-def _exchange(permit: PostedPermit, send: Send) -> Exchange:
+def _exchange(permit: PostedPermit, request: httpx.Request, send: Send) -> Exchange:
     """One attempt. Every way out settles the permit, or hands it to the open stream."""
     try:
-        response = send()
+        response = send(request)
         content = response.read() if response.status_code in MAY_REFUSE else None
         refusal = begin(permit, response, content)
         if permit.streaming:

@@ -15,6 +15,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from ._core.account import NOBODY
 from ._core.limits import Limits, LimitsBook
 from ._core.stats import Stats, sum_of
 from ._home import TrioHome, home, post
@@ -23,10 +24,12 @@ from ._permit import Outcome, Permit, PostedPermit, check_count
 from ._portal import portal
 from ._queue import FAIR
 from ._spelling import suggesting
+from .errors import ClientClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ._core.account import Account
     from ._core.headers import Announcement
     from ._core.refusals import Refusal
     from ._core.stats import BudgetStats
@@ -68,6 +71,10 @@ class Throttle:
     `max_concurrency`: a ceiling for the calls in flight, all models together. `max_refusals`: how
     often one call may be refused by the server before its last refusal is raised; 0 hands every
     refusal to the SDK's own retries.
+
+    Each account (a server, and key, organization and project there) has these limits for itself:
+    what one has used up, learnt or been refused says nothing of another. Only `max_concurrency` is
+    for all of them together.
 
     It serves synchronous clients in any thread, and asynchronous ones on any number of event loops.
     It decides on the event loop of its calls, as long as there is one at a time. With the first
@@ -120,7 +127,10 @@ class Throttle:
         self._silent: set[weakref.ref[Home]] = set()  # those that have not answered since they were called
         self._called_at = -math.inf
         self._lanes: dict[object, Lane] = {}  # replaced, never changed: other threads may be reading it
-        self._lane_of: dict[object, Lane] = {}  # by model, or by endpoint and model
+        self._lane_of: dict[object, Lane] = {}  # by account, endpoint and model
+        self._first_account: Account | None = None  # of the first call
+        # By server: the first account there, and the first one that said who it was.
+        self._firsts: dict[object, tuple[Account, tuple[object, ...]]] = {}
         self._departed: BudgetStats | None = None  # what lanes that have left have done
         self.in_line: set[Lane] = set()  # lanes where calls may wait
         self._overtaken = 0  # calls that went before the one that has waited longest, at the common ceiling
@@ -133,12 +143,7 @@ class Throttle:
 
     def changed(self, **options: Any) -> Throttle:
         """Another throttle, made as this one but for `options`, with budgets of its own."""
-        kept = dict(self._options)
-        if "limits" in options:
-            kept = {name: value for name, value in kept.items() if name not in _EACH_MODEL}
-        elif not _EACH_MODEL.isdisjoint(options):
-            kept.pop("limits", None)
-        return Throttle(**{**kept, **options})
+        return Throttle(**with_changes(self._options, options))
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -155,6 +160,11 @@ class Throttle:
     def in_flight(self) -> int:
         """Attempts admitted and not settled."""
         return len(self._flying)
+
+    @property
+    def outlived(self) -> bool:
+        """Whether the event loop it served is closed."""
+        return self._loop is not None and self._loop.is_closed()
 
     # Where things are decided
 
@@ -194,6 +204,9 @@ class Throttle:
 
     async def _admit_here(self, call: Call) -> PostedPermit:
         """On the portal's loop."""
+        call.admission = asyncio.current_task()
+        if call.withdrawn:
+            raise ClientClosed
         permit = await self.admit(call)
         return PostedPermit(permit, self.loop)
 
@@ -213,7 +226,7 @@ class Throttle:
             self._deciding = True
             try:
                 self._welcome(call)
-                lane = self._lane(call.model, call.endpoint)
+                lane = self._lane(call.model, call.endpoint, call.account)
                 self._listen(loop.time())
                 return lane.enter(call)
             finally:
@@ -329,16 +342,17 @@ class Throttle:
 
     # What is decided
 
-    def observe(self, announcement: Announcement) -> None:
+    def observe(self, announcement: Announcement, account: Account | None = None) -> None:
         """Limits announced on a response that needed no permit: they are told where there is no doubt for whom."""
         if announcement.requests or announcement.tokens:
-            self.decide(self._observe, announcement)
+            self.decide(self._observe, announcement, account)
 
-    def _observe(self, announcement: Announcement) -> None:
+    def _observe(self, announcement: Announcement, account: Account | None) -> None:
         if len(self._lanes) == 1:
             for lane in self._lanes.values():
-                lane.observe(announcement)
-                lane.admit_waiting()
+                if account is None or self._known_as(account) == lane.account:
+                    lane.observe(announcement)
+                    lane.admit_waiting()
 
     def admitted(self, permit: Permit) -> None:
         """A lane admits an attempt."""
@@ -354,24 +368,38 @@ class Throttle:
             self.streams -= permit.counted
             lane.settle(permit, outcome, refusal, response)
 
-    def _lane(self, model: str, endpoint: str = "") -> Lane:
-        whose = (endpoint, model) if endpoint else model
+    def _lane(self, model: str, endpoint: str = "", account: Account | None = None) -> Lane:
+        """The lane of that model; without an account, of the first that called."""
+        if account is None:
+            account = self._first_account or NOBODY
+        whose = account, endpoint, model
         lane = self._lane_of.get(whose)
         if lane is None:
+            account = self._known_as(account)
             key, name, limits = self._book.find(model, endpoint)
-            lane = self._lanes.get(key)
+            lane = self._lanes.get((account, key))
             if lane is None:
-                lane = self._new_lane(key, name, limits)
+                lane = self._new_lane(account, key, name, limits)
             if len(self._lane_of) >= 4 * MOST_LANES:
                 self._lane_of.clear()
             self._lane_of[whose] = lane
         return lane
 
-    def _new_lane(self, key: object, name: str, limits: Limits | None) -> Lane:
+    def _known_as(self, account: Account) -> Account:
+        """The one its lanes are under: requests that do not say who asks are taken for the first account's there."""
+        server = account[:3]
+        first, owner = self._firsts.setdefault(server, (account, account.owner))
+        if account.owner and not owner:
+            owner = account.owner
+            self._firsts[server] = first, owner
+        return first if not account.owner or account.owner == owner else account
+
+    def _new_lane(self, account: Account, key: object, name: str, limits: Limits | None) -> Lane:
         if len(self._lanes) >= MOST_LANES:
             self._dismiss_idle()
-        lane = Lane(self, name, limits)
-        self._lanes = {**self._lanes, key: lane}
+        self._first_account = self._first_account or account
+        lane = Lane(self, name, limits, account)
+        self._lanes = {**self._lanes, (account, key): lane}
         return lane
 
     def _dismiss_idle(self) -> None:
@@ -387,9 +415,9 @@ class Throttle:
         key, name, limits = self._book.find(group)
         if name == lane.name or not self._book.is_each(lane.name):
             return
-        other = self._lanes.get(key)
+        other = self._lanes.get((lane.account, key))
         if other is None:
-            other = self._new_lane(key, name, limits)
+            other = self._new_lane(lane.account, key, name, limits)
             other.budget = lane.budget
         if other.budget is not lane.budget:
             lane.budget = other.budget
@@ -537,17 +565,24 @@ def _give_back(permit: Permit) -> None:
     permit.release(Outcome.UNSENT)
 
 
-def throttle_from(throttle: Throttle | None = None, *, threads: bool = False, **options: Any) -> Throttle:
-    """The throttle that was given, or one made of the limits that were; from the start for `threads`."""
-    if throttle is None:
-        return Throttle(**options, threads=threads)
+def with_changes(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` of a throttle, but for `changes`: limits of each model and of all together exclude each other."""
+    kept = dict(options)
+    if "limits" in changes:
+        kept = {name: value for name, value in kept.items() if name not in _EACH_MODEL}
+    elif not _EACH_MODEL.isdisjoint(changes):
+        kept.pop("limits", None)
+    return {**kept, **changes}
+
+
+def check_given(throttle: object, limits: Mapping[str, Any]) -> None:
+    """Raise unless a client may be given this throttle, beside these options."""
     if not isinstance(throttle, Throttle):
         raise TypeError(f"throttle must be a throttled_openai.Throttle, got {type(throttle).__name__}")
-    if options:
+    if limits:
         raise ValueError(
-            f"a throttle has its own limits: give {', '.join(options)} to Throttle(...), or leave out throttle="
+            f"a throttle has its own limits: give {', '.join(limits)} to Throttle(...), or leave out throttle="
         )
-    return throttle
 
 
 def affordable(connections: int) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from typing import TYPE_CHECKING, Any, overload
 
 from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
+from openai._resource import AsyncAPIResource, SyncAPIResource
 
 from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from ._options import OPTIONS
+from ._rebind import Rebinding, is_wrapped
 from ._sdk import hooked
-from ._seam import Seam, Throttled, signed
+from ._seam import Seam, Throttled
 from ._spelling import check_names
 from ._sync import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ._options import Options
+
+logger = logging.getLogger("throttled_openai")
 
 
 @overload
@@ -39,6 +44,7 @@ def throttle(client: Any, **options: Unpack[Options]) -> Any:
     `client` stays as it is, and usable; they share its HTTP client, so closing one closes both, as
     with `client.with_options()`. `pool="httpx"` gives the new one connections of its own. The
     options are those of `ThrottledAsyncOpenAI`. A client of a class of your own stays one of that class.
+    What tools have put around its methods, or those of its resources, is put around those of the new one.
 
     Raises `TypeError` for what is no client of the SDK, or one that is throttled already.
     """
@@ -52,15 +58,36 @@ def throttle(client: Any, **options: Unpack[Options]) -> Any:
     check_names("throttle", options, OPTIONS)
     sdk: Any = type(client)
     throttled: Any = object.__new__(throttled_class(sdk))
-    resources = inspect.getmembers_static(sdk, lambda member: isinstance(member, functools.cached_property))
-    made = {name for name, _ in resources}  # such as `chat`: they send through the client they were made by
-    vars(throttled).update({name: value for name, value in vars(client).items() if name not in made})
+    vars(throttled).update(_taken_over(client, throttled))
     pool = throttled._take_options(dict(options))  # noqa: SLF001
     if pool is not None:
         return throttled.copy(pool=pool)
     if not hooked():
         throttled._client = throttled._throttled_below(client._client)  # noqa: SLF001
     return throttled
+
+
+def _taken_over(client: Any, throttled: Any) -> dict[str, Any]:
+    """The attributes of `client`, as `throttled` is to have them."""
+    sdk = type(client)
+    rebinding = Rebinding(client, throttled)
+    resources = inspect.getmembers_static(sdk, lambda member: isinstance(member, functools.cached_property))
+    made = {name for name, _ in resources}  # such as `chat`: they send through the client they were made by
+    taken = {}
+    for name, value in vars(client).items():
+        if name in made:
+            if isinstance(value, AsyncAPIResource | SyncAPIResource) and is_wrapped(value):
+                taken[name] = rebinding.of(value)
+            continue
+        taken[name] = rebinding.of(value) if callable(value) else value
+        if taken[name] is value and callable(value) and callable(getattr(sdk, name, None)):
+            logger.warning(
+                "%s.%s of this client has been replaced by something that does not show which client it calls: "
+                "calls through it may not be throttled; replace that of the throttled client instead",
+                sdk.__name__,
+                name,
+            )
+    return taken
 
 
 @functools.cache
@@ -70,5 +97,5 @@ def throttled_class(cls: Any) -> type[Any]:
         if known.__mro__[known.__mro__.index(Seam) + 1] is cls:
             return known
     mixin = Throttled if issubclass(cls, AsyncOpenAI) else SyncThrottled
-    made: type[Any] = signed(type(f"Throttled{cls.__name__}", (mixin, cls), {"__module__": cls.__module__}))
+    made: type[Any] = type(f"Throttled{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
     return made

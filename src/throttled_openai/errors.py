@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import Any, Final
 
 import openai
 
-__all__ = ["AccountBlocked", "AdmissionError", "AdmissionTimeout", "QueueFull", "RequestTooLarge"]
+from ._core.bodies import parse_json
+
+__all__ = ["AccountBlocked", "AdmissionError", "AdmissionTimeout", "ClientClosed", "QueueFull", "RequestTooLarge"]
+
+# Characters of a server's code that an error shows; those of real ones are a few words.
+_LONGEST_CODE: Final = 100
 
 
 class AdmissionError(openai.APIConnectionError):
@@ -62,22 +68,48 @@ class RequestTooLarge(AdmissionError):
 class AccountBlocked(openai.RateLimitError):
     """The server refused another call for the account's billing just now, so this one was not sent.
 
-    `response`: that refusal, with its `code` such as `insufficient_quota`. `retry_in`: seconds until
-    one call will be sent to see whether the account has been settled.
+    `status_code` and `code`, such as `insufficient_quota`, are those of that refusal; of its call there
+    is no more than method and address. `retry_in`: seconds until one call will be sent to see whether
+    the account has been settled.
     """
 
-    def __init__(self, response: Any, *, model: str, retry_in: float) -> None:
+    def __init__(self, *, model: str, status: int, code: str | None, retry_in: float, request: Any) -> None:
+        """`request` is to be bare: without headers and body, which are another call's key and prompt."""
         self.retry_in = retry_in
-        try:
-            body = response.json()
-        except ValueError:
-            body = None
-        if isinstance(body, dict):
-            body = body.get("error", body)
-        code = body.get("code") if isinstance(body, dict) else None
+        family = sys.modules[type(request).__module__.partition(".")[0]]
         super().__init__(
             f"not sent: the server has just refused {model} for the account's billing "
-            f"({code or response.status_code}); settle the account, a call is tried again in {retry_in:.0f} s",
-            response=response,
-            body=body,
+            f"({code or status}); settle the account, a call is tried again in {retry_in:.0f} s",
+            response=family.Response(status, request=request),
+            body={"code": code},
         )
+
+
+def refused_by(response: Any) -> dict[str, Any]:
+    """What `AccountBlocked` tells of the response to another call: status, code, and its bare request. Never raises."""
+    try:
+        content, request = response.content, response.request
+    except RuntimeError:  # a stream that nobody has read, or a response of no request
+        content, request = b"", getattr(response, "_request", None)
+    body = parse_json(content)
+    error = body.get("error", body) if isinstance(body, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    if request is None:
+        request = sys.modules[type(response).__module__.partition(".")[0]].Request("POST", "http://unknown")
+    return {
+        "status": response.status_code,
+        "code": code[:_LONGEST_CODE] if isinstance(code, str) else None,
+        "request": bare(request),
+    }
+
+
+def bare(request: Any) -> Any:
+    """Its method and address, for an error: headers, query and a password may be secrets, the body is the prompt."""
+    return type(request)(request.method, request.url.copy_with(query=None, userinfo=b""))
+
+
+class ClientClosed(AdmissionError):
+    """The client was closed while the call waited."""
+
+    def __init__(self) -> None:
+        super().__init__("not sent: the client was closed while the call waited for its turn")

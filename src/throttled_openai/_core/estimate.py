@@ -7,6 +7,7 @@ hold the event loop for 6 ms (7). Whether output is taken too, and how far off
 a guess of real tokens is, is learnt: see tariff.py.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
@@ -60,6 +61,13 @@ _METERED: Final = {
     "moderations": frozenset({"moderations"}),
     "responses": frozenset({"responses", "responses/compact"}),
 }
+
+_METERED_ENDPOINTS: Final = frozenset().union(*_METERED.values())
+
+# What a base ends with: `v1`, `v1beta`, `openai`, Vertex's `endpoints/openapi`.
+_VERSION: Final = re.compile(r"v\d{1,3}(?:\.\d)?(?:(?:alpha|beta|preview)\d*)?")
+_DEPLOYED: Final = re.compile(r"/deployments/([^/]*)", re.IGNORECASE)
+_BASES: Final = frozenset({"openai", "openapi"})
 
 # Below these words no POST counts against RPM or TPM, even one that names a
 # model (an assistant, a fine-tuning job, a realtime session). Runs of a thread
@@ -135,9 +143,9 @@ def is_metered(method: str, path: str, body: object) -> bool:
 
 def model_of(path: str, body: object) -> str:
     """Name of the model whose limits apply: the Azure deployment's, else the body's, else the endpoint's."""
-    _, _, deployed = path.partition("/deployments/")
+    deployed = _DEPLOYED.search(path.partition("?")[0])
     if deployed:
-        return deployed.partition("?")[0].partition("/")[0] or "unknown"
+        return deployed[1] or "unknown"
     model = _field(body, "model")
     if isinstance(model, str) and model:
         return model
@@ -448,25 +456,29 @@ def _count(value: object) -> int | None:
 
 @lru_cache(maxsize=256)  # three look-ups an attempt, and few paths
 def _endpoint(path: str) -> str:
-    """Endpoint that a path names: `chat/completions`, `responses/resp_1/cancel`.
+    """Endpoint that a path names, in lower case: `chat/completions`, `responses/resp_1/cancel`.
 
-    Bases differ by provider (`/v1`, `/openai/v1`, `/v1beta/openai`, `/api/v1`,
-    `/openai/deployments/{name}`), so it starts at the first word we know, or
-    after the base where we know none.
+    It stands at the end, after a base that may be anything: `/v1`, `/openai/v1`, `/v1beta/openai`,
+    `/api/projects/{name}/openai/v1`, `/openai/deployments/{name}`, `/v1/{account}/{gateway}/openai`,
+    even `/chat/v1`. Where those that run a model are not at the end, it starts at the first word we
+    know after the base, or right after it.
     """
-    path = path.partition("?")[0]
+    path = path.partition("?")[0].partition("#")[0]
     if "://" in path:
         path = path.partition("://")[2].partition("/")[2]
-    _, deployments, deployed = path.partition("/deployments/")
-    if deployments:
-        path = deployed.partition("/")[2]
-    words = [word for word in path.split("/") if word]
+    words = [word for word in path.lower().split("/") if word]
+    for length in (2, 1):
+        ending = "/".join(words[-length:])
+        if ending in _METERED_ENDPOINTS:
+            return ending
+    for index in range(len(words) - 1, -1, -1):
+        if words[index] in _BASES or _VERSION.fullmatch(words[index]):
+            words = words[index + 1 :]
+            break
+        if words[index] == "deployments":
+            words = words[index + 2 :]
+            break
     for index, word in enumerate(words):
         if word in _METERED or word in _UNMETERED:
             return "/".join(words[index:])
-    bases = [index for index, word in enumerate(words) if word == "openai" or _is_version(word)]
-    return "/".join(words[bases[-1] + 1 :] if bases else words)
-
-
-def _is_version(word: str) -> bool:
-    return word[:1] == "v" and word[1:2].isdigit()
+    return "/".join(words)
