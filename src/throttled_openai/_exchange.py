@@ -30,6 +30,8 @@ ADMITTED: Final = "throttled_openai.admitted"
 
 # What may say "not now": billing, Groq's too-large, rate limits, overload, Anthropic's overload.
 MAY_REFUSE: Final = frozenset({402, 413, 429, 503, 529})
+# A call this many times larger than the limit can never be admitted: estimates are within 30 %.
+OVERSIZE: Final = 1.5
 # The server, or something on the way to it, did not keep up.
 _OVERLOADED: Final = frozenset({408, 503, 504, 520, 521, 522, 523, 524, 529})
 
@@ -75,13 +77,12 @@ def _refusal(response: Any, content: bytes) -> Refusal | None:
     refusal = read_refusal(response.status_code, response.headers, content, wall_now=time.time())
     if refusal is None or refusal.kind != "overload" or response.status_code == 429:
         return refusal
-    # A 503 of the provider says so in JSON or asks to come back. Any other is a broken gateway: a
-    # fault, and faults are for the SDK's own retries.
-    if refusal.retry_after is None:
-        try:
-            json.loads(content)
-        except ValueError:
-            return None
+    # A 503 of the provider says so in JSON. Any other is a broken gateway, and however long it asks to
+    # stay away, that is a fault: faults are for the SDK's own retries, which wait as asked.
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return None
     return refusal
 
 
@@ -108,7 +109,7 @@ def outcome_of_error(error: BaseException) -> Outcome:
 def may_be_readmitted(exchange: Exchange, throttle: Throttle) -> bool:
     """Whether there is a refusal, and the throttle is to deal with it rather than the SDK."""
     refusal = exchange.refusal
-    return refusal is not None and (refusal.final or throttle.max_refusals > 0)
+    return refusal is not None and (refusal.final or throttle.max_refusals != 0)
 
 
 def readmission_policy(call: Call, request: httpx.Request, throttle: Throttle) -> dict[str, Any]:
@@ -129,17 +130,22 @@ def response_of(exchange: Exchange) -> httpx.Response:
 
 
 class _StopRefused(stop_base):
-    """Stops at a refusal that waiting cannot cure, or after too many."""
+    """Stops at a refusal that waiting cannot cure, or after more than the user wants. Else the lane decides."""
 
-    def __init__(self, call: Call, max_refusals: int, *, replayable: bool) -> None:
+    def __init__(self, call: Call, max_refusals: int | None, *, replayable: bool) -> None:
         self._call = call
         self._max_refusals = max_refusals
         self._replayable = replayable
 
     def __call__(self, retry_state: RetryCallState) -> bool:
-        refusal = _last_exchange(retry_state).refusal
+        exchange = _last_exchange(retry_state)
+        refusal, most = exchange.refusal, self._max_refusals
         assert refusal is not None
-        return refusal.final or not self._replayable or self._call.refusals > self._max_refusals
+        if refusal.kind == "too_large" or exchange.response.status_code == 402 or not self._replayable:
+            return True
+        if refusal.dimension == "tokens" and refusal.limit and self._call.tokens > OVERSIZE * refusal.limit:
+            return True
+        return most is not None and self._call.refusals > most
 
 
 class _WaitForBudget(wait_base):

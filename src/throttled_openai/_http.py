@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +25,7 @@ from ._exchange import (
     refusal_read,
     response_of,
 )
-from ._permit import Call, Outcome, Permit
+from ._permit import Call, GivenUp, Outcome, Permit
 from .errors import AdmissionError
 
 if TYPE_CHECKING:
@@ -54,8 +53,13 @@ async def send_admitted(throttle: Throttle, permit: Permit, request: httpx.Reque
             return exchange.response
         readmission = _Readmission(throttle, permit.call, send, exchange)
         policy = readmission_policy(permit.call, request, throttle)
-        with contextlib.suppress(AdmissionError):
+        try:
             await AsyncRetrying(sleep=readmission.wait, **policy)(readmission.attempt)
+        except AdmissionError:
+            pass
+        except GivenUp as given_up:
+            if given_up.to_sdk:
+                return readmission.last.response
         return response_of(readmission.last)
     finally:
         # The request may be sent a second time, by somebody's own retries: that is to be admitted too.
@@ -78,6 +82,7 @@ class _Readmission:
         The wait is the budget's: its pause and its levels know of every refusal, not only of this one.
         """
         del seconds
+        self._call.again = True
         self._permit = await self._throttle.admit(self._call)
 
     async def attempt(self) -> Exchange:

@@ -67,7 +67,21 @@ class Call:
     the host, where `model` has limits of its own at each.
     """
 
-    __slots__ = ("endpoint", "estimate", "manners", "model", "order", "provider", "refusals", "tokens", "waited")
+    __slots__ = (
+        "again",
+        "billed",
+        "endpoint",
+        "estimate",
+        "long_wait",
+        "manners",
+        "model",
+        "order",
+        "provider",
+        "refusals",
+        "refused_at",
+        "tokens",
+        "waited",
+    )
 
     def __init__(  # noqa: PLR0917  # made once per call, by position
         self,
@@ -87,6 +101,20 @@ class Call:
         self.order: tuple[int, int] | None = None  # place in line, from its first wait on
         self.waited = 0.0
         self.refusals = 0
+        self.refused_at: float | None = None  # when it was refused first
+        self.again = False  # whether it is asked for again without the SDK
+        self.billed = False  # whether it was for billing that it was refused last
+        self.long_wait: float | None = (
+            None  # seconds that its last refusal asked for, if longer than calls wait unasked
+        )
+
+
+class GivenUp(Exception):
+    """A refused call is not admitted again. `to_sdk`: the SDK's own retries may try it, else the caller is told."""
+
+    def __init__(self, *, to_sdk: bool) -> None:
+        self.to_sdk = to_sdk
+        super().__init__(f"not sent again; {to_sdk=}")
 
 
 class Permit:
@@ -114,8 +142,7 @@ class Permit:
     def started(self) -> None:
         """The response began; the attempt stays in flight while its stream is open."""
         self.streaming = True
-        self._lane.streams += 1
-        self._lane.admit_waiting()  # its headers may have told of higher limits
+        self._lane.started(self)
 
     def observe(self, announcement: Announcement) -> None:
         """Learn the limits the response announced; `started` or `settle` follows and admits who may go."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import weakref
@@ -23,7 +22,7 @@ from ._exchange import (
     refusal_read,
     response_of,
 )
-from ._permit import Call, Outcome, PostedPermit
+from ._permit import Call, GivenUp, Outcome, PostedPermit
 from ._portal import post
 from .errors import AdmissionError
 
@@ -45,8 +44,13 @@ def send_admitted(throttle: Throttle, permit: PostedPermit, request: httpx.Reque
         return exchange.response
     readmission = _Readmission(throttle, permit.call, send, exchange)
     policy = readmission_policy(permit.call, request, throttle)
-    with contextlib.suppress(AdmissionError):
+    try:
         Retrying(sleep=readmission.wait, **policy)(readmission.attempt)
+    except AdmissionError:
+        pass
+    except GivenUp as given_up:
+        if given_up.to_sdk:
+            return readmission.last.response
     return response_of(readmission.last)
 
 
@@ -63,6 +67,7 @@ class _Readmission:
     def wait(self, seconds: float) -> None:
         """Back into the queue, at the call's old place; `seconds` is what the server asked for."""
         del seconds
+        self._call.again = True
         self._permit = self._throttle.admit_blocking(self._call)
 
     def attempt(self) -> Exchange:

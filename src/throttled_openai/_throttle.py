@@ -35,8 +35,6 @@ SPARE_FILES: Final = 200
 # Seconds between two looks at how late the event loop is, and how late is too late to learn from.
 BEAT: Final = 0.25
 LATE: Final = 0.1
-# Refusals of one call before its last one is handed to the caller.
-MAX_REFUSALS: Final = 20
 # Seconds without any movement after which streams that nobody holds any more are looked for.
 STUCK: Final = 5.0
 
@@ -52,7 +50,8 @@ class Throttle:
     snapshot falls back to its family. With neither, limits are learnt from the server.
     `max_concurrency`: a ceiling for the calls in flight, all models together. `max_refusals`: how
     often one call may be refused by the server before its last refusal is raised; 0 hands every
-    refusal to the SDK's own retries.
+    refusal to the SDK's own retries. By default it is sent again for ten minutes while the server
+    answers others, and for a minute while it answers none.
 
     One event loop at a time; several in turn are fine. With `threads=True` it serves synchronous
     clients in any thread, and asynchronous ones on any number of event loops at once: it then
@@ -69,7 +68,7 @@ class Throttle:
         rpd: float | None = None,
         tpd: float | None = None,
         max_concurrency: int | None = None,
-        max_refusals: int = MAX_REFUSALS,
+        max_refusals: int | None = None,
         threads: bool = False,
     ) -> None:
         options: dict[str, Any] = {"rpm": rpm, "tpm": tpm, "rpd": rpd, "tpd": tpd, "limits": limits}
@@ -83,7 +82,8 @@ class Throttle:
         self._book = LimitsBook(limits, each_model=each_model)
         if max_concurrency is not None:
             check_count("max_concurrency", max_concurrency, "a number of calls such as 100, or None to find it")
-        check_count("max_refusals", max_refusals, "a number such as 20, or 0 to see every refusal", least=0)
+        if max_refusals is not None:
+            check_count("max_refusals", max_refusals, "a number such as 20, or 0 to see every refusal", least=0)
         self.max_concurrency = MAX_CONCURRENCY if max_concurrency is None else max_concurrency
         self.most_in_flight = affordable(MOST_IN_FLIGHT) if max_concurrency is None else max_concurrency
         self.max_refusals = max_refusals

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .refusals import Refusal
 
 # A pause the server asks for is stretched by up to this share, so that clients refused in one
-# instant do not return in one.
+# instant do not return in one; doubled for those that go on being refused.
 PAUSE_JITTER: Final = 0.1
 # Seconds of the first pause the server gives no length for; doubled per event up to the longest.
 FIRST_PAUSE: Final = 0.5
@@ -314,7 +314,7 @@ class Budget:
             # A token bucket in debt holds back large attempts and lets small ones through, as the
             # server does; a pause would stop both.
             if not (kept and refusal.dimension == "tokens"):
-                self._pause(now + wait * (1 + PAUSE_JITTER * jitter))
+                self._pause(now + wait * (1 + PAUSE_JITTER * 2.0 ** min(self._streak, 5) * jitter))
         elif event and not explained:
             # Refusals that say nothing are answered by fewer attempts in flight or a slower pace; a
             # pause is for those that go on being refused.
@@ -379,6 +379,36 @@ class Budget:
             return False
         self._event_at = self.newest
         return True
+
+    @property
+    def known(self) -> dict[Dimension, float | None]:
+        """Units per second by the limits that were configured or announced."""
+        return {dimension: pace.known for dimension, pace in self.paces.items()}
+
+    def is_configured(self, refusal: Refusal) -> bool:
+        """Whether a limit per day that the user configured is what was refused for."""
+        return any(
+            self._per_day[dimension] is not None and (refusal.period == DAY or self.mirrors[dimension, DAY].level < 1.0)
+            for dimension in _DIMENSIONS
+            if refusal.dimension in (None, dimension) and refusal.period in (None, DAY)
+        )
+
+    def explains(self, refusal: Refusal) -> bool:
+        """Whether an announced limit of more than a minute is used up, so that the server means its long wait."""
+        if refusal.period is not None and refusal.period > MINUTE and refusal.used is not None:
+            return True
+        return any(
+            mirror.level < 1.0
+            for (dimension, period), mirror in self.mirrors.items()
+            if period > MINUTE and refusal.dimension in (None, dimension) and refusal.period in (None, period)
+        )
+
+    def forget_refusals(self) -> None:
+        """Keep only what was configured or announced."""
+        self.paused_until = -math.inf
+        self._streak = 0
+        for pace in self.paces.values():
+            pace.forget()
 
     def _pause(self, until: float) -> None:
         self.paused_until = max(self.paused_until, until)
