@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import math
+import time
 
 import openai
 import pytest
 
 from clients import Says, Script, now, refuses, say, throttled
-from throttled_openai import AccountBlocked
+from throttled_openai import AccountBlocked, RequestTooLarge
 from throttled_openai.simulator import virtual_run
 
 BARE = Says(429, {"error": {"message": "no"}})
@@ -210,5 +212,160 @@ def test_a_wait_of_a_minute_named_again_and_again_is_taken_as_often_as_the_sdk_t
         assert kinds(await ends(throttled(server, max_retries=0), 1)) == {"RateLimitError": 1}
         assert 120 <= now() < 150
         assert len(server.seen) == 3
+
+    virtual_run(main())
+
+
+# --- a server that does not answer ----------------------------------------------------------------
+
+
+class Deaf(Script):
+    """Answers the first requests after `delay`, and none after them; httpx's timeout is the caller's."""
+
+    def __init__(self, answered=0, delay=0.1, until=math.inf, error=None):
+        super().__init__()
+        self._answered, self._delay, self._until, self._error = answered, delay, until, error
+
+    async def answer(self, request, module):
+        self._responses = iter([Says(delay=self._delay)])
+        if len(self.seen) < self._answered or now() >= self._until:
+            return await super().answer(request, module)
+        self.seen.append(None)
+        if self._error is not None:
+            raise getattr(module, self._error)("down", request=request)
+        await asyncio.sleep(request.extensions["timeout"]["read"])
+        raise module.ReadTimeout("read timed out", request=request)
+
+
+@pytest.mark.parametrize(("calls", "timeout", "most"), [(60, 0.5, 5.5), (100, 30.0, 130.0)])
+def test_an_endpoint_that_never_answers_fails_its_calls_about_as_soon_as_the_sdk_alone(calls, timeout, most):
+    async def main():
+        client = throttled(Deaf(), timeout=timeout)
+        assert kinds(await ends(client, calls)) == {"APITimeoutError": calls}
+        assert now() < most
+
+    virtual_run(main())
+
+
+def test_a_server_that_is_not_there_fails_its_calls_about_as_soon_as_the_sdk_alone():
+    async def main():
+        assert kinds(await ends(throttled(Deaf(error="ConnectError")), 100)) == {"APIConnectionError": 100}
+        assert now() < 5
+
+    virtual_run(main())
+
+
+@pytest.mark.parametrize("error", [None, "ConnectError"])
+def test_a_server_that_dies_fails_those_that_wait_in_about_a_minute_more(error, caplog):
+    async def main():
+        client = throttled(Deaf(answered=40, error=error), timeout=10.0)
+        results = await ends(client, 100)
+        assert kinds(results)["done"] == 40
+        assert now() < 130
+
+    with caplog.at_level(logging.WARNING, logger="throttled_openai"):
+        virtual_run(main())
+    assert error or any("was answered in" in record.getMessage() for record in caplog.records)
+
+
+# --- a limit that is a mistake --------------------------------------------------------------------
+
+
+def limited(limit, **more):
+    return Says(
+        headers={
+            "x-ratelimit-limit-tokens": f"{limit}",
+            "x-ratelimit-remaining-tokens": f"{limit - 1}",
+            "x-ratelimit-reset-tokens": "1ms",
+        },
+        **more,
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"tpm": 450_000}])
+def test_a_call_larger_than_a_limit_announced_once_goes_after_ten_seconds_and_the_server_decides(options):
+    async def main():
+        client = throttled(Server(lambda number: limited(1000 if number == 0 else 450_000)), **options)
+        await say(client)
+        large = "a" * 8000
+        with pytest.raises(RequestTooLarge, match="admits at most 1000"):
+            await say(client, large)
+        await asyncio.sleep(10)
+        await say(client, large)
+        for _ in range(20):
+            await say(client, large)
+        assert now() < 90
+
+    virtual_run(main())
+
+
+def test_a_server_that_serves_what_its_limit_forbids_is_believed():
+    async def main():
+        client = throttled(Server(lambda number: limited(30_000)))
+        await say(client)
+        with pytest.raises(RequestTooLarge):
+            await say(client, "a" * 200_000)
+        await asyncio.sleep(10)
+        began = now()
+        for _ in range(3):
+            await say(client, "a" * 200_000)
+        assert now() - began < 300
+
+    virtual_run(main())
+
+
+ODD_WINDOWS = [
+    {"x-ratelimit-limit-requests-month": "1", "x-ratelimit-remaining-requests-month": "0"},
+    {"x-ratelimit-limit-requests-day": "1000", "x-ratelimit-remaining-requests-day": "0"},
+    {"x-ratelimit-limit-tokens-day": "5", "x-ratelimit-remaining-tokens-day": "0"},
+]
+NORMAL = {
+    "x-ratelimit-limit-requests": "60000",
+    "x-ratelimit-remaining-requests": "59999",
+    "x-ratelimit-reset-requests": "1ms",
+}
+
+
+@pytest.mark.parametrize("odd", ODD_WINDOWS)
+@pytest.mark.parametrize("normal", [{}, NORMAL])
+@pytest.mark.parametrize("before", [0, 20])
+def test_a_limit_that_is_announced_once_is_forgotten(odd, normal, before):
+    async def main():
+        def decide(number):
+            return Says(headers={**normal, **odd} if number == before else normal, delay=0.2)
+
+        client = throttled(Server(decide))
+        assert kinds(await ends(client, before + 100)) == {"done": before + 100}
+        assert now() < 200
+        assert not any(window.period > 60 for budget in client.throttle.stats().budgets for window in budget.windows)
+
+    virtual_run(main())
+
+
+def test_five_hundred_different_limits_cost_no_time():
+    async def main():
+        def decide(number):
+            names = [f"x-ratelimit-limit-requests-{number % 300 + 1}-{unit}" for unit in ("second", "minute", "hour")]
+            return Says(headers=dict.fromkeys(names, "1000000"))
+
+        client = throttled(Server(decide))
+        await ends(client, 500)
+        budget = client.throttle._lane("gpt-4o").budget
+        assert len(budget.mirrors) <= 16
+        began = time.perf_counter()
+        for _ in range(100):
+            budget.delay(1, now())
+        assert time.perf_counter() - began < 0.1
+
+    virtual_run(main())
+
+
+def test_calls_that_asked_to_wait_are_sent_again_for_that_long_where_nothing_is_answered_and_not_in_a_rush():
+    async def main():
+        server = Server(lambda number: BARE)
+        results = await ends(throttled(server, max_wait=600.0), 3)
+        assert kinds(results) == {"RateLimitError": 3}
+        assert 400 < min(at for _, at in results) < max(at for _, at in results) < 700
+        assert len(server.seen) < 200
 
     virtual_run(main())

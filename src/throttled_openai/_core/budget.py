@@ -12,6 +12,7 @@ from .limits import Limits
 from .mirror import Mirror, Stamp
 from .pace import Pace
 from .periods import Periods
+from .sightings import Sightings
 from .stats import WindowStats
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ class Budget:
         self.mirrors: dict[tuple[Dimension, float], Mirror] = {}
         self._per_day: dict[Dimension, float | None] = {"requests": self.limits.rpd, "tokens": self.limits.tpd}
         self._periods = {dimension: Periods() for dimension in _DIMENSIONS}
-        self._announced: set[tuple[Dimension, float]] = set()
+        self._announced = Sightings()
+        self._left_at = -math.inf  # when the newest attempt left
         for dimension, limit in self._per_day.items():
             if limit is not None:
                 self.mirrors[dimension, DAY] = Mirror(limit, DAY)
@@ -124,8 +126,11 @@ class Budget:
             self.paces["requests"].delay(1.0),
             self.paces["tokens"].delay(tokens, held),
         )
-        for (dimension, _), mirror in self.mirrors.items():
-            delay = max(delay, mirror.delay(1.0) if dimension == "requests" else mirror.delay(tokens, held))
+        for key, mirror in self.mirrors.items():
+            missing = mirror.delay(1.0) if key[0] == "requests" else mirror.delay(tokens, held)
+            if missing > delay and key in self._announced.doubtful:  # an attempt a minute finds out
+                missing = min(missing, self._left_at + MINUTE - now)
+            delay = max(delay, missing)
         return max(0.0, delay)
 
     def used_up(self, tokens: float) -> WindowStats | None:
@@ -172,6 +177,7 @@ class Budget:
     def reserve(self, tokens: float, now: float) -> Reservation:
         """Take one request and `tokens` from everything."""
         self.newest += 1
+        self._left_at = now
         if self.newest == 1:
             self._began_at = now
         spent = self._spent
@@ -242,19 +248,33 @@ class Budget:
         """
         for dimension in _DIMENSIONS:
             windows = announcement.of(dimension)
+            if not refused and self._announced:
+                self._forget(self._announced.missed(dimension, {window.period for window in windows}))
             if not windows:
                 continue
             windows, wrong = self._periods[dimension].settle(windows)
-            for period in wrong:
-                self._announced.discard((dimension, period))
-                if period != DAY or self._per_day[dimension] is None:
-                    self.mirrors.pop((dimension, period), None)
+            self._forget([(dimension, period) for period in wrong])
             for window in windows:
                 if later is not None and dimension == "tokens" and window.remaining is not None:
                     left = window._replace(remaining=window.remaining - later)
                     self._observe(dimension, left, None, now, refused=refused)
                 else:
                     self._observe(dimension, window, reservation, now, refused=refused)
+            self._forget(self._announced.surplus(dimension))
+            self._set_pace(dimension)
+
+    @property
+    def doubts(self) -> bool:
+        """Whether a response that announces nothing tells something: that a limit is not announced again."""
+        return bool(self._announced.doubtful)
+
+    def _forget(self, keys: list[tuple[Dimension, float]]) -> None:
+        """These limits do not exist."""
+        for key in keys:
+            self._announced.discard(key)
+            if key[1] != DAY or self._per_day[key[0]] is None:
+                self.mirrors.pop(key, None)
+        for dimension in {dimension for dimension, _ in keys}:
             self._set_pace(dimension)
 
     def _observe(
@@ -418,7 +438,7 @@ class Budget:
         if not same_clock:
             self.paused_until = -math.inf
             self._began_at = None
-            self._at = -math.inf
+            self._at = self._left_at = -math.inf
         for pace in self.paces.values():
             pace.rebind(same_clock=same_clock)
         for mirror in self.mirrors.values():

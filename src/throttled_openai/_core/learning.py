@@ -96,7 +96,7 @@ class RateLearner:
         if base is None:
             return None
         pressed = self._pressed
-        if self._exact and self._shared:
+        if self._exact and self._shared and not self._held:
             pressed = max(0.0, pressed - max(PLATEAU, FEWEST_BACK * unit / base))
         elif self._exact:
             back = max(SHORTEST_BACK, min(LONGEST_BACK, ATTEMPTS_BACK * unit / base), FEWEST_BACK * unit / base)
