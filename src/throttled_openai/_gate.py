@@ -28,6 +28,9 @@ RECENT: Final = 60.0
 # Seconds that a call rests between two attempts when nothing is answered and it asked to go on: doubled each time.
 REST: Final = 0.5
 LONGEST_REST: Final = 30.0
+# A lane that steps aside sends all that wait within about so many seconds, not at once: they are to hear soon that
+# they are refused, and the server is not to be run over.
+SPREAD: Final = 10.0
 # While calls are larger than the announced limit, one goes every so often (seconds): the server decides.
 LET_THROUGH: Final = 10.0
 
@@ -49,6 +52,7 @@ class Gate:
         self._whole = True  # whether it came as a response, not in the middle of a stream
         self._largest_served = 0.0  # tokens of the largest call that was answered
         self._let_through_at = math.inf  # when the next call goes that is larger than the announced limit
+        self._left_at = -math.inf  # when the newest attempt left
         self._sent: dict[Permit, tuple[int, float]] = {}  # attempts that are not answered: numbers, and when they left
         self._answering: dict[Permit, int] = {}  # those whose streams are open
 
@@ -56,7 +60,10 @@ class Gate:
 
     def delay(self, now: float) -> float:
         """Seconds until a call may go; 0 if one may now."""
-        return self.breaker.delay(now)
+        delay = self.breaker.delay(now)
+        if self.aside and self.patience.refusing:
+            delay = max(delay, self._left_at + SPREAD / max(1, self._lane.queue.waiting) - now)
+        return delay
 
     def check(self, call: Call, now: float) -> None:
         """Raise if `call` is not to wait: `GivenUp` for one that was refused, else `AccountBlocked`."""
@@ -87,6 +94,18 @@ class Gate:
                 return
             self._let_through_at = min(self._let_through_at, now + LET_THROUGH)
         raise RequestTooLarge(tokens=round(call.tokens), limit=largest, model=self._lane.name)
+
+    def look(self, now: float) -> float:
+        """Whether waiting has proved vain by now; returns the instant to look again."""
+        since = self.patience.failing_since
+        if since is None or self.aside:
+            return math.inf
+        ends = since + self.patience.lasts(self._lane.known_rate)
+        if now >= min(ends, since + SILENT):
+            self._step_aside(now)
+        if now < since + SILENT:
+            return since + SILENT
+        return ends if now < ends else math.inf
 
     def rest(self, call: Call) -> float:
         """Seconds that a refused call stays out of the queue: where the lane steps aside nothing else slows it."""
@@ -136,6 +155,7 @@ class Gate:
     def sent(self, permit: Permit, number: int, now: float) -> None:
         """An attempt leaves, the lane's `number`th."""
         self._sent[permit] = number, now
+        self._left_at = now
         self.breaker.sent(number, now)
 
     def started(self, permit: Permit, now: float) -> None:

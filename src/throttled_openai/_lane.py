@@ -143,6 +143,7 @@ class Lane:
     def _admit_waiting(self, now: float) -> float:
         """Admit those who may go; returns when to look again."""
         queue = self.queue
+        look_at = self.gate.look(now) if queue.waiting else math.inf
         wake_at = math.inf
         given = 0
         while queue.waiting:
@@ -169,6 +170,7 @@ class Lane:
                 continue
             if chosen is None:
                 wake_at = now + (min(delay, LEARNING) if self.budget.learning else delay)
+                wake_at = max(now, min(wake_at, look_at))
                 self.gate.warn_of_wait(oldest[0].call, delay, now)
                 break
             queue.take(chosen)

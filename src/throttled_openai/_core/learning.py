@@ -29,8 +29,10 @@ PLATEAU: Final = 3.0
 # So many attempts between two refusals tell the rate; fewer tell an upper bound of it.
 EXACT: Final = 20.0
 BOUND: Final = 4.0
-# But refused this often in a row over a second, at a limit that ought to allow more, others share it.
+# But refused this often in a row, in a second and in the time in which a known limit would have allowed this many
+# attempts, others share it.
 SHARED: Final = 3
+MISSING: Final = 5.0
 # However little of it they leave, a few attempts do not prove that it is less than this share.
 LEAST_SHARE: Final = 0.1
 # Seconds after which the bucket may have run over since the last event.
@@ -168,7 +170,7 @@ class RateLearner:
                 self._set(min(allowed, self._most(since)), known, exact=False)
         elif known is None:
             self._set(min(allowed, max(guess, 0.5 * self._most(since))), known, exact=False)
-        elif self._events_since >= SHARED and since >= 1.0:
+        elif self._events_since >= SHARED and since >= max(1.0, MISSING * unit / known):
             bound = max(LEAST_SHARE * known, self._most(since))
             if bound < SAME * known:
                 self._shared = True
@@ -178,7 +180,7 @@ class RateLearner:
     def _most(self, since: float) -> float:
         """Upper bound of the rate, by the few attempts accepted since the event."""
         accepted, unit = max(0.0, self._accepted), self.unit
-        return (accepted + unit * (1 + math.sqrt(accepted / unit))) / since
+        return (accepted + unit * (1 + math.sqrt(accepted / unit))) / max(0.05, since)
 
     def _refilled(self, since: float) -> float | None:
         """Units per second that came back between two refusals; None: nothing can be told."""
@@ -205,7 +207,7 @@ class RateLearner:
 
     def forget(self) -> None:
         """The known limit is the truth again."""
-        self._base, self._shared = None, False
+        self._base, self._shared, self._events_since = None, False, 0
 
     def _set(self, rate: float, known: float | None, *, exact: bool) -> None:
         floor = FLOOR * self.unit if known is None else FLOOR_SHARE * known

@@ -44,6 +44,11 @@ class Patience:
         """Attempts since the last answer that were refused or met a fault."""
         return self._failed
 
+    @property
+    def refusing(self) -> bool:
+        """Whether the server turns attempts away, rather than not answering at all."""
+        return self._failed > self._faults
+
     def answered(self, now: float) -> None:
         self.answered_at = now
         if self._failed:
