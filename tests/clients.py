@@ -152,7 +152,12 @@ class Script:
         if says.delay:
             await asyncio.sleep(says.delay)
         headers = {"content-type": "application/json", **says.headers}
-        return module.Response(says.status, headers=headers, content=says.content)
+        streamed = headers["content-type"] == "text/event-stream"  # bytes would count as read and closed
+        return module.Response(says.status, headers=headers, content=_once(says.content) if streamed else says.content)
+
+
+async def _once(content):
+    yield content
 
 
 @functools.cache

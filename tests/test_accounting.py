@@ -143,18 +143,19 @@ def test_a_rate_limit_error_inside_a_stream_counts_as_a_refusal(shape):
 @pytest.mark.parametrize(("status", "code"), [(429, "insufficient_quota"), (402, "insufficient_balance")])
 def test_a_bill_fails_whoever_waits_with_the_servers_own_response(status, code):
     async def main():
-        script = Script(Says(), refuses("Pay first.", code=code, kind=code, status=status))
+        bill = refuses("Pay first.", code=code, kind=code, status=status)
+        script = Script(Says(), bill, bill)  # one call confirms what another was refused for
         client = throttled(script, rpm=60, max_retries=0)
         await say(client)
         results = await asyncio.gather(*(say(client, str(number)) for number in range(50)), return_exceptions=True)
         blocked = [result for result in results if isinstance(result, AccountBlocked)]
-        assert len(script.seen) == 2
-        assert len(blocked) == 49
+        assert len(script.seen) == 3
+        assert len(blocked) == 48
         assert all(isinstance(error, openai.RateLimitError) and error.code == code for error in blocked)
         assert all(error.response.status_code == status for error in blocked)
         with pytest.raises(AccountBlocked, match=r"settle the account, a call is tried again in \d+ s"):
             await say(client)
-        assert len(script.seen) == 2
+        assert len(script.seen) == 3
         await asyncio.sleep(10.1)
         assert (await say(client)).choices  # the account has been settled
         assert (await say(client)).choices

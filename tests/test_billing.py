@@ -2,12 +2,13 @@
 
 import asyncio
 import importlib
+import json
 import logging
 
 import openai
 import pytest
 
-from clients import FAMILIES, Script, refuses, say, throttled
+from clients import FAMILIES, Says, Script, refuses, say, throttled
 from support import (
     Limits,
     Outcome,
@@ -243,16 +244,14 @@ async def test_an_attempt_admitted_before_the_block_does_not_open_it():
 
 @virtual
 async def test_a_try_that_gives_up_in_the_queue_is_followed_by_another():
-    t = throttle(max_concurrency=1)
-    old = await admit(t)
-    lane = t._lane("m")
-    lane._block(answer(code="insufficient_quota"), now())
+    t = throttle(max_concurrency=2)
+    refused, old = await admit(t), await admit(t)
+    bill(refused)
+    t._lane("m").limit = 1
     await asyncio.sleep(BLOCKED)
     assert await outcome(call(t, max_wait=1.0)) == "AdmissionTimeout"
     old.settle(Outcome.IGNORED)
-    assert await outcome(call(t)) == "AccountBlocked"
-    await asyncio.sleep(BLOCKED)
-    assert await call(t) >= 2 * BLOCKED
+    assert BLOCKED + 1 <= await call(t) <= BLOCKED + 1.1
 
 
 # --- beside it ------------------------------------------------------------------------------------
@@ -360,7 +359,212 @@ def test_on_another_loop_calls_are_sent_again_and_what_was_left_behind_is_no_mat
     virtual_run(second())
 
 
+# --- one call, or all -----------------------------------------------------------------------------
+
+
+async def answered(**options):
+    """A throttle whose server has just answered a call, and one call in flight."""
+    t = throttle(rpm=60, **options)
+    await call(t)
+    return t, await admit(t)
+
+
+@virtual
+async def test_where_the_server_was_answering_one_call_confirms_a_refusal_before_the_others_fail():
+    t, refused = await answered()
+    waiting = [start(outcome(call(t, seconds=0.5))) for _ in range(5)]
+    bill(refused)
+    await ticks()
+    assert t.in_flight == 0  # 60 a minute: it is not its turn yet
+    await asyncio.sleep(1)
+    assert (t.in_flight, t.waiting) == (1, 4)
+    assert await gather(*waiting) == [2.0, 3.0, 4.0, 5.0, 6.0]  # it was answered, so the refusal concerned one call
+
+
+@virtual
+async def test_a_second_refusal_fails_those_that_wait():
+    t, refused = await answered()
+    waiting = [start(outcome(call(t, outcome=Outcome.REFUSED, refusal=BILLING))) for _ in range(5)]
+    bill(refused)
+    assert (await gather(*waiting)).count("AccountBlocked") == 4
+    assert await outcome(call(t)) == "AccountBlocked"
+
+
+@virtual
+async def test_refusals_of_what_was_sent_before_confirm_nothing():
+    t = throttle()
+    await call(t)
+    permits = [await admit(t) for _ in range(5)]
+    for permit in permits:
+        bill(permit)
+    assert await call(t) == now()
+    assert await call(t) == now()
+
+
+@virtual
+async def test_a_small_call_is_the_one_that_confirms():
+    """A large one may be refused for its size."""
+    t = throttle()
+    await call(t)
+    held = [await admit(t) for _ in range(16)]
+    large = start(outcome(call(t, 50_000, outcome=Outcome.REFUSED, refusal=BILLING)))
+    small = [start(outcome(call(t, 10))) for _ in range(3)]
+    await ticks()
+    bill(held[0])
+    assert await gather(*small) == 3 * [now()]
+    for permit in held[1:]:
+        permit.settle(Outcome.SUCCESS)
+    assert isinstance(await large, float)
+
+
+@virtual
+async def test_after_a_false_alarm_nobody_is_held_for_the_next_one():
+    t = throttle()
+    await call(t)
+    bill(await admit(t))
+    await call(t)
+    bill(await admit(t))
+    permits = [await admit(t) for _ in range(5)]
+    assert t.in_flight == 5
+    for permit in permits:
+        permit.settle(Outcome.SUCCESS)
+
+
+@pytest.mark.parametrize("end", [Outcome.IGNORED, Outcome.OVERLOADED, Outcome.UNSENT])
+@virtual
+async def test_where_the_call_that_was_to_confirm_ends_otherwise_another_does(end):
+    t = throttle()
+    await call(t)
+    bill(await admit(t))
+    (await admit(t)).settle(end)
+    assert await call(t) == now()
+
+
+@virtual
+async def test_a_call_that_is_not_refused_within_a_second_is_being_served():
+    t = throttle()
+    await call(t)
+    bill(await admit(t))
+    slow = await admit(t)
+    assert await gather(call(t), call(t)) == [now(), now()] == [1.0, 1.0]
+    slow.settle(Outcome.SUCCESS)
+
+
 # --- the client -----------------------------------------------------------------------------------
+
+
+QUOTA = {"error": {"message": "no", "type": "insufficient_quota", "code": "insufficient_quota"}}
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_bill_in_the_middle_of_a_stream_ends_every_wait(before):
+    """Its response cannot be read: it is being read by the SDK."""
+
+    async def main():
+        event = f"data: {json.dumps(QUOTA)}\n\n".encode()
+        streamed = Says(200, event, {"content-type": "text/event-stream"}, delay=0.5)
+        script = Script(*[Says()] * before, *[streamed] * 3)
+        client = throttled(script, max_concurrency=1, max_retries=0)
+
+        async def one(number):
+            if number < before:
+                return await say(client)
+            return [chunk async for chunk in await say(client, stream=True)]
+
+        ends = await asyncio.wait_for(asyncio.gather(*map(one, range(40)), return_exceptions=True), 100)
+        assert len(ends) == 40
+        assert sum(isinstance(end, AccountBlocked) for end in ends) >= 37
+        assert (client.throttle.waiting, client.throttle.in_flight) == (0, 0)
+
+    virtual_run(main())
+
+
+@pytest.mark.parametrize("status", [402, 429, 503])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_body_nested_too_deep_for_json_costs_no_more_than_one_call(status, before):
+    async def main():
+        deep = Says(status, b'{"error":' * 100_000 + b"1" + b"}" * 100_000, delay=0.5)
+        script = Script(*[Says()] * before, deep)
+        client = throttled(script, max_concurrency=1, max_retries=0)
+        ends = await asyncio.wait_for(asyncio.gather(*(say(client) for _ in range(20)), return_exceptions=True), 100)
+        failed = [end for end in ends if isinstance(end, BaseException)]
+        assert all(isinstance(end, openai.APIStatusError) for end in failed)
+        assert len(failed) == (20 if status == 402 and not before else status != 429)
+        assert (client.throttle.waiting, client.throttle.in_flight) == (0, 0)
+
+    virtual_run(main())
+
+
+def test_a_log_handler_that_raises_costs_nobody_anything():
+    class Broken(logging.Handler):
+        def emit(self, record):
+            raise OSError("disk full")
+
+    logger, handler = logging.getLogger("throttled_openai"), Broken()
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+
+    async def main():
+        script = Script(Says(), refuses(headers={"retry-after": "1"}), refuses(code="insufficient_quota"))
+        client = throttled(script, max_concurrency=1)
+        ends = await asyncio.wait_for(asyncio.gather(*(say(client) for _ in range(20)), return_exceptions=True), 100)
+        assert not any(isinstance(end, OSError) for end in ends)
+        assert client.throttle.in_flight == client.throttle.waiting == 0
+
+    try:
+        virtual_run(main())
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@virtual
+async def test_a_jitter_function_that_raises_costs_one_call():
+    t = throttle(max_concurrency=1)
+    first = await admit(t)
+    waiting = [start(call(t)) for _ in range(5)]
+    await ticks()
+
+    def broken():
+        raise RuntimeError("no entropy")
+
+    t.random = broken
+    with pytest.raises(RuntimeError):
+        refuse(first, refusal("requests", 1.0))
+    t.random = lambda: 0.0
+    assert len(await gather(*waiting)) == 5
+
+
+@virtual
+async def test_a_call_that_cannot_be_admitted_fails_alone(monkeypatch):
+    t = throttle(max_concurrency=1)
+    first = await admit(t)
+    waiting = [start(call(t)) for _ in range(5)]
+    await ticks()
+    lane = t._lane("m")
+    reserve, calls = lane.budget.reserve, iter(range(100))
+
+    def broken(tokens, now):
+        if next(calls) == 1:
+            raise ValueError("ours")
+        return reserve(tokens, now)
+
+    monkeypatch.setattr(lane.budget, "reserve", broken)
+    first.settle(Outcome.SUCCESS)
+    ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(end) for end in ends].count(ValueError) == 1
+    assert (t.waiting, t.in_flight) == (0, 0)
+
+
+def test_a_402_that_concerns_one_call_leaves_the_others_alone():
+    async def main():
+        script = Script(Says(), refuses("Prompt price of this call exceeds what is left", code="strange", status=402))
+        client = throttled(script, max_concurrency=1)
+        ends = await asyncio.gather(*(say(client) for _ in range(21)), return_exceptions=True)
+        assert [type(end).__name__ for end in ends if isinstance(end, BaseException)] == ["APIStatusError"]
+
+    virtual_run(main())
 
 
 def test_of_a_thousand_calls_few_are_sent_and_all_fail_with_the_servers_code():

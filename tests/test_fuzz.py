@@ -154,9 +154,9 @@ def watched(monkeypatch):
         settle(self, permit, *more)
 
     def granted(self, call, now):
-        assert self.in_flight < self.limit <= CEILING
+        assert self.in_flight < (CEILING if self.gate.aside else self.limit) <= CEILING
         assert now >= self.budget.paused_until
-        assert now >= self._blocked_until or self._billing is not None  # the one that tries
+        assert self.gate.delay(now) == 0
         return grant(self, call, now)
 
     def looked(self):

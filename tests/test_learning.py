@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clients import say, throttled
 from support import Account, Limits, goodput, now, refused, saturate, start, throttle, virtual_run
 from throttled_openai._core.learning import BETA, FLOOR, FLOOR_SHARE, FORGOTTEN, MOST_ABOVE, RateLearner
+from throttled_openai.simulator import Simulator
 
 
 def drive(learner, at, rate, seconds, *, unit=1.0, pressed=True):
@@ -307,3 +309,81 @@ def test_what_is_found_after_a_refusal_is_close_to_what_the_server_allows():
     rates = [rate for at, rate in found if at > 120]
     assert len(rates) >= 5
     assert 0.8 * 4 <= min(rates) <= max(rates) <= MOST_ABOVE * 4
+
+
+# --- others that draw on the same limit -----------------------------------------------------------
+
+
+def shared():
+    """A learner that others leave hardly anything of a known limit: refused five times in two seconds."""
+    learner = RateLearner()
+    for at in (0.0, 0.4, 0.8, 1.2, 1.6, 2.0):
+        fails(learner, at, known=10.0)
+        learner.press(0.4)
+    return learner
+
+
+def test_refused_again_and_again_at_a_known_limit_it_takes_others_for_what_they_are():
+    """Too little was accepted to tell a rate; yet a limit that ought to allow ten a second allows none."""
+    assert 0.05 * 10.0 <= shared().rate <= 0.15 * 10.0
+
+
+def test_a_few_refusals_within_a_moment_are_one_emptiness():
+    learner = RateLearner()
+    for at in (0.0, 0.1, 0.2, 0.3):
+        fails(learner, at, known=10.0)
+    assert learner.rate is None
+
+
+def test_a_guess_that_was_too_low_doubles_the_sooner_the_higher_it_is():
+    learner = RateLearner()
+    learner._set(0.05, None, exact=False)
+    doublings, last, at = [], learner.rate, 0.0
+    while learner.rate < 1.0:
+        learner.press(0.1)
+        at += 0.1
+        if learner.rate >= 2 * last:
+            doublings.append(at - sum(doublings))
+            last = learner.rate
+    assert doublings == sorted(doublings, reverse=True)
+    assert doublings[-1] < doublings[0] / 2
+
+
+def test_a_share_of_a_limit_is_held_for_a_while_and_grows_fast_when_others_leave():
+    learner = shared()
+    at = drive(learner, 2.0, 2.5, 20)
+    fails(learner, at, known=10.0)
+    found = learner.rate
+    assert found == pytest.approx(BETA * 2.5, rel=0.2)
+    learner.press(2.5)
+    assert learner.rate == found
+    learner.press(20.0)
+    assert learner.rate > 2 * found
+
+
+# --- several clients of one account ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "server"),
+    [
+        ({"rpm": 600}, {"announce": False}),
+        ({}, {}),
+        ({}, {"announce": False, "explain_refusals": False}),
+        ({}, {"announce": False, "explain_refusals": False, "retry_after": False}),
+    ],
+    ids=["configured", "announced", "nothing", "bare"],
+)
+def test_four_clients_that_know_nothing_of_each_other_share_a_limit_and_lose_no_call(options, server):
+    """600 RPM in a bucket of one second; one client that knows everything would take 23 s."""
+
+    async def main():
+        simulator = Simulator(rpm=600, burst=1.0, latency=0.5, network=0.01, seed=1, **server)
+        clients = [throttled(simulator, **options) for _ in range(4)]
+        for seed, client in enumerate(clients):
+            client.throttle.random = Random(seed).random
+        await asyncio.gather(*(say(client) for _ in range(60) for client in clients))
+        assert now() < 45
+        assert sum(attempt.status != 200 for attempt in simulator.log) < 120
+
+    virtual_run(main())

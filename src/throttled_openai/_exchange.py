@@ -31,6 +31,8 @@ ADMITTED: Final = "throttled_openai.admitted"
 
 # What may say "not now": billing, Groq's too-large, rate limits, overload, Anthropic's overload.
 MAY_REFUSE: Final = frozenset({402, 413, 429, 503, 529})
+# A call this many times larger than the limit can never be admitted: estimates are within 30 %.
+OVERSIZE: Final = 1.5
 # The server, or something on the way to it, did not keep up.
 _OVERLOADED: Final = frozenset({408, 503, 504, 520, 521, 522, 523, 524, 529})
 
@@ -45,8 +47,10 @@ class Exchange:
     @property
     def is_last(self) -> bool:
         """Whether sending the request again is pointless, or the server asks not to."""
-        refusal = self.refusal
-        return refusal is None or refusal.final or self.response.headers.get("x-should-retry") == "false"
+        refusal, response = self.refusal, self.response
+        if refusal is None or refusal.kind == "too_large" or response.status_code == 402:
+            return True
+        return bool(response.headers.get("x-should-retry") == "false")
 
 
 def begin(permit: Permit, response: Any, content: bytes | None) -> Refusal | None:
@@ -82,13 +86,12 @@ def _refusal(response: Any, content: bytes) -> Refusal | None:
     refusal = read_refusal(response.status_code, response.headers, content, wall_now=time.time())
     if refusal is None or refusal.kind != "overload" or response.status_code == 429:
         return refusal
-    # A 503 of the provider says so in JSON or asks to come back. Any other is a broken gateway: a
-    # fault, and faults are for the SDK's own retries.
-    if refusal.retry_after is None:
-        try:
-            json.loads(content)
-        except NOT_JSON:
-            return None
+    # A 503 of the provider says so in JSON. Any other is a broken gateway, and however long it asks to
+    # stay away, that is a fault: faults are for the SDK's own retries, which wait as asked.
+    try:
+        json.loads(content)
+    except NOT_JSON:
+        return None
     return refusal
 
 
@@ -115,7 +118,7 @@ def outcome_of_error(error: BaseException) -> Outcome:
 def may_be_readmitted(exchange: Exchange, throttle: Throttle) -> bool:
     """Whether there is a refusal, and the throttle is to deal with it rather than the SDK."""
     refusal = exchange.refusal
-    return refusal is not None and (refusal.final or throttle.max_refusals > 0)
+    return refusal is not None and (refusal.final or throttle.max_refusals != 0)
 
 
 def readmission_policy(call: Call, request: httpx.Request, throttle: Throttle) -> dict[str, Any]:
@@ -136,16 +139,22 @@ def response_of(exchange: Exchange) -> httpx.Response:
 
 
 class _StopRefused(stop_base):
-    """Stops at a refusal that waiting cannot cure, or after too many."""
+    """Stops at a refusal that waiting cannot cure, or after more than the user wants. Else the lane decides."""
 
-    def __init__(self, call: Call, max_refusals: int, *, replayable: bool) -> None:
+    def __init__(self, call: Call, max_refusals: int | None, *, replayable: bool) -> None:
         self._call = call
         self._max_refusals = max_refusals
         self._replayable = replayable
 
     def __call__(self, retry_state: RetryCallState) -> bool:
-        last = _last_exchange(retry_state)
-        return last.is_last or not self._replayable or self._call.refusals > self._max_refusals
+        exchange, most = _last_exchange(retry_state), self._max_refusals
+        refusal = exchange.refusal
+        assert refusal is not None
+        if exchange.is_last or not self._replayable:
+            return True
+        if refusal.dimension == "tokens" and refusal.limit and self._call.tokens > OVERSIZE * refusal.limit:
+            return True
+        return most is not None and self._call.refusals > most
 
 
 class _WaitForBudget(wait_base):

@@ -26,7 +26,7 @@ from ._exchange import (
     response_of,
 )
 from ._home import home, post
-from ._permit import Call, Outcome, Permit
+from ._permit import Call, GivenUp, Outcome, Permit
 from .errors import AdmissionError, ClientClosed
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ async def send_admitted(  # noqa: PLR0917  # what an attempt needs, in the order
         raise
     except AdmissionError:
         pass
+    except GivenUp as given_up:
+        if given_up.to_sdk:
+            return readmission.last.response
     return response_of(readmission.last)
 
 
@@ -102,6 +105,7 @@ class _Readmission:
         The wait is the budget's: its pause and its levels know of every refusal, not only of this one.
         """
         del seconds
+        self._call.again = True
         self._permit = await self._admit(self._call)
 
     async def attempt(self) -> Exchange:

@@ -8,19 +8,23 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core.account import NOBODY
+from ._core.breaker import BILLING_EVERY
 from ._core.budget import Budget
 from ._core.concurrency import ConcurrencyLimit
 from ._core.headers import NOTHING, read_limits
 from ._core.ledger import Ledger
 from ._core.stats import BudgetStats, spell
+from ._gate import Gate
 from ._home import post
+from ._notices import say
 from ._permit import Call, Outcome, Permit
 from ._queue import Queue, Waiter
-from .errors import AccountBlocked, AdmissionTimeout, QueueFull, RequestTooLarge, refused_by
+from .errors import AdmissionTimeout, QueueFull
 
 if TYPE_CHECKING:
     import asyncio
     import weakref
+    from collections.abc import Callable
 
     from ._core.account import Account
     from ._core.estimate import Usage
@@ -30,10 +34,8 @@ if TYPE_CHECKING:
     from ._home import Home
     from ._throttle import Throttle
 
-logger = logging.getLogger("throttled_openai")
+logger = logging.getLogger("throttled_openai")  # asked for its level; `_notices.say` logs
 
-# An attempt this many times larger than the announced limit is refused here: estimates are within 30 %.
-OVERSIZE: Final = 1.5
 # Share of the refill that belongs to the oldest call while it is too large to go; the other share
 # lets smaller ones pass.
 SAVED: Final = 0.5
@@ -41,14 +43,11 @@ SAVED: Final = 0.5
 PASSABLE: Final = 1.0
 # While a rate is being learnt, how long a delay holds before it is looked at again (seconds).
 LEARNING: Final = 1.0
-# A wait for a limit of more than a minute that is worth a warning, and how often it is repeated (seconds).
-LONG: Final = 60.0
-WARN_EVERY: Final = 600.0
 # Permits given in one go. A burst of hundreds would hold the event loop; and as the SDK takes a
 # millisecond to send each, what was reserved first would be sent together with what is reserved later.
 AT_ONCE: Final = 32
 # After a refusal for billing, seconds in which no call is sent; then one tries.
-BLOCKED: Final = 10.0
+BLOCKED: Final = BILLING_EVERY
 
 
 class Lane:
@@ -67,22 +66,19 @@ class Lane:
         self.queue = Queue()
         self._ledger = Ledger()
         self.outstanding = 0.0  # tokens reserved for attempts in flight
-        self._tokens_per_call = 0.0  # smoothed, to tell what request rate a token limit comes to
+        self.tokens_per_call = 0.0  # smoothed, to tell what request rate a token limit comes to
         self._saving: tuple[Waiter, float, float] | None = None  # who is too large, since when, tokens it began with
         self._busy = 0.0  # integral of attempts in flight over time
         self._busy_at = -math.inf
-        self._warn_again_at = -math.inf
-        self._blocked_until = -math.inf
-        self._blocked_after = 0  # number of the newest attempt then
-        self._billing: dict[str, Any] | None = None  # what the response said that said so
+        self.gate = Gate(self)
         self._timer: asyncio.Handle | None = None
         self._wakes_at = math.inf
         self._learned()
 
     # Admission
 
-    def enter(self, call: Call) -> Permit | Waiter:
-        """A permit, if `call` may go now, or else its place in line."""
+    def enter(self, call: Call) -> Permit | Waiter | float:
+        """A permit, if `call` may go now, or else its place in line, or seconds in which it is to stay out of it."""
         loop = self.throttle.loop
         self.used_at = now = loop.time()
         order = call.order
@@ -90,12 +86,15 @@ class Lane:
         self._price(call)
         if call.provider.hosted:
             self.concurrency.ignore_latency()
+        self.gate.check_size(call, now)
         if order is None:
-            self._check_size(call)
             # What stalls an event loop goes first: the places it waits for may be held by calls of that loop.
             priority = sys.maxsize if call.stalls else call.manners.priority
             order = call.order = (-priority, next(self.throttle.arrivals))
-        self._check_account(now)
+        self.gate.check(call, now)
+        rest = self._rest(call)
+        if rest > 0:
+            return rest
         if not self.queue.waiting and self._may_go(call, now):
             return self._grant(call, now)
         if new:
@@ -108,6 +107,18 @@ class Lane:
         if self.queue.add(waiter) or waiter.deadline < self._wakes_at:
             self.admit_waiting()
         return waiter
+
+    def _rest(self, call: Call) -> float:
+        """Seconds that a refused call stays out of the queue before it enters again; once for each refusal."""
+        seconds = self.gate.rest(call)
+        if seconds <= 0 or call.rested == call.refusals:
+            return 0.0
+        call.rested = call.refusals
+        most = call.manners.max_wait
+        if most is not None and call.waited + seconds >= most:
+            why = f"{self.name} answers nobody"
+            raise AdmissionTimeout(max_wait=most, waited=call.waited, ahead=0, reason=why)
+        return seconds
 
     def abandon(self, waiter: Waiter) -> None:
         """Nobody waits for the permit any more."""
@@ -132,9 +143,21 @@ class Lane:
         if not queue.waiting and self._timer is None:
             return
         now = self.throttle.loop.time()
-        for waiter in queue.expired(now):
-            waiter.future.set_exception(self._timeout(waiter, now))
-        queue.clear_away()
+        wake_at = now  # should anything fail, look again
+        try:
+            for waiter in queue.expired(now):
+                _resolve(waiter.future, self._timeout, waiter, now)
+            queue.clear_away()
+            wake_at = self._admit_waiting(now)
+        finally:
+            if not queue.waiting:
+                self.throttle.in_line.discard(self)
+            self._set_timer(min(wake_at, queue.next_deadline()))
+
+    def _admit_waiting(self, now: float) -> float:
+        """Admit those who may go; returns when to look again."""
+        queue = self.queue
+        look_at = self.gate.look(now) if queue.waiting else math.inf
         wake_at = math.inf
         given = 0
         while queue.waiting:
@@ -151,20 +174,30 @@ class Lane:
             if not oldest:
                 wake_at = min(again or math.inf, self.throttle.stuck_at(now))
                 break
-            chosen, delay = self._next(oldest, now)
+            held = self.gate.delay(now)
+            if held > 0:
+                wake_at = now + held
+                break
+            try:
+                chosen, delay = self._next(oldest, now)
+            except Exception as error:  # noqa: BLE001  # ours; the others are not to wait for it
+                queue.take(oldest[0])
+                oldest[0].future.set_exception(error)
+                continue
             if chosen is None:
                 wake_at = now + (min(delay, LEARNING) if self.budget.learning else delay)
-                self._warn_of_long_wait(oldest[0].call, delay, now)
+                wake_at = max(now, min(wake_at, look_at))
+                self.gate.warn_of_wait(oldest[0].call, delay, now)
                 break
             queue.take(chosen)
-            chosen.future.set_result(self._grant(chosen.call, now))
+            _resolve(chosen.future, self._grant, chosen.call, now)
             given += 1
-        if not queue.waiting:
-            self.throttle.in_line.discard(self)
-        self._set_timer(min(wake_at, queue.next_deadline()))
+        return wake_at
 
     def _next(self, oldest: list[Waiter], now: float) -> tuple[Waiter | None, float]:
         """Who goes now; or nobody, and the seconds until somebody may."""
+        if self.gate.breaker.finding_out:  # the one that finds out: a small call is refused for nothing of its own
+            oldest = [min(oldest, key=lambda waiter: waiter.size)]
         head = oldest[0]
         self._price(head.call)  # the tariff may have changed since it came
         delay = self.budget.delay(head.call.tokens, now)
@@ -193,28 +226,9 @@ class Lane:
         _, since, first = self._saving
         return min(head.call.tokens, first + SAVED * self.budget.token_refill * (now - since))
 
-    def _warn_of_long_wait(self, call: Call, delay: float, now: float) -> None:
-        """A day's limit that is used up would hold calls for hours without a word."""
-        if now < self._warn_again_at:
-            return
-        window = self.budget.used_up(call.tokens)
-        if window is None:
-            return
-        amount = 1.0 if window.dimension == "requests" else self._tokens_per_call
-        whole = delay + (self.queue.waiting - 1) * amount * window.period / window.limit
-        if whole > LONG:
-            self._warn_again_at = now + WARN_EVERY
-            logger.warning(
-                "%s: %s are used up; the next call goes in %s, all %d waiting in %s; with max_wait= they fail instead",
-                self.name,
-                window,
-                spell(delay),
-                self.queue.waiting,
-                spell(whole),
-            )
-
     def _has_room(self) -> bool:
-        return self.in_flight < self.limit and self.throttle.has_room()
+        limit = self.throttle.max_concurrency if self.gate.aside else self.limit
+        return self.in_flight < limit and self.throttle.has_room()
 
     def _look_for_room(self, now: float) -> float | None:
         """None where there is room for one more; else the instant at which to look again.
@@ -234,7 +248,7 @@ class Lane:
         return math.inf if again is None else now + again
 
     def _may_go(self, call: Call, now: float) -> bool:
-        return self._has_room() and self.budget.delay(call.tokens, now) <= 0
+        return self._has_room() and self.gate.delay(now) <= 0 and self.budget.delay(call.tokens, now) <= 0
 
     def _grant(self, call: Call, now: float) -> Permit:
         reservation = self.budget.reserve(call.tokens, now)
@@ -242,10 +256,11 @@ class Lane:
         self.in_flight += 1
         self.outstanding += call.tokens
         self.admitted += 1
-        self._tokens_per_call += (call.tokens - self._tokens_per_call) * max(0.02, 1 / self.admitted)
+        self.tokens_per_call += (call.tokens - self.tokens_per_call) * max(0.02, 1 / self.admitted)
         permit = Permit(
             self, call, reservation, busy, self.in_flight, binding=self.in_flight >= math.floor(0.9 * self.limit)
         )
+        self.gate.sent(permit, self.admitted, now)
         self.throttle.admitted(permit)
         return permit
 
@@ -256,23 +271,10 @@ class Lane:
         self._busy_at = now
         return self._busy
 
-    def _check_account(self, now: float) -> None:
-        if self._billing is not None and now < self._blocked_until:
-            raise AccountBlocked(model=self.name, retry_in=self._blocked_until - now, **self._billing)
-        if self._billing is not None:
-            self._blocked_until = now + BLOCKED  # this one tries; the others wait for what it meets
-
     def _price(self, call: Call) -> None:
         """What an attempt of `call` costs, by what is known now."""
         if call.estimate is not None:
             call.tokens = self._ledger.price(call.estimate, call.provider)
-
-    def _check_size(self, call: Call) -> None:
-        if not call.provider.counts_cached and not call.refusals:
-            return  # most of it may be cached, and only the server knows
-        largest = self.budget.largest_announced
-        if call.tokens > OVERSIZE * largest:
-            raise RequestTooLarge(tokens=round(call.tokens), limit=largest, model=self.name)
 
     def _check_queue(self, call: Call, now: float) -> None:
         # Only a new call is turned away: one that was refused has waited its turn before.
@@ -325,49 +327,61 @@ class Lane:
 
     # Settlement
 
+    def settle(self, permit: Permit, outcome: Outcome, refusal: Refusal | None, response: Any) -> None:
+        """End an attempt. `response`: what the server refused it with."""
+        try:
+            self._settle(permit, outcome, refusal, response)
+        finally:
+            # What the server said may be too odd for what reads it: that may cost one call, not those that wait.
+            self.throttle.admit_waiting(self)
+
     def started(self, permit: Permit) -> None:
-        """The response of an attempt began, as a stream."""
+        """The server has begun to answer, with a stream."""
         if not permit.settled:
             permit.counted = True
             self.throttle.streams += 1
+            self.gate.started(permit, self.throttle.loop.time())
             self.admit_waiting()  # its headers may have told of higher limits
 
-    def settle(self, permit: Permit, outcome: Outcome, refusal: Refusal | None, response: Any) -> None:
-        """End an attempt. `response`: what the server refused it with."""
+    def _settle(self, permit: Permit, outcome: Outcome, refusal: Refusal | None, response: Any) -> None:
         now = self.throttle.loop.time()
         reservation, budget = permit.reservation, permit.budget
         busy = self._pass_time(now)
         self.in_flight -= 1
         self.outstanding -= reservation.tokens
+        number = self.gate.ended(permit)
         self.throttle.moved(now)
         took = max(0.0, now - reservation.at)  # another loop's clock may be behind
         if permit.usage is not None:
             self._settle_usage(permit, permit.usage)
         if outcome is Outcome.SUCCESS:
             self.succeeded += 1
+            self.gate.succeeded(number, permit.call, now)
             if not self.throttle.late or self.concurrency.latency is None:
                 beside = (busy - permit.busy) / took if took > 0 else self.in_flight
                 self.concurrency.succeeded(
                     reservation.number, reservation.at, took, beside, crowd=permit.crowd, binding=permit.binding
                 )
             budget.succeeded(reservation, now)
-            if self._billing is not None and reservation.number > self._blocked_after:
-                self._billing, self._blocked_until = None, -math.inf
         elif outcome is Outcome.UNSENT:
             budget.refund(reservation, request=True)
         elif outcome is Outcome.REFUSED:
             assert refusal is not None
             self.refused += 1
-            self._refused(permit, refusal, response, now)
+            self._refused(permit, number, refusal, response, now)
         elif outcome is Outcome.OVERLOADED:
-            self.concurrency.failed(reservation.number, budget.newest, now, took)
+            self.gate.timed_out(reservation.at, now)
+            if not self.gate.aside:
+                self.concurrency.failed(reservation.number, budget.newest, now, took)
+        if outcome is not Outcome.REFUSED:
+            self.gate.failed(number, now)
         self.limit = self.concurrency.value()
         if logger.isEnabledFor(logging.DEBUG):
             self._log(permit, outcome, took)
-        self.throttle.admit_waiting(self)
 
     def _log(self, permit: Permit, outcome: Outcome, took: float) -> None:
-        logger.debug(
+        say(
+            logging.DEBUG,
             "%s: attempt %s after %.3f s, %d tokens estimated; %d in flight of %d, %d waiting",
             self.name,
             outcome.value,
@@ -378,7 +392,7 @@ class Lane:
             self.queue.waiting,
         )
 
-    def _refused(self, permit: Permit, refusal: Refusal, response: Any, now: float) -> None:
+    def _refused(self, permit: Permit, number: int, refusal: Refusal, response: Any, now: float) -> None:
         call, reservation, budget = permit.call, permit.reservation, permit.budget
         # What a response of status 200 announced was seen when it began.
         told = NOTHING if response is None or response.status_code < 400 else read_limits(response.headers)
@@ -387,16 +401,13 @@ class Lane:
         if refusal.group is not None:
             self.throttle.share(self, refusal.group)
         rates = budget.request_rate, budget.token_rate
-        if refusal.final:
-            # Says something about the request or the account, nothing about the pace.
+        if self.gate.judges(call, number, refusal, response, reservation.at, now):
             budget.observe(told, reservation, now, refused=True)
             budget.refund(reservation, request=False)
         else:
             self._slow_down(permit, refusal, response, told, now)
         if rates != (budget.request_rate, budget.token_rate):
             self._learned()
-        if refusal.kind == "billing" and response is not None:
-            self._block(response, now)
 
     def _slow_down(self, permit: Permit, refusal: Refusal, response: Any, told: Announcement, now: float) -> None:
         """Tell a refusal to what may have caused it: too many attempts in flight, or a rate."""
@@ -413,7 +424,8 @@ class Lane:
             if event and refusal.kind == "rate":
                 budget.tighten(now)
         if event:
-            logger.info(
+            say(
+                logging.INFO,
                 "%s: refused (%s, retry after %s s); concurrency limit %d, paused for %.2f s",
                 self.name,
                 refusal.dimension or refusal.kind,
@@ -438,26 +450,23 @@ class Lane:
             return False, rate or refusal.kind == "rate" or refusal.slow_down
         return room, rate
 
-    def _block(self, response: Any, now: float) -> None:
-        """Nobody is served until somebody pays: fail what waits, rather than let each meet the same refusal."""
-        said = refused_by(response)
-        first = self._billing is None
-        self._billing = said
-        self._blocked_until, self._blocked_after = now + BLOCKED, self.budget.newest
+    def fail_waiting(self, which: Callable[[Call], bool], make: Callable[[], Exception]) -> int:
+        """Fail those that wait, if they are among `which`, each with an error of its own; returns how many."""
+        make()  # should that fail, they are still in the queue
+        staying = []
         waiters = self.queue.clear()
-        logger.log(
-            logging.WARNING if first else logging.DEBUG,
-            "%s: refused for billing; %d waiting calls failed, none sent for %g s",
-            self.name,
-            len(waiters),
-            BLOCKED,
-        )
         for waiter in waiters:
-            waiter.future.set_exception(AccountBlocked(model=self.name, retry_in=BLOCKED, **said))
+            if which(waiter.call):
+                _resolve(waiter.future, make)
+            else:
+                staying.append(waiter)
+        for waiter in staying:
+            self.queue.add(waiter)
+        return len(waiters) - len(staying)
 
     def observe(self, announcement: Announcement, permit: Permit | None = None) -> None:
         """Learn the limits a response announced; without a permit, one that needed none."""
-        if announcement.requests or announcement.tokens:
+        if announcement.requests or announcement.tokens or (permit is not None and self.budget.doubts):
             self._observe(announcement, permit, self.throttle.loop.time())
 
     def _observe(self, announcement: Announcement, permit: Permit | None, now: float) -> None:
@@ -473,7 +482,7 @@ class Lane:
                 self._ledger.announced(announcement, reservation.number, reservation.at, call.estimate, call.provider)
         if rates != (self.budget.request_rate, self.budget.token_rate):
             self._learned()
-            logger.info("%s: limits are now %s", self.name, ", ".join(map(str, self.budget.stats())))
+            say(logging.INFO, "%s: limits are now %s", self.name, ", ".join(map(str, self.budget.stats())))
 
     def count_usage(self, permit: Permit, usage: Usage) -> None:
         """The server reported what an attempt used, in the middle of its stream or after its end."""
@@ -501,8 +510,8 @@ class Lane:
         """Requests per second the budget comes to, by whichever dimension binds; None: not known."""
         rate = self.budget.request_rate
         tokens = self.budget.token_rate
-        if tokens is not None and self._tokens_per_call > 0:
-            by_tokens = tokens / self._tokens_per_call
+        if tokens is not None and self.tokens_per_call > 0:
+            by_tokens = tokens / self.tokens_per_call
             rate = by_tokens if rate is None else min(rate, by_tokens)
         return rate
 
@@ -514,7 +523,8 @@ class Lane:
         self.budget.rebind(same_clock=same_clock)
         if not same_clock:
             self._ledger.rebind()
-            self._busy_at = self._warn_again_at = self._blocked_until = self.used_at = -math.inf
+            self._busy_at = self.used_at = -math.inf
+            self.gate.rebind()
         left, self.queue = self.queue, Queue()
         for waiter in left.clear():
             post(old, _ask_again, waiter.future)
@@ -524,6 +534,7 @@ class Lane:
         self._pass_time(self.throttle.loop.time())
         self.in_flight -= 1
         self.outstanding -= permit.reservation.tokens
+        self.gate.failed(self.gate.ended(permit), self.throttle.loop.time())
 
     def forget_waiting(self, homes: set[weakref.ref[Home]]) -> None:
         """Calls that wait for event loops that have ended."""
@@ -536,6 +547,15 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         return not (self.in_flight or self.queue.waiting or self._timer)
+
+    @property
+    def known_rate(self) -> float | None:
+        """Calls per second by the limits that were configured or announced."""
+        known = self.budget.known
+        rates = [] if known["requests"] is None else [known["requests"]]
+        if known["tokens"] is not None and self.tokens_per_call > 0:
+            rates.append(known["tokens"] / self.tokens_per_call)
+        return min(rates, default=None)
 
     def stats(self) -> BudgetStats:
         return BudgetStats(
@@ -554,3 +574,18 @@ class Lane:
 def _ask_again(future: asyncio.Future[Permit | None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _resolve(future: asyncio.Future[Permit | None], make: Callable[..., Any], *args: Any) -> None:
+    """End a wait with what `make` makes, a permit or an error; if that fails, with its failure.
+
+    Its waiter has left the queue: nobody else would ever end it.
+    """
+    try:
+        made = make(*args)
+    except BaseException as error:  # noqa: BLE001
+        made = error
+    if isinstance(made, BaseException):
+        future.set_exception(made)
+    else:
+        future.set_result(made)

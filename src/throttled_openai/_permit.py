@@ -75,14 +75,19 @@ class Call:
     __slots__ = (
         "account",
         "admission",
+        "again",
+        "billed",
         "endpoint",
         "estimate",
         "home",
+        "long_wait",
         "manners",
         "model",
         "order",
         "provider",
         "refusals",
+        "refused_at",
+        "rested",
         "stalls",
         "tokens",
         "waited",
@@ -113,6 +118,20 @@ class Call:
         self.stalls = False  # an event loop stands still until it returns: a synchronous call in a coroutine
         self.admission: asyncio.Task[Any] | None = None  # on the portal's loop, for a thread that waits
         self.withdrawn = False  # its client was closed
+        self.refused_at: float | None = None  # when it was refused first
+        self.again = False  # whether it is asked for again without the SDK
+        self.billed = False  # whether it was for billing that it was refused last
+        self.rested = 0  # the refusal after which it last stayed out of the queue
+        # Seconds that its last refusal asked for, if longer than calls wait unasked.
+        self.long_wait: float | None = None
+
+
+class GivenUp(Exception):
+    """A refused call is not admitted again. `to_sdk`: the SDK's own retries may try it, else the caller is told."""
+
+    def __init__(self, *, to_sdk: bool) -> None:
+        self.to_sdk = to_sdk
+        super().__init__(f"not sent again; {to_sdk=}")
 
 
 class Permit:

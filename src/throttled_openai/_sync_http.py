@@ -23,7 +23,7 @@ from ._exchange import (
     response_of,
 )
 from ._home import post
-from ._permit import Call, Outcome, PostedPermit
+from ._permit import Call, GivenUp, Outcome, PostedPermit
 from .errors import AdmissionError, ClientClosed
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ def send_admitted(  # noqa: PLR0917  # as its namesake
         raise
     except AdmissionError:
         pass
+    except GivenUp as given_up:
+        if given_up.to_sdk:
+            return readmission.last.response
     return response_of(readmission.last)
 
 
@@ -76,6 +79,7 @@ class _Readmission:
     def wait(self, seconds: float) -> None:
         """Back into the queue, at the call's old place; `seconds` is what the server asked for."""
         del seconds
+        self._call.again = True
         self._permit = self._admit(self._call)
 
     def attempt(self) -> Exchange:

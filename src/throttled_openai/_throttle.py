@@ -49,8 +49,6 @@ SPARE_FILES: Final = 200
 # Seconds between two looks at how late the event loop is, and how late is too late to learn from.
 BEAT: Final = 0.25
 LATE: Final = 0.1
-# Refusals of one call before its last one is handed to the caller.
-MAX_REFUSALS: Final = 20
 # Seconds without any movement after which streams that nobody holds any more are looked for.
 STUCK: Final = 5.0
 # Lanes that are kept: model names may come from the users of a service. Beyond it idle ones go, longest unused first.
@@ -70,7 +68,8 @@ class Throttle:
     snapshot falls back to its family. With neither, limits are learnt from the server.
     `max_concurrency`: a ceiling for the calls in flight, all models together. `max_refusals`: how
     often one call may be refused by the server before its last refusal is raised; 0 hands every
-    refusal to the SDK's own retries.
+    refusal to the SDK's own retries. By default it is sent again for ten minutes while the server
+    answers others, and for a minute while it answers none.
 
     Each account (a server, and key, organization and project there) has these limits for itself:
     what one has used up, learnt or been refused says nothing of another. Only `max_concurrency` is
@@ -93,7 +92,7 @@ class Throttle:
         rpd: float | None = None,
         tpd: float | None = None,
         max_concurrency: int | None = None,
-        max_refusals: int = MAX_REFUSALS,
+        max_refusals: int | None = None,
         threads: bool = False,
     ) -> None:
         options: dict[str, Any] = {"rpm": rpm, "tpm": tpm, "rpd": rpd, "tpd": tpd, "limits": limits}
@@ -107,7 +106,8 @@ class Throttle:
         self._book = LimitsBook(limits, each_model=each_model)
         if max_concurrency is not None:
             check_count("max_concurrency", max_concurrency, "a number of calls such as 100, or None to find it")
-        check_count("max_refusals", max_refusals, "a number such as 20, or 0 to see every refusal", least=0)
+        if max_refusals is not None:
+            check_count("max_refusals", max_refusals, "a number such as 20, or 0 to see every refusal", least=0)
         self.max_concurrency = MAX_CONCURRENCY if max_concurrency is None else max_concurrency
         self.most_in_flight = affordable(MOST_IN_FLIGHT) if max_concurrency is None else max_concurrency
         self.max_concurrency = min(self.max_concurrency, self.most_in_flight)
@@ -185,6 +185,10 @@ class Throttle:
                 return self._received(permit)
             if isinstance(entered, Permit):
                 return entered
+            if isinstance(entered, float):
+                await asyncio.sleep(entered)
+                call.waited += entered
+                continue
             try:
                 admitted = await entered.future
             except BaseException:
@@ -216,8 +220,8 @@ class Throttle:
             post(permit.loop, self._hear_of_late)
         return permit
 
-    def _enter(self, call: Call, loop: Home) -> Permit | Waiter | None:
-        """A permit, or a place in line; None where `loop` is not the one that decides."""
+    def _enter(self, call: Call, loop: Home) -> Permit | Waiter | float | None:
+        """A permit, a place in line, or seconds to stay out of it; None where `loop` is not the one that decides."""
         if self._process != os.getpid():
             self._begin_anew()
         with self._lock:

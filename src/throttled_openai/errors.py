@@ -9,7 +9,15 @@ import openai
 
 from ._core.bodies import parse_json
 
-__all__ = ["AccountBlocked", "AdmissionError", "AdmissionTimeout", "ClientClosed", "QueueFull", "RequestTooLarge"]
+__all__ = [
+    "AccountBlocked",
+    "AccountPaused",
+    "AdmissionError",
+    "AdmissionTimeout",
+    "ClientClosed",
+    "QueueFull",
+    "RequestTooLarge",
+]
 
 # Characters of a server's code that an error shows; those of real ones are a few words.
 _LONGEST_CODE: Final = 100
@@ -80,6 +88,27 @@ class AccountBlocked(openai.RateLimitError):
         super().__init__(
             f"not sent: the server has just refused {model} for the account's billing "
             f"({code or status}); settle the account, a call is tried again in {retry_in:.0f} s",
+            response=family.Response(status, request=request),
+            body={"code": code},
+        )
+
+
+class AccountPaused(AccountBlocked):
+    """The server asked another call to wait for longer than calls do unasked, so this one was not sent.
+
+    `ends_in`: seconds of that wait that are left. `retry_in`: seconds until one call will be sent to see
+    whether the server meant it.
+    """
+
+    def __init__(
+        self, *, model: str, status: int, code: str | None, retry_in: float, request: Any, ends_in: float, spelt: str
+    ) -> None:
+        self.retry_in, self.ends_in = retry_in, ends_in
+        family = sys.modules[type(request).__module__.partition(".")[0]]
+        openai.RateLimitError.__init__(
+            self,
+            f"not sent: the server has asked to send nothing more to {model} for {spelt}; "
+            f"a call is tried again in {retry_in:.0f} s, and with max_wait= calls wait that long",
             response=family.Response(status, request=request),
             body={"code": code},
         )

@@ -12,6 +12,7 @@ from .limits import Limits
 from .mirror import Mirror, Stamp
 from .pace import Pace
 from .periods import Periods
+from .sightings import Sightings
 from .stats import WindowStats
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .refusals import Refusal
 
 # A pause the server asks for is stretched by up to this share, so that clients refused in one
-# instant do not return in one.
+# instant do not return in one; doubled for those that go on being refused.
 PAUSE_JITTER: Final = 0.1
 # Seconds of the first pause the server gives no length for; doubled per event up to the longest.
 FIRST_PAUSE: Final = 0.5
@@ -87,7 +88,8 @@ class Budget:
         self.mirrors: dict[tuple[Dimension, float], Mirror] = {}
         self._per_day: dict[Dimension, float | None] = {"requests": self.limits.rpd, "tokens": self.limits.tpd}
         self._periods = {dimension: Periods() for dimension in _DIMENSIONS}
-        self._announced: set[tuple[Dimension, float]] = set()
+        self._announced = Sightings()
+        self._left_at = -math.inf  # when the newest attempt left
         for dimension, limit in self._per_day.items():
             if limit is not None:
                 self.mirrors[dimension, DAY] = Mirror(limit, DAY)
@@ -128,8 +130,11 @@ class Budget:
             self.paces["requests"].delay(1.0),
             self.paces["tokens"].delay(tokens, held),
         )
-        for (dimension, _), mirror in self.mirrors.items():
-            delay = max(delay, mirror.delay(1.0) if dimension == "requests" else mirror.delay(tokens, held))
+        for key, mirror in self.mirrors.items():
+            missing = mirror.delay(1.0) if key[0] == "requests" else mirror.delay(tokens, held)
+            if missing > delay and key in self._announced.doubtful:  # an attempt a minute finds out
+                missing = min(missing, self._left_at + MINUTE - now)
+            delay = max(delay, missing)
         return max(0.0, delay)
 
     def used_up(self, tokens: float) -> WindowStats | None:
@@ -176,6 +181,7 @@ class Budget:
     def reserve(self, tokens: float, now: float) -> Reservation:
         """Take one request and `tokens` from everything."""
         self.newest += 1
+        self._left_at = now
         if self.newest == 1:
             self._began_at = now
         spent = self._spent
@@ -246,19 +252,33 @@ class Budget:
         """
         for dimension in _DIMENSIONS:
             windows = announcement.of(dimension)
+            if not refused and self._announced:
+                self._forget(self._announced.missed(dimension, {window.period for window in windows}))
             if not windows:
                 continue
             windows, wrong = self._periods[dimension].settle(windows)
-            for period in wrong:
-                self._announced.discard((dimension, period))
-                if period != DAY or self._per_day[dimension] is None:
-                    self.mirrors.pop((dimension, period), None)
+            self._forget([(dimension, period) for period in wrong])
             for window in windows:
                 if later is not None and dimension == "tokens" and window.remaining is not None:
                     left = window._replace(remaining=window.remaining - later)
                     self._observe(dimension, left, None, now, refused=refused)
                 else:
                     self._observe(dimension, window, reservation, now, refused=refused)
+            self._forget(self._announced.surplus(dimension))
+            self._set_pace(dimension)
+
+    @property
+    def doubts(self) -> bool:
+        """Whether a response that announces nothing tells something: that a limit is not announced again."""
+        return bool(self._announced.doubtful)
+
+    def _forget(self, keys: list[tuple[Dimension, float]]) -> None:
+        """These limits do not exist."""
+        for key in keys:
+            self._announced.discard(key)
+            if key[1] != DAY or self._per_day[key[0]] is None:
+                self.mirrors.pop(key, None)
+        for dimension in {dimension for dimension, _ in keys}:
             self._set_pace(dimension)
 
     def _observe(
@@ -327,7 +347,7 @@ class Budget:
             # A token bucket in debt holds back large attempts and lets small ones through, as the
             # server does; a pause would stop both.
             if not (kept and refusal.dimension == "tokens"):
-                self._pause(now + wait * (1 + PAUSE_JITTER * jitter))
+                self._pause(now + wait * (1 + PAUSE_JITTER * 2.0 ** min(self._streak, 5) * jitter))
         elif event and not explained:
             # Refusals that say nothing are answered by fewer attempts in flight or a slower pace; a
             # pause is for those that go on being refused.
@@ -438,6 +458,36 @@ class Budget:
         for pace in self.paces.values():
             pace.tighten(now)
 
+    @property
+    def known(self) -> dict[Dimension, float | None]:
+        """Units per second by the limits that were configured or announced."""
+        return {dimension: pace.known for dimension, pace in self.paces.items()}
+
+    def is_configured(self, refusal: Refusal) -> bool:
+        """Whether a limit per day that the user configured is what was refused for."""
+        return any(
+            self._per_day[dimension] is not None and (refusal.period == DAY or self.mirrors[dimension, DAY].level < 1.0)
+            for dimension in _DIMENSIONS
+            if refusal.dimension in (None, dimension) and refusal.period in (None, DAY)
+        )
+
+    def explains(self, refusal: Refusal) -> bool:
+        """Whether an announced limit of more than a minute is used up, so that the server means its long wait."""
+        if refusal.period is not None and refusal.period > MINUTE and refusal.used is not None:
+            return True
+        return any(
+            mirror.level < 1.0
+            for (dimension, period), mirror in self.mirrors.items()
+            if period > MINUTE and refusal.dimension in (None, dimension) and refusal.period in (None, period)
+        )
+
+    def forget_refusals(self) -> None:
+        """Keep only what was configured or announced."""
+        self.paused_until = -math.inf
+        self._streak = 0
+        for pace in self.paces.values():
+            pace.forget()
+
     def _pause(self, until: float) -> None:
         self.paused_until = max(self.paused_until, until)
 
@@ -446,7 +496,7 @@ class Budget:
         if not same_clock:
             self.paused_until = -math.inf
             self._began_at = None
-            self._at = -math.inf
+            self._at = self._left_at = -math.inf
         for pace in self.paces.values():
             pace.rebind(same_clock=same_clock)
         for mirror in self.mirrors.values():

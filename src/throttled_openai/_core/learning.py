@@ -21,12 +21,20 @@ SETTLING: Final = 10.0
 # But no slower than this, in units of attempts per second: it is growth that was too fast.
 SLOWEST: Final = 1.0
 # A guess doubles in the time of this many attempts, within these bounds (seconds).
-ATTEMPTS_TO_DOUBLE: Final = 20.0
+ATTEMPTS_TO_DOUBLE: Final = 8.0
 SHORTEST_DOUBLING: Final = 4.0
-LONGEST_DOUBLING: Final = 20.0
+LONGEST_DOUBLING: Final = 5.0
+# Where others share the limit they come and go: a rate holds for this many seconds, then it doubles like a guess.
+PLATEAU: Final = 3.0
 # So many attempts between two refusals tell the rate; fewer tell an upper bound of it.
 EXACT: Final = 20.0
 BOUND: Final = 4.0
+# But refused this often in a row, in a second and in the time in which a known limit would have allowed this many
+# attempts, others share it.
+SHARED: Final = 3
+MISSING: Final = 5.0
+# However little of it they leave, a few attempts do not prove that it is less than this share.
+LEAST_SHARE: Final = 0.1
 # Seconds after which the bucket may have run over since the last event.
 FORGOTTEN: Final = 120.0
 # The share of the time in which a rate must have been what held calls back, to learn one from it.
@@ -55,6 +63,7 @@ class RateLearner:
         "_base",
         "_event_at",
         "_events",
+        "_events_since",
         "_exact",
         "_held",
         "_meter",
@@ -63,6 +72,7 @@ class RateLearner:
         "_paused_since_event",
         "_pressed",
         "_pressed_since_event",
+        "_shared",
         "unit",
     )
 
@@ -71,9 +81,11 @@ class RateLearner:
         self._base: float | None = None
         self._exact = False
         self._held = False  # whether the server asked us to slow down
+        self._shared = False  # whether others seem to draw on the same limit
         self._pressed = 0.0  # seconds since the base was set in which this rate was what held calls back
         self._event_at = -math.inf
         self._events = 0
+        self._events_since = 0  # since the event
         self._accepted = 0.0  # units since the event
         self._pressed_since_event = self._paused_since_event = 0.0
         self._meter = 0.0
@@ -85,15 +97,20 @@ class RateLearner:
         base, unit = self._base, self.unit
         if base is None:
             return None
-        if self._exact:
+        pressed = self._pressed
+        if self._exact and self._shared and not self._held:
+            pressed = max(0.0, pressed - max(PLATEAU, FEWEST_BACK * unit / base))
+        elif self._exact:
             back = max(SHORTEST_BACK, min(LONGEST_BACK, ATTEMPTS_BACK * unit / base), FEWEST_BACK * unit / base)
             if self._held:
                 back = SLOWED
-            return base * (1 + (1 - BETA) * ((self._pressed - back) / back) ** 3)
-        doubling = max(
-            SHORTEST_DOUBLING, min(LONGEST_DOUBLING, ATTEMPTS_TO_DOUBLE * unit / base), FEWEST_TO_DOUBLE * unit / base
-        )
-        return BETA * base * math.exp2(min(20.0, self._pressed / doubling))
+            return base * (1 + (1 - BETA) * ((pressed - back) / back) ** 3)
+        return BETA * base * math.exp2(min(20.0, pressed / self._doubling(base)))
+
+    def _doubling(self, base: float) -> float:
+        unit = self.unit
+        few = max(SHORTEST_DOUBLING, min(LONGEST_DOUBLING, ATTEMPTS_TO_DOUBLE * unit / base))
+        return max(few, FEWEST_TO_DOUBLE * unit / base)
 
     def sent(self, amount: float, now: float) -> None:
         """An attempt of `amount` units leaves."""
@@ -117,6 +134,11 @@ class RateLearner:
         """For so long this rate was what held calls back. Time without demand teaches nothing."""
         self._pressed += seconds
         self._pressed_since_event += seconds
+        base = self._base
+        if base is not None and not self._exact and self._pressed >= self._doubling(base):
+            # From here on the same number of attempts takes half the time.
+            self._pressed -= self._doubling(base)
+            self._base = 2 * base
 
     def pause(self, seconds: float) -> None:
         """For so long nobody was allowed to send: no test of a pace."""
@@ -131,6 +153,7 @@ class RateLearner:
         allowed = min(self.rate or math.inf, known or math.inf)
         guess = 0.5 * min(allowed, self._measured(now))
         self._events += 1
+        self._events_since += 1
         if since > FORGOTTEN and self._base is None:
             self._restart(now)
             self._events = 1
@@ -147,14 +170,30 @@ class RateLearner:
             if rate is not None and (known is None or rate <= SAME * known):
                 self._set(rate, known, exact=True)
             else:
-                self._base = None
-        elif accepted >= BOUND * unit and since >= 0.25:
+                self.forget()
+        else:
+            self._bound(since, allowed, guess, known)
+
+    def _bound(self, since: float, allowed: float, guess: float, known: float | None) -> None:
+        """Too few attempts were accepted since the last refusal to tell the rate: an upper bound of it."""
+        accepted, unit = self._accepted, self.unit
+        if accepted >= BOUND * unit and since >= 0.25:
             if known is None or self._events > 2:
-                bound = (accepted + unit * (1 + math.sqrt(accepted / unit))) / since
-                self._set(min(allowed, bound), known, exact=False)  # a refusal never raises the rate
+                # A refusal never raises the rate.
+                self._set(min(allowed, self._most(since)), known, exact=False)
         elif known is None:
-            self._set(guess, known, exact=False)
+            self._set(min(allowed, max(guess, 0.5 * self._most(since))), known, exact=False)
+        elif self._events_since >= SHARED and since >= max(1.0, MISSING * unit / known):
+            bound = max(LEAST_SHARE * known, self._most(since))
+            if bound < SAME * known:
+                self._shared = True
+                self._set(min(allowed, bound), known, exact=False)
         # else still the same emptiness
+
+    def _most(self, since: float) -> float:
+        """Upper bound of the rate, by the few attempts accepted since the event."""
+        accepted, unit = max(0.0, self._accepted), self.unit
+        return (accepted + unit * (1 + math.sqrt(accepted / unit))) / max(0.05, since)
 
     def _refilled(self, since: float) -> float | None:
         """Units per second that came back between two refusals; None: nothing can be told."""
@@ -181,7 +220,7 @@ class RateLearner:
 
     def forget(self) -> None:
         """The known limit is the truth again."""
-        self._base = None
+        self._base, self._shared, self._events_since = None, False, 0
 
     def _set(self, rate: float, known: float | None, *, exact: bool) -> None:
         floor = FLOOR * self.unit if known is None else FLOOR_SHARE * known
@@ -192,6 +231,7 @@ class RateLearner:
 
     def _restart(self, now: float) -> None:
         self._event_at = now
+        self._events_since = 0
         self._accepted = 0.0
         self._pressed_since_event = self._paused_since_event = 0.0
 

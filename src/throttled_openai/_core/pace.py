@@ -136,6 +136,11 @@ class Pace:
             self.learner.forget()  # what was learnt was about another limit
             self._rebuild()
 
+    def forget(self) -> None:
+        """What refusals taught is not true any more."""
+        self.learner.forget()
+        self._rebuild()
+
     def found_empty(self) -> None:
         """The server refused before it accepted anything: somebody else has been there, so grow from the least."""
         self._proven = True
