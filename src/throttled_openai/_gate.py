@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core.breaker import Breaker
+from ._core.bucket import ROUNDING
 from ._core.patience import LONGEST, LONGEST_WAIT, Patience
 from ._core.stats import spell
 from ._exchange import OVERSIZE
@@ -69,7 +70,7 @@ class Gate:
         delay = self.breaker.delay(now)
         if self.aside and self.patience.refusing:
             delay = max(delay, self._left_at + SPREAD / max(1, self._lane.queue.waiting) - now)
-        return delay
+        return delay if delay > ROUNDING else 0.0
 
     def check(self, call: Call, now: float) -> None:
         """Raise if `call` is not to wait: `GivenUp` for one that was refused, else `AccountBlocked`."""

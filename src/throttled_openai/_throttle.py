@@ -305,6 +305,8 @@ class Throttle:
         self._process, self._lock, self._deciding = os.getpid(), threading.RLock(), False
         self._lanes, self._loop, self._on_portal, self.streams = {}, None, False, 0
         self._lane_of.clear()
+        self._firsts.clear()
+        self._first_account = None
         self.in_line.clear()
         self._homes.clear()
         self._flying, self._departed = set(), None

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from .bucket import ROUNDING
 from .knee import Knee
 
 # Attempts in flight before anything is known: small enough not to flood an unknown server.
@@ -206,7 +207,7 @@ class ConcurrencyLimit:
         if self._grown_at == -math.inf:
             self._grown_at = now
         since = max(self._grown_at, self._heard_at)
-        if now - since >= LONG_SILENCE:
+        if now - since >= LONG_SILENCE - ROUNDING:
             self._grown_at = since = now
             self._limit = min(2 * self._limit, self._top)
         return since + LONG_SILENCE - now
