@@ -147,11 +147,7 @@ class ConcurrencyLimit:
         self._least = math.inf  # seconds of the quickest answer
         self._answered = 0.0  # answers, of which each counts less the longer ago it came
         self._answered_at = 0.0
-        self._failed_from = (
-            self._limit,
-            0,
-            0,
-        )  # the limit when they became many, and what was answered and failed then
+        self._failed_from = (self._limit, 0, 0)  # the limit at the last fault that counted; answered and failed then
         self._knee: Knee | None = Knee()
         self.latency: float | None = None  # smoothed seconds of successful attempts
 
@@ -197,9 +193,8 @@ class ConcurrencyLimit:
         if self._limit >= self._top:
             return None
         if self._paced:
-            if now - self._grown_at >= STEP:
-                self._grown_at = now
-                self._limit = min(self._limit * 2 ** (STEP / SILENCE), self._top)
+            self._limit = min(self._limit * 2 ** (min(now - self._grown_at, STEP) / SILENCE), self._top)
+            self._grown_at = now
             return STEP
         if self._knee is not None and not self._knee.ramping:
             return None
@@ -253,7 +248,7 @@ class ConcurrencyLimit:
             if self._limit < self._tried:  # it was under way, and was served
                 proven = self._proven = self._wall = self._tried
                 self._steps += 1
-            size = min(2.0 ** max(0, self._steps - SMALL_STEPS), max(1.0, LARGEST_STEP * proven))
+            size = min(2.0 ** max(0, self._steps + 1 - SMALL_STEPS), max(1.0, LARGEST_STEP * proven))
             self._limit = self._tried = min(proven + size, self._top)
             self._grown_at = now
 
@@ -274,12 +269,13 @@ class ConcurrencyLimit:
         if event:
             self._begin_event(gap, newest)
         self._found = True
-        limit = self._wall = max(1.0, self._floor, min(self._limit, self._proven, float(in_flight)))
+        held = min(self._limit, self._proven)
+        limit = self._wall = max(1.0, min(held, max(self._floor, float(in_flight))))
         if event and self._dry > 1:
             limit -= max(1.0, limit * FIRST_CUT * 2 ** min(self._dry - 2, 3))
         elif event and self._row > 1 and gap < PATIENCE // 2:
             limit = self._wall = limit - max(1.0, limit * FIRST_CUT)
-        self._limit = self._proven = self._tried = max(1.0, self._floor, limit)
+        self._limit = self._proven = self._tried = max(1.0, min(self._floor, held), limit)
         if not in_flight and self._dry > 1:  # an outage: where the room was says nothing now
             self._forget(1.0)
         return event
@@ -302,9 +298,10 @@ class ConcurrencyLimit:
         self._dry = self._dry + 1 if gap <= DRY else 1
         if self._dry == 1:
             self._row += 1
-            self._gaps += gap
+            if self._row > 1:  # what left before the row began tells nothing of it; gaps are longer than DRY
+                self._gaps += gap - DRY
             if self._row == ROW // 2:
-                self._share, self._gaps = self._row / self._gaps, 0
+                self._share, self._gaps = (self._row - 1) / self._gaps, 0
         self._calm = self._steps = self._good = self._bad = 0
 
     def in_vain(self, number: int, newest: int) -> bool:
@@ -312,7 +309,7 @@ class ConcurrencyLimit:
         gap = number - self._echoes_until
         if self._row < ROW or not DRY < gap < PATIENCE or self._limit > FEWER * self._before[0]:
             return False
-        share = (self._row + 1 - ROW // 2) / (self._gaps + gap)
+        share = (self._row + 1 - ROW // 2) / (self._gaps + gap - DRY)
         if share < HELPED * self._share:
             self._row, self._share, self._gaps = ROW // 2, share, 0  # it did: see whether more of it helps more
             return False
@@ -365,7 +362,7 @@ class ConcurrencyLimit:
         if took > SLOW * self._least:
             limit = min(limit, FITS * took * answered / METER) if event and answered > 1.0 else self._limit
         elif good:
-            limit *= good / (good + bad + 1)
+            limit = min(self._limit, limit * good / (good + bad + 1))
         else:
             limit = self._limit
         self._found = True
