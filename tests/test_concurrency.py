@@ -384,6 +384,22 @@ def test_refusals_at_random_do_not_shut_it(noise, rate, seed):
     assert service.goodput(15) >= 0.9 * 60 * (1 - noise)
 
 
+@pytest.mark.parametrize("seed", [5, 6])
+def test_refusals_at_random_of_calls_that_are_alone_do_not_hold_it_at_one_call(seed):
+    """At two answers a second six refusals of 5 % would take a minute; one of a call that was alone is enough."""
+    service = Service(noise=0.05, demand=60, seed=seed).run(60)
+    assert service.goodput(15) >= 0.9 * 60 * 0.95
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_a_room_of_one_to_three_is_kept_to(room):
+    service = Service(room=40).run(20)
+    service.room = room
+    service.run(60)
+    assert service.goodput(40) >= 0.85 * service.fits(room)
+    assert service.share(40, "refused") <= 0.03
+
+
 def test_refusals_that_are_not_heard_are_heard_again_when_they_are_three_times_as_many():
     service = Service(noise=0.05, demand=60).run(60)
     limit = service.limit

@@ -307,10 +307,12 @@ class ConcurrencyLimit:
     def in_vain(self, number: int, newest: int) -> bool:
         """Whether less in flight has not helped, so that it is not room; asked before `refused`. Then it goes back."""
         gap = number - self._echoes_until
-        if self._row < ROW or not DRY < gap < PATIENCE or self._limit > FEWER * self._before[0]:
+        alone = self._limit < 2  # so that the room cannot have ended, as what was sent alone before was accepted
+        if not DRY < gap < PATIENCE or self._limit > FEWER * self._before[0] or self._row < (1 if alone else ROW):
             return False
-        share = (self._row + 1 - ROW // 2) / (self._gaps + gap - DRY)
-        if share < HELPED * self._share:
+        events = self._row + 1 - (ROW // 2 if self._row >= ROW // 2 else 1)
+        share = events / (self._gaps + gap - DRY)
+        if share < HELPED * self._share and not alone:
             self._row, self._share, self._gaps = ROW // 2, share, 0  # it did: see whether more of it helps more
             return False
         self.take_back()
