@@ -400,15 +400,13 @@ def test_a_room_of_one_to_three_is_kept_to(room):
     assert service.share(40, "refused") <= 0.03
 
 
-def test_refusals_that_are_not_heard_are_heard_again_when_they_are_three_times_as_many():
-    service = Service(noise=0.05, demand=60).run(60)
-    limit = service.limit
-    assert service.number <= limit._unheard_until
-    before = service.limit.value()
+@pytest.mark.parametrize("seconds", [60, 300, 900])
+def test_refusals_that_are_not_heard_are_heard_again_when_they_are_three_times_as_many(seconds):
+    """However long they had been no more than that."""
+    service = Service(noise=0.05, demand=60).run(seconds)
     service.room = 10
-    service.run(10)
-    assert limit._unheard_until == 0 or service.number > limit._unheard_until
-    assert service.limit.value() < before
+    service.run(20)
+    assert service.share(service.now - 5, "refused") <= 0.2
 
 
 # --- faults ---------------------------------------------------------------------------------------

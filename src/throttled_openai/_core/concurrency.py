@@ -332,6 +332,9 @@ class ConcurrencyLimit:
 
     def _is_worse(self) -> bool:
         """Whether more is refused than what was found not to be about room; then it is heard again."""
+        if self._good + self._bad > UNHEARD // 2:  # what was long ago counts less
+            self._good //= 2
+            self._bad //= 2
         if self._bad < 2 * ROW or self._bad < 3 * self._share * (self._good + self._bad):
             return False
         self._unheard_until = 0
