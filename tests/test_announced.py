@@ -119,8 +119,8 @@ def test_ten_thousand_calls_in_one_gather_all_succeed_without_a_refusal():
         assert len({answer["id"] for answer in answers}) == 10_000
         assert simulator.refused == 0
         assert simulator.attempts == 10_000
-        # All at once doubling from the first one on costs a tenth of a second.
-        assert (10_000 - BURST * 500) / 500 + 0.5 <= now() <= (10_000 - BURST * 500) / 500 + 0.6
+        # Opening from 16 in flight by doublings of a tenth of a second costs less than a quarter of one.
+        assert (10_000 - BURST * 500) / 500 + 0.5 <= now() <= (10_000 - BURST * 500) / 500 + 0.75
 
     virtual_run(main())
 
@@ -183,8 +183,8 @@ def test_a_burst_that_the_provider_allows_may_be_configured():
         simulator = server(rpm=60, burst=60.0)
         client = throttled(simulator, limits={"gpt-4o": Limits(rpm=60, burst=60.0)})
         await gather(client, 60)
-        # One, and once it is answered as many as may be in flight before anything is known: 16, 24, 19.
-        assert now() == 2.0
+        # At first one; answered after half a second. Then the limit opens by silence: all leave in 0.3 s.
+        assert now() <= 1.0
         assert simulator.refused == 0
 
     virtual_run(main())

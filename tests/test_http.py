@@ -56,14 +56,16 @@ def test_what_is_not_the_http_clients_error_says_nothing_about_the_server(error)
 
 @families
 @pytest.mark.parametrize(("status", "cut"), [(504, True), (408, True), (520, True), (500, False), (404, False)])
-def test_only_overload_lowers_the_concurrency_limit(family, status, cut):
-    async def main():
-        client = throttled(Script(*[Says(status, {}, delay=1.0)] * 16), family, max_retries=0)
+def test_only_overload_lowers_the_concurrency_limit_and_only_while_others_are_answered(family, status, cut):
+    async def main(answered):
+        script = [Says(200, CHAT, delay=0.1)] * answered + [Says(status, {}, delay=1.0)] * (16 - answered)
+        client = throttled(Script(*script), family, max_retries=0)
         await asyncio.gather(*(say(client) for _ in range(16)), return_exceptions=True)
-        assert (client.throttle.stats().budgets[0].concurrency_limit < 16) is cut
+        assert (client.throttle.stats().budgets[0].concurrency_limit < 16) is (cut and answered > 0)
         assert client.throttle.in_flight == 0
 
-    virtual_run(main())
+    for answered in (0, 8):
+        virtual_run(main(answered))
 
 
 # Bodies.

@@ -299,8 +299,8 @@ def test_it_comes_back_when_a_neighbour_leaves(share, by, limits):
 def test_what_is_found_after_a_refusal_is_close_to_what_the_server_allows():
     found, event = [], RateLearner.event
 
-    def watched(learner, at, known):
-        event(learner, at, known)
+    def watched(learner, at, known, **sure):
+        event(learner, at, known, **sure)
         found.append((at, learner.rate))
 
     with pytest.MonkeyPatch.context() as patch:

@@ -419,7 +419,7 @@ class Lane:
             event = self.concurrency.refused(reservation.number, budget.newest, self.in_flight, now, took)
         if rate:
             event = budget.refused(refusal, told, reservation, now, jitter=jitter, sure=not room)
-        elif room:
+        else:  # for lack of room; or, as less in flight has not helped, for neither
             budget.lacked_room(refusal, told, reservation, now, idle=not self.in_flight, jitter=jitter)
             if event and refusal.kind == "rate":
                 budget.tighten(now)

@@ -148,11 +148,7 @@ class ConcurrencyLimit:
         self._least = math.inf  # seconds of the quickest answer
         self._answered = 0.0  # answers, of which each counts less the longer ago it came
         self._answered_at = 0.0
-        self._failed_from = (
-            self._limit,
-            0,
-            0,
-        )  # the limit when they became many, and what was answered and failed then
+        self._failed_from = (self._limit, 0, 0)  # the limit at the last fault that counted; answered and failed then
         self._knee: Knee | None = Knee()
         self.latency: float | None = None  # smoothed seconds of successful attempts
 
@@ -198,9 +194,8 @@ class ConcurrencyLimit:
         if self._limit >= self._top:
             return None
         if self._paced:
-            if now - self._grown_at >= STEP:
-                self._grown_at = now
-                self._limit = min(self._limit * 2 ** (STEP / SILENCE), self._top)
+            self._limit = min(self._limit * 2 ** (min(now - self._grown_at, STEP) / SILENCE), self._top)
+            self._grown_at = now
             return STEP
         if self._knee is not None and not self._knee.ramping:
             return None
@@ -254,7 +249,7 @@ class ConcurrencyLimit:
             if self._limit < self._tried:  # it was under way, and was served
                 proven = self._proven = self._wall = self._tried
                 self._steps += 1
-            size = min(2.0 ** max(0, self._steps - SMALL_STEPS), max(1.0, LARGEST_STEP * proven))
+            size = min(2.0 ** max(0, self._steps + 1 - SMALL_STEPS), max(1.0, LARGEST_STEP * proven))
             self._limit = self._tried = min(proven + size, self._top)
             self._grown_at = now
 
@@ -275,12 +270,13 @@ class ConcurrencyLimit:
         if event:
             self._begin_event(gap, newest)
         self._found = True
-        limit = self._wall = max(1.0, self._floor, min(self._limit, self._proven, float(in_flight)))
+        held = min(self._limit, self._proven)
+        limit = self._wall = max(1.0, min(held, max(self._floor, float(in_flight))))
         if event and self._dry > 1:
             limit -= max(1.0, limit * FIRST_CUT * 2 ** min(self._dry - 2, 3))
         elif event and self._row > 1 and gap < PATIENCE // 2:
             limit = self._wall = limit - max(1.0, limit * FIRST_CUT)
-        self._limit = self._proven = self._tried = max(1.0, self._floor, limit)
+        self._limit = self._proven = self._tried = max(1.0, min(self._floor, held), limit)
         if not in_flight and self._dry > 1:  # an outage: where the room was says nothing now
             self._forget(1.0)
         return event
@@ -303,18 +299,21 @@ class ConcurrencyLimit:
         self._dry = self._dry + 1 if gap <= DRY else 1
         if self._dry == 1:
             self._row += 1
-            self._gaps += gap
+            if self._row > 1:  # what left before the row began tells nothing of it; gaps are longer than DRY
+                self._gaps += gap - DRY
             if self._row == ROW // 2:
-                self._share, self._gaps = self._row / self._gaps, 0
+                self._share, self._gaps = (self._row - 1) / self._gaps, 0
         self._calm = self._steps = self._good = self._bad = 0
 
     def in_vain(self, number: int, newest: int) -> bool:
         """Whether less in flight has not helped, so that it is not room; asked before `refused`. Then it goes back."""
         gap = number - self._echoes_until
-        if self._row < ROW or not DRY < gap < PATIENCE or self._limit > FEWER * self._before[0]:
+        alone = self._limit < 2  # so that the room cannot have ended, as what was sent alone before was accepted
+        if not DRY < gap < PATIENCE or self._limit > FEWER * self._before[0] or self._row < (1 if alone else ROW):
             return False
-        share = (self._row + 1 - ROW // 2) / (self._gaps + gap)
-        if share < HELPED * self._share:
+        events = self._row + 1 - (ROW // 2 if self._row >= ROW // 2 else 1)
+        share = events / (self._gaps + gap - DRY)
+        if share < HELPED * self._share and not alone:
             self._row, self._share, self._gaps = ROW // 2, share, 0  # it did: see whether more of it helps more
             return False
         self.take_back()
@@ -334,6 +333,9 @@ class ConcurrencyLimit:
 
     def _is_worse(self) -> bool:
         """Whether more is refused than what was found not to be about room; then it is heard again."""
+        if self._good + self._bad > UNHEARD // 2:  # what was long ago counts less
+            self._good //= 2
+            self._bad //= 2
         if self._bad < 2 * ROW or self._bad < 3 * self._share * (self._good + self._bad):
             return False
         self._unheard_until = 0
@@ -366,7 +368,7 @@ class ConcurrencyLimit:
         if took > SLOW * self._least:
             limit = min(limit, FITS * took * answered / METER) if event and answered > 1.0 else self._limit
         elif good:
-            limit *= good / (good + bad + 1)
+            limit = min(self._limit, limit * good / (good + bad + 1))
         else:
             limit = self._limit
         self._found = True
