@@ -46,9 +46,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual_now
 
-    def jump(self) -> None:
-        """Go to the next timer."""
-        self._virtual_now = max(self._virtual_now, self._scheduled[0].when())
+    def jump(self, seconds: float) -> None:
+        """Let time pass without running anything meanwhile."""
+        self._go_to(self._virtual_now + seconds)
+
+    def jump_to_next_timer(self) -> None:
+        self._go_to(max(self._virtual_now, self._scheduled[0].when()))
+
+    def _go_to(self, now: float) -> None:
+        self._virtual_now = now
         # The loop runs the timers of the next `_clock_resolution` seconds: none, if adding that changes nothing.
         self._clock_resolution = max(self._finest, math.ulp(self._virtual_now))
 
@@ -87,7 +93,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         self._loop.turn()
         ready = super().select(None if timeout is None else 0)
         if not ready and timeout:
-            self._loop.jump()
+            self._loop.jump_to_next_timer()
         return ready
 
 
