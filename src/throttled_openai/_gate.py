@@ -28,8 +28,8 @@ RECENT: Final = 60.0
 # Seconds that a call rests between two attempts when nothing is answered and it asked to go on: doubled each time.
 REST: Final = 0.5
 LONGEST_REST: Final = 30.0
-# A lane that steps aside sends all that wait within about so many seconds, not at once: they are to hear soon that
-# they are refused, and the server is not to be run over.
+# Seconds over which a lane that steps aside spreads the calls that wait: each hears soon that it is refused, and the
+# server is not run over.
 SPREAD: Final = 10.0
 # While calls are larger than the announced limit, one goes every so often (seconds): the server decides.
 LET_THROUGH: Final = 10.0
