@@ -30,7 +30,7 @@ REST: Final = 0.5
 LONGEST_REST: Final = 30.0
 # Seconds over which a lane that steps aside spreads the calls that wait: each hears soon that it is refused, and the
 # server is not run over.
-SPREAD: Final = 10.0
+SPREAD: Final = 5.0
 # While calls are larger than the announced limit, one goes every so often (seconds): the server decides.
 LET_THROUGH: Final = 10.0
 
@@ -53,6 +53,7 @@ class Gate:
         self._largest_served = 0.0  # tokens of the largest call that was answered
         self._let_through_at = math.inf  # when the next call goes that is larger than the announced limit
         self._left_at = -math.inf  # when the newest attempt left
+        self._most_waited = 1  # calls at a time, since the lane stepped aside
         self._sent: dict[Permit, tuple[int, float]] = {}  # attempts that are not answered: numbers, and when they left
         self._answering: dict[Permit, int] = {}  # those whose streams are open
 
@@ -62,7 +63,8 @@ class Gate:
         """Seconds until a call may go; 0 if one may now."""
         delay = self.breaker.delay(now)
         if self.aside and self.patience.refusing:
-            delay = max(delay, self._left_at + SPREAD / max(1, self._lane.queue.waiting) - now)
+            self._most_waited = max(self._most_waited, self._lane.queue.waiting)
+            delay = max(delay, self._left_at + SPREAD / self._most_waited - now)
         return delay
 
     def check(self, call: Call, now: float) -> None:
@@ -243,7 +245,7 @@ class Gate:
         what = f"%s: none of {patience.failed} attempts was answered in {spell(now - since)}; {lane.queue.waiting}"
         if patience.vain(now, lane.known_rate, oldest):
             if not self.aside:
-                self.aside = True
+                self.aside, self._most_waited = True, 1
                 lane.budget.forget_refusals()
                 then = "waiting calls are now sent as the SDK alone would send them; with max_wait= they wait that long"
                 say(logging.WARNING, f"{what} {then}", lane.name)
