@@ -215,13 +215,38 @@ async def test_of_a_day_others_have_used_up_no_more_is_sent_than_is_left():
 @virtual
 async def test_an_announced_day_stands_beside_the_minute():
     budget = accepted(rpm=60)
-    budget.observe(announcement(rpm=100, rpm_left=4, period=DAY), None, now())
+    for _ in range(2):  # once might be a mistake
+        budget.observe(announcement(rpm=100, rpm_left=4, period=DAY), None, now())
     assert budget.request_rate == 1
     for _ in range(2):
         assert budget.delay(0, now()) == 0
         budget.reserve(0, now())
         pass_time(10)
     assert budget.delay(0, now()) == pytest.approx(DAY / 100 - 20)
+
+
+@virtual
+async def test_a_day_that_was_announced_once_holds_calls_for_a_minute_until_it_is_left_out_or_announced_again():
+    budget = accepted(rpm=60)
+    odd = announcement(rpm=1, rpm_left=0, period=DAY)
+    budget.observe(odd, None, now())
+    budget.reserve(0, now())
+    assert budget.delay(0, now()) == MINUTE
+    budget.observe(odd, None, now())
+    assert budget.delay(0, now()) > DAY / 2
+    for _ in range(4):
+        budget.observe(announcement(rpm=60, rpm_left=50), None, now())
+    assert budget.delay(0, now()) <= 1
+    assert ("requests", DAY) not in budget.mirrors
+
+
+@virtual
+async def test_no_more_than_eight_limits_of_a_dimension_are_remembered():
+    budget = Budget(Limits(rpd=1000))
+    for period in range(1, 100):
+        budget.observe(announcement(rpm=1000 + period, rpm_left=1000, period=float(period)), None, now())
+        assert len(budget.mirrors) <= 9
+    assert mirror(budget, "requests", DAY) > 0  # the configured one stays
 
 
 @pytest.mark.parametrize("left", [0, 250, 600])

@@ -25,7 +25,7 @@ class Server(Script):
 
 
 async def ends(client, calls, **more):
-    """How each of so many calls ends, and when."""
+    """How each call ends, and when."""
 
     async def one(number):
         try:
@@ -125,7 +125,7 @@ def test_a_long_wait_that_a_second_call_meets_too_fails_those_that_wait_and_one_
     virtual_run(main())
 
 
-def test_who_asked_to_wait_so_long_does_and_one_a_minute_tries():
+def test_calls_that_asked_to_wait_for_hours_do_and_one_a_minute_tries():
     async def main():
         def decide(number):
             return (
@@ -369,3 +369,61 @@ def test_calls_that_asked_to_wait_are_sent_again_for_that_long_where_nothing_is_
         assert len(server.seen) < 200
 
     virtual_run(main())
+
+
+# --- a day's limit that is used up ----------------------------------------------------------------
+
+
+def used_up(number):
+    text = (
+        "Rate limit reached for gpt-4o in organization org-x on requests per day (RPD): Limit 50, Used 50, "
+        f"Requested 1. Please try again in {600 - now():.0f}s."
+    )
+    return refuses(text, headers={"retry-after": f"{600 - now():.0f}"}) if now() < 600 else None
+
+
+@pytest.mark.parametrize("options", [{"rpd": 50}, {"max_wait": 3600.0}])
+def test_calls_wait_for_a_day_s_limit_that_was_configured_or_for_as_long_as_they_were_asked_to(options, caplog):
+    async def main():
+        assert kinds(await ends(throttled(Server(used_up), **options), 1)) == {"done": 1}
+        assert 600 <= now() < 3000
+
+    virtual_run(main())
+
+
+def test_a_call_refused_for_a_day_s_limit_nobody_configured_is_raised_as_with_the_sdk_alone():
+    async def main():
+        server = Server(used_up)
+        assert kinds(await ends(throttled(server), 1)) == {"RateLimitError": 1}
+        assert now() < 5
+
+    virtual_run(main())
+
+
+def test_calls_behind_a_used_up_limit_wait_with_a_warning_that_says_until_when(caplog):
+    async def main():
+        client = throttled(Server(lambda number: None, delay=0.1), rpd=10)
+        tasks = [asyncio.create_task(say(client)) for _ in range(15)]
+        await asyncio.sleep(1000)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    with caplog.at_level(logging.WARNING, logger="throttled_openai"):
+        virtual_run(main())
+    assert 1 <= len(caplog.records) <= 2
+    assert "10 requests/day are used up; the next call goes in 28 min 48 s (" in caplog.records[0].getMessage()
+    assert "with max_wait= they fail instead" in caplog.records[0].getMessage()
+
+
+def test_a_wait_of_more_than_a_minute_is_told_of_once_in_ten_minutes(caplog):
+    async def main():
+        client = throttled(Script(refuses(headers={"retry-after": "100"}), refuses(headers={"retry-after": "100"})))
+        assert kinds(await ends(client, 5)) == {"done": 5}
+
+    with caplog.at_level(logging.WARNING, logger="throttled_openai"):
+        virtual_run(main())
+    told = [record.getMessage() for record in caplog.records if "the next call goes in" in record.getMessage()]
+    assert len(told) == 1
+    assert "the next call goes in 1 min 40 s" in told[0]
+    assert "the server asked for that; 1 wait; with max_wait= they fail instead" in told[0]

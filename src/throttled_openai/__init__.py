@@ -11,10 +11,19 @@ from ._seam import Throttled
 from ._sync import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
 from ._throttle import Throttle
 from ._wrap import throttle
-from .errors import AccountBlocked, AdmissionError, AdmissionTimeout, ClientClosed, QueueFull, RequestTooLarge
+from .errors import (
+    AccountBlocked,
+    AccountPaused,
+    AdmissionError,
+    AdmissionTimeout,
+    ClientClosed,
+    QueueFull,
+    RequestTooLarge,
+)
 
 __all__ = [
     "AccountBlocked",
+    "AccountPaused",
     "AdmissionError",
     "AdmissionTimeout",
     "BudgetStats",

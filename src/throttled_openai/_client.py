@@ -30,11 +30,13 @@ class ThrottledAsyncOpenAI(Throttled, AsyncOpenAI):
     `Limits`. Without any of them, limits are learnt from the server's headers and refusals.
     `throttle`: an existing `Throttle`, to share budgets between clients.
     `max_concurrency`: a ceiling for the calls in flight; by default it is found.
-    `max_wait`: seconds a call may wait in the queue before `AdmissionTimeout`.
+    `max_wait`: seconds a call may wait in the queue before `AdmissionTimeout`. Also through an outage, or
+    a wait of hours that the server asks for: without it a call waits for neither.
     `max_queued`: calls that may wait before a further one gets `QueueFull`.
     `priority`: calls of higher priority go first.
     `max_refusals`: how often the server may refuse one call before its refusal is raised; 0 leaves
-    refusals to the SDK's own retries.
+    refusals to the SDK's own retries. By default a call is sent again for ten minutes while the server
+    answers others, and for one while it answers none.
     `dialect`: how the server counts tokens, such as `"openai"`, `"mistral"` or `"self-hosted"`; by
     default it is told from `base_url`.
     `pool`: the connections, where no `http_client` is given: `"httpx"` (ours, the default),

@@ -15,6 +15,7 @@ from tenacity.wait import wait_base
 
 from ._core.bodies import NOT_JSON
 from ._core.headers import read_limits
+from ._core.limits import OVERSIZE
 from ._core.refusals import Refusal, read_refusal, read_stream_error
 from ._permit import Outcome
 
@@ -31,8 +32,6 @@ ADMITTED: Final = "throttled_openai.admitted"
 
 # What may say "not now": billing, Groq's too-large, rate limits, overload, Anthropic's overload.
 MAY_REFUSE: Final = frozenset({402, 413, 429, 503, 529})
-# A call this many times larger than the limit can never be admitted: estimates are within 30 %.
-OVERSIZE: Final = 1.5
 # The server, or something on the way to it, did not keep up.
 _OVERLOADED: Final = frozenset({408, 503, 504, 520, 521, 522, 523, 524, 529})
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._core.breaker import Breaker
 from ._core.bucket import ROUNDING
+from ._core.limits import OVERSIZE
 from ._core.patience import LONGEST, LONGEST_WAIT, Patience
 from ._core.stats import spell
-from ._exchange import OVERSIZE
 from ._notices import Notices, say, until
 from ._permit import GivenUp
 from .errors import AccountBlocked, AccountPaused, RequestTooLarge, refused_by
@@ -29,9 +29,9 @@ RECENT: Final = 60.0
 # Seconds that a call rests between two attempts when nothing is answered and it asked to go on: doubled each time.
 REST: Final = 0.5
 LONGEST_REST: Final = 30.0
-# A lane that steps aside sends all that wait within about so many seconds, not at once: they are to hear soon that
-# they are refused, and the server is not to be run over.
-SPREAD: Final = 10.0
+# Seconds over which a lane that steps aside spreads the calls that wait: each hears soon that it is refused, and the
+# server is not run over.
+SPREAD: Final = 5.0
 # While calls are larger than the announced limit, one goes every so often (seconds): the server decides.
 LET_THROUGH: Final = 10.0
 
@@ -54,6 +54,7 @@ class Gate:
         self._largest_served = 0.0  # tokens of the largest call that was answered
         self._let_through_at = math.inf  # when the next call goes that is larger than the announced limit
         self._left_at = -math.inf  # when the newest attempt left
+        self._most_waited = 1  # calls at a time, since the lane stepped aside
         self._sent: dict[Permit, tuple[int, float]] = {}  # attempts that are not answered: numbers, and when they left
         self._answering: dict[Permit, int] = {}  # those whose streams are open
 
@@ -69,7 +70,8 @@ class Gate:
         """Seconds until a call may go; 0 if one may now."""
         delay = self.breaker.delay(now)
         if self.aside and self.patience.refusing:
-            delay = max(delay, self._left_at + SPREAD / max(1, self._lane.queue.waiting) - now)
+            self._most_waited = max(self._most_waited, self._lane.queue.waiting)
+            delay = max(delay, self._left_at + SPREAD / self._most_waited - now)
         return delay if delay > ROUNDING else 0.0
 
     def check(self, call: Call, now: float) -> None:
@@ -252,7 +254,7 @@ class Gate:
         what = f"%s: none of {patience.failed} attempts was answered in {spell(now - since)}; {lane.queue.waiting}"
         if patience.vain(now, lane.known_rate, oldest):
             if not self.aside:
-                self.aside = True
+                self.aside, self._most_waited = True, 1
                 lane.budget.forget_refusals()
                 then = "waiting calls are now sent as the SDK alone would send them; with max_wait= they wait that long"
                 say(logging.WARNING, f"{what} {then}", lane.name)

@@ -302,6 +302,9 @@ class Lane:
             window = self.budget.used_up(call.tokens)
             why = "" if window is None else f": {window} are used up"
             return f"{self.name} has budget for this one alone in {spell(delay)}{why}"
+        held = self.gate.delay(now)
+        if held > 0:
+            return f"{self.name} sends nothing for {spell(held)} after what the server refused"
         if not self.throttle.has_room():
             return (
                 f"all models together have {self.throttle.in_flight} calls in flight "

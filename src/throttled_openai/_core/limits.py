@@ -13,6 +13,8 @@ from typing import Final
 # shares of a second (60,000/min as 1,000/s), so the default stays under one second: 0.15 s is for
 # calls that reach the server closer together than they were admitted.
 BURST: Final = 0.85
+# A call this many times larger than a limit can never be admitted: estimates are within 30 %.
+OVERSIZE: Final = 1.5
 
 
 # gpt-4o-2024-08-06, gpt-4-0613, claude-sonnet-4-5-20250929, gpt-4o-latest

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from .durations import MINUTE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -70,8 +72,11 @@ class Sightings:
         """A response announced limits of these periods; returns those of others that are not believed any more."""
         forgotten = []
         for key, seen in self._seen.items():
-            # A server that announces nothing for a while still has the limits it has always had.
-            if key[0] != dimension or key[1] in announced or (not announced and seen >= CERTAIN):
+            if key[0] != dimension or key[1] in announced:
+                continue
+            # A server that announces nothing for a while still has the limits it had. But one that holds calls for
+            # hours, and was announced once or twice, has to be announced again.
+            if not announced and (seen >= CERTAIN or key[1] <= MINUTE):
                 continue
             self._missed[key] += 1
             if self._missed[key] >= MISSED * seen:
