@@ -28,6 +28,7 @@ from support import (
     virtual_run,
 )
 from throttled_openai import AccountBlocked, AdmissionError
+from throttled_openai._core.concurrency import ConcurrencyLimit
 from throttled_openai._lane import BLOCKED
 from throttled_openai.errors import refused_by
 
@@ -247,7 +248,9 @@ async def test_a_try_that_gives_up_in_the_queue_is_followed_by_another():
     t = throttle(max_concurrency=2)
     refused, old = await admit(t), await admit(t)
     bill(refused)
-    t._lane("m").limit = 1
+    lane = t._lane("m")
+    lane.concurrency = ConcurrencyLimit(1)
+    lane.limit = 1
     await asyncio.sleep(BLOCKED)
     assert await outcome(call(t, max_wait=1.0)) == "AdmissionTimeout"
     old.settle(Outcome.IGNORED)

@@ -54,8 +54,8 @@ async def asked(kind, calls, **options):
 def test_an_admission_takes_as_many_steps_whatever_waits():
     virtual_run(admitted(10))
     few, many = (calls_of_functions(lambda n=n: virtual_run(admitted(n))) / n for n in (1_000, 10_000))
-    # 175 with Python 3.11, asyncio's own task and future among them.
-    assert many < 185
+    # 196 with Python 3.11, asyncio's own task and future among them.
+    assert many < 205
     assert many < 1.01 * few
 
 
@@ -92,6 +92,6 @@ def steps_of_a_call(kind, **options):
 
 
 def test_throttling_adds_a_tenth_to_the_steps_of_a_call():
-    # 507 of 5,120 with Python 3.11 and openai 3.54.
+    # 600 of 5,161 with Python 3.11 and openai 3.57, of which some 90 find the account and the gate.
     plain = steps_of_a_call(AsyncOpenAI)
-    assert plain < steps_of_a_call(ThrottledAsyncOpenAI, rpm=1e6) < plain + 540
+    assert plain < steps_of_a_call(ThrottledAsyncOpenAI, rpm=1e6) < plain + 630

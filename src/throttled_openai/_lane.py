@@ -446,9 +446,12 @@ class Lane:
         else:
             binding = permit.crowd >= self.limit or concurrency.never_served(permit.crowd)
             room, rate = permit.budget.suspects(refusal, binding=binding, calm=concurrency.is_calm)
-        if room and refusal.kind == "rate" and concurrency.has_served_more(permit.crowd):
-            concurrency.take_back()
-            return False, True
+        if room and refusal.kind == "rate":
+            if permit.crowd == 1:  # there is no server without room for one
+                return False, True
+            if concurrency.has_served_more(permit.crowd):
+                concurrency.take_back()
+                return False, True
         if room and concurrency.in_vain(number, permit.budget.newest):
             return False, rate or refusal.kind == "rate" or refusal.slow_down
         return room, rate
@@ -524,10 +527,10 @@ class Lane:
             post(old, self._timer.cancel)
         self._timer, self._wakes_at, self._saving = None, math.inf, None
         self.budget.rebind(same_clock=same_clock)
+        self.gate.rebind()
         if not same_clock:
             self._ledger.rebind()
             self._busy_at = self.used_at = -math.inf
-            self.gate.rebind()
         left, self.queue = self.queue, Queue()
         for waiter in left.clear():
             post(old, _ask_again, waiter.future)

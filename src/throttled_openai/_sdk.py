@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import threading
 import warnings
 from typing import Any, Final
 
+import anyio.to_thread
 import openai
 from openai import AsyncOpenAI, OpenAI
 
@@ -69,6 +71,15 @@ def platform() -> Any:
         if _known is None:
             _known = get_platform()
         return _known
+
+
+async def platform_from_thread() -> Any:
+    """As `platform`, without holding the event loop."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # trio
+        return await anyio.to_thread.run_sync(platform)
+    return await loop.run_in_executor(None, platform)
 
 
 def _begin_anew() -> None:

@@ -9,7 +9,6 @@ import inspect
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
-import anyio.to_thread
 from openai import AsyncAzureOpenAI, AzureOpenAI, DefaultAsyncHttpxClient
 
 from ._core.account import account_at
@@ -24,7 +23,7 @@ from ._http_client import throttle_http_client, unthrottled
 from ._options import MANNERS_OPTIONS, OPTIONS, THROTTLE_OPTIONS, current_manners, given_of, read_options
 from ._permit import Call, Manners, Outcome, Permit
 from ._pool import http_client
-from ._sdk import hooked, known_platform, platform, retries_of
+from ._sdk import hooked, known_platform, platform_from_thread, retries_of
 from ._signature import sign
 from ._spelling import suggesting, suggestions
 from ._waits import end_waits, wait, waits_of
@@ -286,7 +285,7 @@ class Throttled(Seam):
                 if self._platform is None:
                     # The SDK asks in a thread for every call that begins before the first answer is
                     # there: ten thousand gathered calls start ten thousand thread jobs.
-                    self._platform = known_platform() or await anyio.to_thread.run_sync(platform)
+                    self._platform = known_platform() or await platform_from_thread()
                 return await super().request(*args, **kwargs)
             finally:
                 current.end(token)
