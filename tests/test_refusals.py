@@ -213,7 +213,7 @@ def test_where_no_rate_is_known_a_pause_ends_at_a_learnt_pace_and_not_with_all()
         reopened = Counter(script.times[17:])
         assert min(reopened) == 5.5
         assert max(reopened.values()) == 1
-        assert sum(5.5 <= at < 6.5 for at in script.times) <= 8
+        assert sum(5.5 <= at < 6.5 for at in script.times) <= 16
 
     virtual_run(main())
 

@@ -193,7 +193,8 @@ class RateLearner:
     def _most(self, since: float) -> float:
         """Upper bound of the rate, by the few attempts accepted since the event."""
         accepted, unit = max(0.0, self._accepted), self.unit
-        return (accepted + unit * (1 + math.sqrt(accepted / unit))) / max(0.05, since)
+        # While nobody was allowed to send, nothing could be accepted.
+        return (accepted + unit * (1 + math.sqrt(accepted / unit))) / max(0.05, since - self._paused_since_event)
 
     def _refilled(self, since: float) -> float | None:
         """Units per second that came back between two refusals; None: nothing can be told."""
