@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._core.breaker import Breaker
 from ._core.bucket import ROUNDING
 from ._core.limits import OVERSIZE
-from ._core.patience import LONGEST, LONGEST_WAIT, Patience
+from ._core.patience import FEWEST_REFUSED, LONGEST, LONGEST_WAIT, Patience
 from ._core.stats import spell
 from ._notices import Notices, say, until
 from ._permit import GivenUp
@@ -84,7 +84,7 @@ class Gate:
             if call.long_wait is not None and (most is None or call.waited + call.long_wait > most):
                 raise GivenUp(to_sdk=True)
             if self.aside and most is None:
-                raise GivenUp(to_sdk=True)
+                raise GivenUp(to_sdk=call.refusals < FEWEST_REFUSED)
             if now - call.refused_at >= max(LONGEST, most or 0.0):
                 raise GivenUp(to_sdk=False)
         if self.breaker.open and self.breaker.delay(now) > 0 and not self._outlasts(call, now):
@@ -120,8 +120,8 @@ class Gate:
 
     def rest(self, call: Call) -> float:
         """Seconds that a refused call stays out of the queue: where the lane steps aside nothing else slows it."""
-        if not self.aside or not call.refusals:
-            return 0.0
+        if not self.aside or not call.refusals or call.manners.max_wait is None:
+            return 0.0  # the SDK's own retries rest
         longest = min(LONGEST_REST, REST * 2.0 ** min(call.refusals, 10))
         return longest * (1 + self._lane.throttle.random()) / 2
 

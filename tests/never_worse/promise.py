@@ -16,8 +16,9 @@ SLACK = 5.0
 # Seconds of a wait that the server named without keeping to it: a probe a minute finds that out. As
 # long ours may try where no call of a lane has been accepted since the first refusal.
 MINUTE = 60.0
-# Attempts of a call more than stock's that a refusal for rate or room may cost.
-REFUSED_AGAIN = 5
+# Attempts of a call more than stock's that a refusal for rate or room may cost: as many as fit into `MINUTE` with
+# pauses that double from a quarter of a second to fifteen.
+REFUSED_AGAIN = 8
 
 # What stays different on purpose: name -> (the sentence for the README, whether a breach is of it).
 DIFFERENCES: dict = {}

@@ -443,14 +443,14 @@ class Budget:
         event = reservation.number > self._event_at
         if event:
             self._event_at = self.newest
+            self._streak += 1
         if idle:
             wait = refusal.retry_after
             if wait is not None:
                 self._pause(now + wait * (1 + PAUSE_JITTER * jitter))
-            elif event and self._streak:
-                pause = min(LONGEST_OVERLOAD_PAUSE, FIRST_PAUSE * 2.0 ** min(self._streak - 1, 10))
+            elif self._streak > 1:
+                pause = min(LONGEST_OVERLOAD_PAUSE, FIRST_PAUSE * 2.0 ** min(self._streak - 2, 10))
                 self._pause(now + pause * (1 + jitter) / 2)
-            self._streak += event
         self._overloaded = True
 
     def tighten(self, now: float) -> None:
