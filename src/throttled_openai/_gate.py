@@ -31,7 +31,7 @@ REST: Final = 0.5
 LONGEST_REST: Final = 30.0
 # Seconds over which a lane that steps aside spreads the calls that wait: each hears soon that it is refused, and the
 # server is not run over.
-SPREAD: Final = 5.0
+SPREAD: Final = 2.0
 # While calls are larger than the announced limit, one goes every so often (seconds): the server decides.
 LET_THROUGH: Final = 10.0
 
