@@ -119,8 +119,9 @@ class Portal:
         if turning is None:
             return answered.acquire(timeout=seconds)
         if turning.acquire(blocking=False):
+            me = threading.current_thread()
             try:
-                self._thread = me = threading.current_thread()
+                self._thread = me
                 if answered.acquire(blocking=False):
                     return True
                 loop.run_forever()  # until somebody is answered

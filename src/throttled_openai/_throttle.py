@@ -22,7 +22,7 @@ from ._home import TrioHome, home, post
 from ._lane import Lane
 from ._permit import Outcome, Permit, PostedPermit, check_count
 from ._portal import portal
-from ._queue import FAIR
+from ._queue import FAIR, Waiter
 from ._spelling import suggesting
 from .errors import ClientClosed
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ._home import Home
     from ._permit import Call
     from ._portal import Portal
-    from ._queue import Waiter
 
 logger = logging.getLogger("throttled_openai")
 
@@ -185,7 +184,7 @@ class Throttle:
                 return self._received(permit)
             if isinstance(entered, Permit):
                 return entered
-            if isinstance(entered, float):
+            if not isinstance(entered, Waiter):
                 await asyncio.sleep(entered)
                 call.waited += entered
                 continue

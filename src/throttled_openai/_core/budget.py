@@ -278,8 +278,10 @@ class Budget:
             self._announced.discard(key)
             if key[1] != DAY or self._per_day[key[0]] is None:
                 self.mirrors.pop(key, None)
-        for dimension in {dimension for dimension, _ in keys}:
-            self._set_pace(dimension)
+        named = {dimension for dimension, _ in keys}
+        for dimension in _DIMENSIONS:
+            if dimension in named:
+                self._set_pace(dimension)
 
     def _observe(
         self, dimension: Dimension, window: Window, reservation: Reservation | None, now: float, *, refused: bool

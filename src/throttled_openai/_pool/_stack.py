@@ -49,7 +49,7 @@ class StackPool:
         await self.aclose()
 
     @property  # type: ignore[misc]  # an attribute, to mypy
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
         """The class of `stock`: programs find out whether a transport has a proxy by `isinstance()` of its pool."""
         return type(self._stock)
 

@@ -52,7 +52,7 @@ class SyncStackPool:
         self.close()
 
     @property  # type: ignore[misc]  # an attribute, to mypy
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
         """The class of `stock`, as in `StackPool`."""
         return type(self._stock)
 

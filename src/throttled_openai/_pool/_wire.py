@@ -110,6 +110,7 @@ def request_head(method: bytes, target: bytes, fields: Fields) -> tuple[bytes, F
 
 def _illegal_field(fields: Fields) -> str:
     """Which of the fields cannot be sent, without its value: that may be a key."""
+    name = b""
     for name, value in fields:
         if not re.fullmatch(_NAME, name):
             return f"the header name {name!r} has characters that cannot be sent"
