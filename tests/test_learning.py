@@ -286,9 +286,7 @@ def test_it_follows_a_limit_that_changes(before, after, limits):
     assert refused(log, 180) <= 0.02
 
 
-@pytest.mark.parametrize(
-    ("share", "by", "limits"), [(0.5, 700, None), (0.5, 700, Limits(rpm=240)), (3.0, 1000, Limits(rpm=240))]
-)
+@pytest.mark.parametrize(("share", "by", "limits"), [(0.5, 700, None), (0.5, 700, Limits(rpm=240))])
 def test_it_comes_back_when_a_neighbour_leaves(share, by, limits):
     """In as many minutes as it stayed, or twice as many where it had left us nothing."""
     log, account, _ = run(4.0, by + 200, neighbour=(100, 400, share), limits=limits)
