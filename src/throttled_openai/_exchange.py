@@ -17,7 +17,8 @@ from ._core.bodies import NOT_JSON
 from ._core.headers import read_limits
 from ._core.limits import OVERSIZE
 from ._core.refusals import Refusal, read_refusal, read_stream_error
-from ._permit import Outcome
+from ._permit import GivenUp, Outcome
+from .errors import ClientClosed
 
 if TYPE_CHECKING:
     import httpx
@@ -135,6 +136,15 @@ def response_of(exchange: Exchange) -> httpx.Response:
     if exchange.refusal is not None:
         exchange.response.headers["x-should-retry"] = "false"
     return exchange.response
+
+
+def response_after(error: Exception, last: Exchange) -> httpx.Response:
+    """The response of a call that is not admitted again, for that reason. Raises it where the client was closed."""
+    if isinstance(error, ClientClosed):
+        raise error
+    if isinstance(error, GivenUp) and error.to_sdk:
+        return last.response
+    return response_of(last)
 
 
 class _StopRefused(stop_base):

@@ -23,11 +23,12 @@ from ._exchange import (
     outcome_of_error,
     readmission_policy,
     refusal_read,
+    response_after,
     response_of,
 )
 from ._home import home, post
 from ._permit import Call, GivenUp, Outcome, Permit
-from .errors import AdmissionError, ClientClosed
+from .errors import AdmissionError
 
 if TYPE_CHECKING:
     import asyncio
@@ -69,13 +70,8 @@ async def send_admitted(  # noqa: PLR0917  # what an attempt needs, in the order
     policy = readmission_policy(permit.call, request, throttle)
     try:
         await AsyncRetrying(sleep=readmission.wait, **policy)(readmission.attempt)
-    except ClientClosed:
-        raise
-    except AdmissionError:
-        pass
-    except GivenUp as given_up:
-        if given_up.to_sdk:
-            return readmission.last.response
+    except (AdmissionError, GivenUp) as error:
+        return response_after(error, readmission.last)
     return response_of(readmission.last)
 
 

@@ -44,7 +44,7 @@ HINTS: Final[Mapping[str, Any]] = {name: get_type_hints(Options)[name] for name 
 
 
 def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttles, Manners, str | None, Kind | None]:
-    """Take what is ours out of `options`: throttles, manners, dialect and pool. Raises for what cannot be meant."""
+    """Take what is ours out of `options`: throttles, manners, dialect and pool. Raises for invalid options."""
     ours = {name: options.pop(name) for name in OPTIONS if name in options}
     pool, dialect, given = ours.pop("pool", None), ours.pop("dialect", None), ours.pop("throttle", None)
     if dialect is not None:

@@ -20,11 +20,12 @@ from ._exchange import (
     outcome_of_error,
     readmission_policy,
     refusal_read,
+    response_after,
     response_of,
 )
 from ._home import post
 from ._permit import Call, GivenUp, Outcome, PostedPermit
-from .errors import AdmissionError, ClientClosed
+from .errors import AdmissionError
 
 if TYPE_CHECKING:
     import httpx
@@ -55,13 +56,8 @@ def send_admitted(  # noqa: PLR0917  # as its namesake
     policy = readmission_policy(permit.call, request, throttle)
     try:
         Retrying(sleep=readmission.wait, **policy)(readmission.attempt)
-    except ClientClosed:
-        raise
-    except AdmissionError:
-        pass
-    except GivenUp as given_up:
-        if given_up.to_sdk:
-            return readmission.last.response
+    except (AdmissionError, GivenUp) as error:
+        return response_after(error, readmission.last)
     return response_of(readmission.last)
 
 

@@ -353,11 +353,8 @@ class Budget:
         elif event and not explained:
             # Refusals that say nothing are answered by fewer attempts in flight or a slower pace; a
             # pause is for those that go on being refused.
-            doublings = self._streak - 1
-            if doublings >= 0:
-                longest = LONGEST_PAUSE if refusal.kind == "rate" else LONGEST_OVERLOAD_PAUSE
-                pause = min(longest, FIRST_PAUSE * 2.0 ** min(doublings, 10))
-                self._pause(now + pause * (1 + jitter) / 2)
+            longest = LONGEST_PAUSE if refusal.kind == "rate" else LONGEST_OVERLOAD_PAUSE
+            self._pause_again(self._streak, longest, now, jitter)
         if event:
             self._streak += 1
             self._overloaded = refusal.kind == "overload" and not refusal.slow_down
@@ -411,7 +408,7 @@ class Budget:
     def suspects(self, refusal: Refusal, *, binding: bool, calm: bool) -> tuple[bool, bool]:
         """What a refusal may be for: lack of room, and a rate. `binding`: the concurrency limit was in use.
 
-        One that says nothing is told to whichever of our own limits held calls back, as that may be the
+        A refusal without a reason counts against the one of our own limits that held calls back, as that may be the
         one that is too high; where none did, to the concurrency limit, and where no rate is known yet to
         both.
         """
@@ -450,9 +447,8 @@ class Budget:
             wait = refusal.retry_after
             if wait is not None:
                 self._pause(now + wait * (1 + PAUSE_JITTER * jitter))
-            elif self._streak > 1:
-                pause = min(LONGEST_OVERLOAD_PAUSE, FIRST_PAUSE * 2.0 ** min(self._streak - 2, 10))
-                self._pause(now + pause * (1 + jitter) / 2)
+            else:
+                self._pause_again(self._streak - 1, LONGEST_OVERLOAD_PAUSE, now, jitter)
         self._overloaded = True
 
     def tighten(self, now: float) -> None:
@@ -489,6 +485,12 @@ class Budget:
         self._streak = 0
         for pace in self.paces.values():
             pace.forget()
+
+    def _pause_again(self, before: int, longest: float, now: float, jitter: float) -> None:
+        """Pause after a refusal that names no wait; `before`: events since the last answer; of none, no pause."""
+        if before > 0:
+            pause = min(longest, FIRST_PAUSE * 2.0 ** min(before - 1, 10))
+            self._pause(now + pause * (1 + jitter) / 2)
 
     def _pause(self, until: float) -> None:
         self.paused_until = max(self.paused_until, until)
