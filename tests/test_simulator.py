@@ -31,13 +31,13 @@ from throttled_openai.simulator import (
     spawn,
     virtual_run,
 )
-from throttled_openai.simulator._bucket import Bucket
+from throttled_openai.simulator._quotas.bucket import Bucket
 from throttled_openai.simulator._cli import add_arguments, arguments_of
-from throttled_openai.simulator._headers import go_duration
-from throttled_openai.simulator._http1 import MalformedRequestError, RequestReader
-from throttled_openai.simulator._quota import Quota
-from throttled_openai.simulator._request import parse
-from throttled_openai.simulator._settings import Options
+from throttled_openai.simulator._wording.headers import go_duration
+from throttled_openai.simulator._carriers.http1 import MalformedRequestError, RequestReader
+from throttled_openai.simulator._quotas.quota import Quota
+from throttled_openai.simulator._requests.metered import parse
+from throttled_openai.simulator._settings import SettingsOptions
 
 FAMILIES = ["httpx", *(["httpx2"] if find_spec("httpx2") else [])]
 HI = [{"role": "user", "content": "hi"}]
@@ -901,7 +901,7 @@ def test_settings_that_cannot_be_say_why(options, words):
 
 
 def test_the_options_are_the_settings():
-    assert set(Options.__annotations__) == {field.name for field in fields(Settings)}
+    assert set(SettingsOptions.__annotations__) == {field.name for field in fields(Settings)}
 
 
 def test_the_command_line_can_say_every_setting():

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from throttled_openai.simulator import Settings, Simulator, serve, virtual_run
-from throttled_openai.simulator._dialects import DIALECTS
-from throttled_openai.simulator._http1 import MalformedRequestError, RequestReader
+from throttled_openai.simulator._wording.dialects import DIALECTS
+from throttled_openai.simulator._carriers.http1 import MalformedRequestError, RequestReader
 
 TEXT = {"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "x"}}]}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}

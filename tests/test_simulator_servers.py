@@ -15,7 +15,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from throttled_openai.simulator import Fault, Settings, Simulator, serve, virtual_run
-from throttled_openai.simulator._dialects import DialectName
+from throttled_openai.simulator._settings import DialectName
 
 FAMILIES = ["httpx", *(["httpx2"] if find_spec("httpx2") else [])]
 
@@ -126,18 +126,18 @@ def test_attempts_overtake_each_other_on_a_network_that_scatters():
 
 def test_one_way_times_scatter_around_their_median_and_do_not_shift_latencies():
     near, far = Simulator(seed=3), Simulator(seed=3, network=0.02)
-    times = sorted(far.network.there(far.settings) for _ in range(1001))
+    times = sorted(far.network.to_server(far.settings) for _ in range(1001))
     assert times[500] == pytest.approx(0.02, rel=0.1)
     assert times[-1] > 0.06
     assert [post(near).delay for _ in range(5)] == [post(far).delay for _ in range(5)]
-    assert near.network.there(near.settings) == 0.0
+    assert near.network.to_server(near.settings) == 0.0
 
 
 def test_there_and_back_have_their_own_dice():
     one, other = Simulator(network=1.0), Simulator(network=1.0)
-    _ = [one.network.back(one.settings) for _ in range(7)]
-    assert one.network.there(one.settings) == other.network.there(other.settings)
-    assert one.network.there(one.settings) != one.network.back(one.settings)
+    _ = [one.network.to_client(one.settings) for _ in range(7)]
+    assert one.network.to_server(one.settings) == other.network.to_server(other.settings)
+    assert one.network.to_server(one.settings) != one.network.to_client(one.settings)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A metered request as the server reads it: the checked body, and what it costs."""
+"""A metered request: its checked body and its measured cost in tokens."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ._body import check_fields, read_body
-from ._errors import BadRequestError
+from .fields import BadRequestError, check_fields, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The field each metered endpoint cannot do without.
+# The required field of each metered endpoint.
 METERED: Final = {
     "chat/completions": "messages",
     "completions": "prompt",
@@ -22,23 +21,23 @@ METERED: Final = {
     "moderations": "input",
 }
 
-# What a client may call the most tokens it wants.
+# The names under which a client may limit the answer.
 _LIMITS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
-# Tokens. Reserved for an answer without a limit.
+# Tokens reserved for an answer without a limit.
 _RESERVED: Final = 16
 
-# Tokens. Charged for an image of any size, measured in 2025 and 2026.
+# Tokens charged for an image of any size, measured in 2025 and 2026.
 _IMAGE: Final = 765
 
-# Tokens. What the Responses API charges on top of the input: without and with function tools.
+# Tokens that the Responses API charges on top of the input, without and with function tools.
 _RESPONSE: Final = 19
 _RESPONSE_WITH_FUNCTIONS: Final = 217
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A request the limits apply to. `cost` is what is charged, `prompt_tokens` what usage reports."""
+class MeteredRequest:
+    """A request that the limits apply to. `cost` is charged; `prompt_tokens` is what usage reports."""
 
     endpoint: str
     model: str
@@ -53,7 +52,7 @@ class Call:
 
     @property
     def reserved_tokens(self) -> int:
-        """The most that the answer may become."""
+        """The longest answer that the request allows, in tokens, over all its choices."""
         if not self.generates:
             return 0
         limit = self._most_tokens
@@ -72,7 +71,7 @@ class Call:
         return next((limit for name in _LIMITS if (limit := self.body.get(name)) is not None), None)
 
 
-# OpenAI's paths; Azure's with the deployment in the address, its newer ones, and those of its other endpoints.
+# OpenAI's paths; Azure's with the deployment in the path, its newer /openai/v1, and its other endpoints.
 _PATH: Final = re.compile(r"/(?:v1|openai/deployments/(?P<deployment>[^/]+)|openai/v1|openai)/(?P<endpoint>.+)")
 
 
@@ -84,7 +83,7 @@ def metered_path(path: str) -> tuple[str, str | None] | None:
     return found["endpoint"], found["deployment"]
 
 
-def parse(endpoint: str, raw: bytes, deployment: str | None = None) -> Call:
+def parse(endpoint: str, raw: bytes, deployment: str | None = None) -> MeteredRequest:
     """Read the body of a metered request, or raise `BadRequestError`."""
     body = read_body(raw)
     model = deployment or body.get("model") or ("omni-moderation-latest" if endpoint == "moderations" else None)
@@ -96,16 +95,16 @@ def parse(endpoint: str, raw: bytes, deployment: str | None = None) -> Call:
     check_fields(endpoint, body)
     stream = body.get("stream") is True and endpoint not in {"embeddings", "moderations"}
     cost, prompt_tokens = _measure(endpoint, body)
-    return Call(endpoint, model, stream, body, cost, prompt_tokens)
+    return MeteredRequest(endpoint, model, stream, body, cost, prompt_tokens)
 
 
 def _measure(endpoint: str, body: dict[str, Any]) -> tuple[int, int]:
-    """Return what the request is charged, and the prompt tokens that usage reports."""
+    """Return the tokens that the request is charged, and the prompt tokens that usage reports."""
     if endpoint == "chat/completions":
         messages = body["messages"]
         size, images = _sizes(messages)
         cost = size // 4 + len(messages) + 2 + images * _IMAGE + (body.get("n") or 1) - 1
-        # 3 + 4 per message frame the text; exact in 215 of 215 recorded usages of gpt-4 models.
+        # Framing adds 3 tokens and 4 per message; exact in 215 of 215 recorded usages of gpt-4 models.
         return cost, math.ceil(size / 4) + 4 * len(messages) + 3 + images * _IMAGE
     if endpoint == "responses":
         size, images = _sizes([body["input"], body.get("instructions")])
@@ -119,7 +118,7 @@ def _measure(endpoint: str, body: dict[str, Any]) -> tuple[int, int]:
 
 
 def _sizes(content: object) -> tuple[int, int]:
-    """UTF-8 bytes of all text in messages, items, parts or plain strings; and the number of images."""
+    """Count the UTF-8 bytes of all text, and the images, in messages, items, parts or plain strings."""
     size = images = 0
     for leaf in _leaves(content):
         if isinstance(leaf, str):
@@ -145,7 +144,7 @@ def _leaves(content: object) -> Iterator[str | None]:
 
 
 def _given_tokens(content: object) -> int:
-    """Tokens of a prompt that is already token arrays."""
+    """Count the tokens of a prompt that is given as arrays of tokens."""
     if not isinstance(content, list):
         return 0
     return sum(1 if isinstance(item, int) else _given_tokens(item) for item in content)

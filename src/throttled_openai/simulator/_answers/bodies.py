@@ -1,4 +1,4 @@
-"""The bodies of successful answers, as the SDK's types expect them."""
+"""The bodies of successful answers, complete enough for the SDK's types."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from ._request import Call
+    from throttled_openai.simulator._requests.metered import MeteredRequest
 
 Json = dict[str, Any]
 
-# An instant for `created`; the simulator has no calendar.
-EPOCH: Final = 1_750_000_000
-
-# More deltas than this only cost time: a long answer puts several tokens into each.
+# The most deltas of a stream. A longer answer puts several tokens into each: more deltas would only cost time.
 _MOST_DELTAS: Final = 20
 
 _WORDS: Final = ("This", " answer", " is", " simulated", ",", " token", " by", " token", ".", "\n")
@@ -49,9 +46,9 @@ def to_bytes(body: Json) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer in the making: whose, and how long."""
+    """One answer: the request it belongs to, and its length in tokens."""
 
-    call: Call
+    request: MeteredRequest
     number: int
     created: int
     tokens: int
@@ -71,7 +68,7 @@ class Answer:
 
     @property
     def usage(self) -> Json:
-        prompt, completion = self.call.prompt_tokens, self.tokens * self.call.choices
+        prompt, completion = self.request.prompt_tokens, self.tokens * self.request.choices
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
@@ -82,12 +79,12 @@ class Answer:
 
 
 def body_of(answer: Answer) -> bytes:
-    """The whole answer, where it is no stream."""
-    return _embeddings(answer.call) if answer.call.endpoint == "embeddings" else to_bytes(plain(answer))
+    """The body of an answer that is not streamed."""
+    return _embeddings(answer.request) if answer.request.endpoint == "embeddings" else to_bytes(answer_object(answer))
 
 
-def plain(answer: Answer) -> Json:
-    match answer.call.endpoint:
+def answer_object(answer: Answer) -> Json:
+    match answer.request.endpoint:
         case "chat/completions":
             return _chat(answer)
         case "completions":
@@ -102,13 +99,13 @@ def _chat(answer: Answer) -> Json:
     message: Json = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
     choices = [
         {"index": index, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
-        for index in range(answer.call.choices)
+        for index in range(answer.request.choices)
     ]
     return {
         "id": f"chatcmpl-{answer.number:024x}",
         "object": "chat.completion",
         "created": answer.created,
-        "model": answer.call.model,
+        "model": answer.request.model,
         "choices": choices,
         "usage": answer.usage,
         "service_tier": "default",
@@ -119,28 +116,28 @@ def _chat(answer: Answer) -> Json:
 def _completion(answer: Answer) -> Json:
     choices = [
         {"index": index, "text": answer.text, "logprobs": None, "finish_reason": answer.finish_reason}
-        for index in range(answer.call.choices)
+        for index in range(answer.request.choices)
     ]
     return {
         "id": f"cmpl-{answer.number:024x}",
         "object": "text_completion",
         "created": answer.created,
-        "model": answer.call.model,
+        "model": answer.request.model,
         "choices": choices,
         "usage": answer.usage,
     }
 
 
 def response(answer: Answer, *, started: bool = False) -> Json:
-    """Build a Response; `started` gives its first shape, without output and usage."""
-    body, tokens = answer.call.body, answer.tokens
+    """A Response object. `started`: as the stream's first event has it, without output and usage."""
+    body, tokens = answer.request.body, answer.tokens
     status = "in_progress" if started else "incomplete" if answer.shortened else "completed"
     usage = {
-        "input_tokens": answer.call.prompt_tokens,
+        "input_tokens": answer.request.prompt_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": answer.call.prompt_tokens + tokens,
+        "total_tokens": answer.request.prompt_tokens + tokens,
     }
     return {
         "id": f"resp_{answer.number:032x}",
@@ -153,7 +150,7 @@ def response(answer: Answer, *, started: bool = False) -> Json:
         "instructions": body.get("instructions"),
         "max_output_tokens": body.get("max_output_tokens"),
         "metadata": body.get("metadata") or {},
-        "model": answer.call.model,
+        "model": answer.request.model,
         "output": [] if started else [message(answer)],
         "parallel_tool_calls": True,
         "previous_response_id": body.get("previous_response_id"),
@@ -171,12 +168,12 @@ def response(answer: Answer, *, started: bool = False) -> Json:
 
 
 def message(answer: Answer, *, started: bool = False) -> Json:
-    """Build the one output item of a Response."""
-    whole = "incomplete" if answer.shortened else "completed"
+    """The one output item of a Response."""
+    final = "incomplete" if answer.shortened else "completed"
     return {
         "id": f"msg_{answer.number:032x}",
         "type": "message",
-        "status": "in_progress" if started else whole,
+        "status": "in_progress" if started else final,
         "role": "assistant",
         "content": [] if started else [part(answer.text)],
     }
@@ -186,33 +183,33 @@ def part(text: str) -> Json:
     return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
 
 
-def _embeddings(call: Call) -> bytes:
-    """Put together by hand: all vectors are the same one, which is encoded once and not two thousand times."""
-    given = call.body["input"]
+def _embeddings(request: MeteredRequest) -> bytes:
+    """Joined from bytes: all vectors are equal, so one is encoded once instead of 2,000 times."""
+    given = request.body["input"]
     several = isinstance(given, list) and not (given and isinstance(given[0], int))
-    size = call.body.get("dimensions") or 1536
-    vector = _vector(size, base64=call.body.get("encoding_format") == "base64")
+    size = request.body.get("dimensions") or 1536
+    vector = _vector(size, base64=request.body.get("encoding_format") == "base64")
     parts = [b'{"object":"list","data":[']
     for index in range(len(given) if several else 1):
         parts += (b'{"object":"embedding","index":%d,"embedding":' % index, vector, b"},")
     parts[-1] = parts[-1].rstrip(b",")
-    usage = {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens}
-    return b"".join((*parts, b"],", to_bytes({"model": call.model, "usage": usage})[1:]))
+    usage = {"prompt_tokens": request.prompt_tokens, "total_tokens": request.prompt_tokens}
+    return b"".join((*parts, b"],", to_bytes({"model": request.model, "usage": usage})[1:]))
 
 
 def _moderation(answer: Answer) -> Json:
-    given = answer.call.body["input"]
+    given = answer.request.body["input"]
     result = {
         "flagged": False,
         "categories": dict.fromkeys(_CATEGORIES, False),
         "category_scores": dict.fromkeys(_CATEGORIES, 0.0),
         "category_applied_input_types": {category: ["text"] for category in _CATEGORIES},
     }
-    # A list of parts is one text with images; a list of strings is several texts.
+    # A list of strings is several texts; a list of parts is one text with images.
     several = isinstance(given, list) and all(isinstance(item, str) for item in given)
     return {
         "id": f"modr-{answer.number:024x}",
-        "model": answer.call.model,
+        "model": answer.request.model,
         "results": [result] * (len(given) if several else 1),
     }
 
@@ -226,6 +223,6 @@ def _pieces(tokens: int) -> tuple[str, ...]:
 
 @lru_cache(maxsize=16)
 def _vector(size: int, *, base64: bool) -> bytes:
-    """Every text has the same unit vector: the simulator weighs texts, it does not read them."""
+    """The unit vector that every text gets."""
     vector = [size**-0.5] * size
     return b'"%b"' % b64encode(array("f", vector).tobytes()) if base64 else _encode(vector).encode()

@@ -1,4 +1,4 @@
-"""The limits of one model: what is admitted, what is refused, and how long a refusal lasts."""
+"""The limits of one model: what they admit, what they refuse, and for how long."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ._neighbours import Neighbours
-from ._quota import DAY, MINUTE, Quota
+from .neighbours import Neighbours
+from .quota import DAY, MINUTE, Quota
 
 if TYPE_CHECKING:
-    from ._charge import Charge
-    from ._settings import Settings
+    from throttled_openai.simulator._settings import Settings
+
+    from .charge import Charge
 
 Unit = Literal["requests", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A limit was in the way. `wait` is seconds; None: the attempt can never be admitted."""
+class QuotaRefusal:
+    """The quota that refused an attempt. `wait` is seconds; None: the attempt can never be admitted."""
 
     dimension: Unit
     period: int
@@ -28,8 +29,8 @@ class Refusal:
     wait: float | None
 
 
-class Limiter:
-    """All quotas of one model, or of several that share them, and the neighbours who draw on them too."""
+class ModelLimits:
+    """All quotas of one model, or of several models that share them, and the neighbours who use them too."""
 
     __slots__ = ("_quotas", "_settings", "name", "neighbours")
 
@@ -37,31 +38,31 @@ class Limiter:
         self.name = name
         self.neighbours = Neighbours(settings, now)
         self._settings = settings
-        # In the order they are looked at: requests first, as OpenAI does.
+        # In the order in which they are checked: requests first, as OpenAI does.
         self._quotas: dict[tuple[Unit, int], Quota] = {}
         self._resize(now)
 
     @property
     def requests(self) -> Quota | None:
-        """The limit that headers speak of: where requests a day are limited, the minute is not shown."""
+        """The quota that headers show: the daily one if there is one, else that of the minute."""
         return self._quotas.get(("requests", DAY), self._quotas.get(("requests", MINUTE)))
 
     @property
     def tokens(self) -> Quota | None:
-        """The limit that headers speak of: tokens a day are never shown."""
+        """The quota that headers show, which is never the daily one."""
         return self._quotas.get(("tokens", MINUTE))
 
     def catch_up(self, now: float) -> None:
-        """Let the neighbours take what they came for until now. This comes before all else."""
+        """Let the neighbours take their share up to `now`. Every other change to the quotas does this first."""
         neighbours = self.neighbours
         for at, seconds in neighbours.slices(now):
             neighbours.taken_requests += self._share("requests", neighbours.requests, seconds, at)
             neighbours.taken_tokens += self._share("tokens", neighbours.tokens, seconds, at)
 
-    def admit(self, charge: Charge, now: float) -> Refusal | None:
-        """Take one request and the tokens of `charge`, or say what refuses them.
+    def admit(self, charge: Charge, now: float) -> QuotaRefusal | None:
+        """Charge one request and the tokens of `charge`, or return the refusal.
 
-        A refused attempt takes no tokens, and a request only if the settings say so.
+        A refused attempt is charged no tokens, and a request only if the settings say so.
         """
         self.catch_up(now)
         wanted = {"requests": 1, "tokens": charge.needed}
@@ -74,16 +75,16 @@ class Limiter:
         quota, amount = self._quotas[hit], wanted[hit[0]]
         used = math.ceil(quota.limit) - quota.remaining(now)
         wait = None if amount > quota.limit else quota.wait(amount, now)
-        return Refusal(*hit, quota.limit, used, amount, wait)
+        return QuotaRefusal(*hit, quota.limit, used, amount, wait)
 
     def settle(self, tokens: int, now: float) -> None:
-        """Take tokens that were used, or give back those that were not, as an attempt ends."""
+        """Charge or, if negative, refund `tokens` at the end of an attempt."""
         if tokens:
             self.catch_up(now)
             self._take(0, tokens, now)
 
     def drain(self, requests: float, tokens: float, now: float) -> None:
-        """Take what is there of both; leaves no debt."""
+        """Take both, or what is left of each if that is less: this never leaves a debt."""
         self.catch_up(now)
         for (unit, _), quota in self._quotas.items():
             quota.drain(requests if unit == "requests" else tokens, now)
@@ -99,7 +100,7 @@ class Limiter:
             quota.take(requests if unit == "requests" else tokens, now)
 
     def _share(self, unit: Unit, wanted: float, seconds: float, now: float) -> float:
-        """Give neighbours who want `wanted` units a second what is theirs of `seconds`."""
+        """Take what neighbours who want `wanted` units per second get over `seconds`."""
         quotas = [quota for (of, _), quota in self._quotas.items() if of == unit]
         amount = min((quota.spare(wanted, seconds, now) for quota in quotas), default=0.0)
         for quota in quotas:
@@ -107,7 +108,7 @@ class Limiter:
         return amount
 
     def _resize(self, now: float) -> None:
-        """Have the quotas that the settings want; those that stay keep their levels."""
+        """Create the quotas of the settings; those that already exist keep their levels."""
         settings, old, self._quotas = self._settings, self._quotas, {}
         wanted: tuple[tuple[Unit, int, float | None], ...] = (
             ("requests", MINUTE, settings.rpm),

@@ -1,21 +1,21 @@
-"""The server's fixed window: units counted anew in each slice of the clock."""
+"""The server's fixed window: a limit that is counted anew in each period of the clock."""
 
 from __future__ import annotations
 
 import math
 from typing import Final
 
-from ._bucket import ROUNDING
+from .bucket import ROUNDING
 
-# Windows. An instant this short of a boundary is at the boundary, but for float rounding.
+# Share of a window. An instant this close before a boundary is at the boundary but for float rounding.
 _EDGE: Final = 1e-9
 
 
 class FixedWindow:
     """`capacity` units in each window of `capacity / rate` seconds; windows start at multiples of their length.
 
-    It is used as a `Bucket` is, and is one that refills in steps: what a window leaves is lost, and
-    debt is carried over, so that an amount larger than a window blocks as many windows as it is worth.
+    It has the methods of `Bucket`, but refills in steps. Unused units expire with their window; debt
+    is carried over, so that an amount larger than one window uses up several.
     """
 
     __slots__ = ("_level", "_number", "_seconds", "capacity", "rate")
@@ -28,13 +28,13 @@ class FixedWindow:
     def level(self, now: float) -> float:
         """Units left in this window; negative: debt."""
         number = self._window(now)
-        passed = max(0, number - self._number)  # a clock that starts again opens no windows
+        passed = max(0, number - self._number)  # a restarted clock opens no windows
         self._level = min(self.capacity, self._level + passed * self.capacity)
         self._number = number
         return self._level
 
     def wait(self, amount: float, now: float) -> float:
-        """Seconds until `amount` may be taken: until the window's end, or with debt a later one's; 0 if now."""
+        """Seconds until `amount` may be taken: to the end of this window, or of a later one after debt; 0 if now."""
         missing = min(amount, self.capacity) - self.level(now)
         if missing <= ROUNDING:
             return 0.0
@@ -49,12 +49,12 @@ class FixedWindow:
         self._level = self.level(now) - amount
 
     def drain(self, amount: float, now: float) -> None:
-        """Take what is there of `amount`; leaves no debt."""
+        """Take `amount`, or what is left if that is less: this never leaves a debt."""
         level = self.level(now)
         self._level = min(level, max(0.0, level - amount))
 
     def resize(self, *, rate: float, capacity: float, now: float) -> None:
-        """Change the limit or the length; the level stays, as far as it fits."""
+        """Change the limit or the length; the level is kept, up to the new capacity."""
         self._level = min(self.level(now), capacity)
         self._measure(rate, capacity)
         self._number = self._window(now)

@@ -1,4 +1,4 @@
-"""How the server writes numbers into headers: limits, remainders, durations."""
+"""OpenAI's rate limit headers, and how durations are written in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._limiter import Limiter
+    from throttled_openai.simulator._quotas.model_limits import ModelLimits
 
 Headers = list[tuple[str, str]]
 
@@ -27,10 +27,10 @@ def go_duration(seconds: float) -> str:
     return f"{minutes}m{text}" if minutes else text
 
 
-def rate_headers(limiter: Limiter, now: float) -> Headers:
+def rate_headers(limits: ModelLimits, now: float) -> Headers:
     """A snapshot of both limits; `reset` is the time until full, not until the next request fits."""
     headers: Headers = []
-    for name, quota in (("requests", limiter.requests), ("tokens", limiter.tokens)):
+    for name, quota in (("requests", limits.requests), ("tokens", limits.tokens)):
         if quota is not None:
             headers += (
                 (f"x-ratelimit-limit-{name}", f"{quota.limit:.0f}"),

@@ -1,6 +1,6 @@
-"""The carrier on a TCP port: HTTP/1.1 over asyncio, fast enough not to be what a benchmark measures.
+"""The TCP carrier: HTTP/1.1 over asyncio, fast enough not to dominate a benchmark.
 
-The network between it and its clients is the real one; the setting `network` does nothing here.
+Messages travel over the real network; the setting `network` has no effect here.
 """
 
 from __future__ import annotations
@@ -11,44 +11,44 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
-from ._errors import error_body
-from ._http1 import MalformedRequestError, Request, RequestReader
-from ._reply import reply_of
+from throttled_openai.simulator._answers.reply import reply_of
+from throttled_openai.simulator._wording.errors import error_body
+
+from .http1 import MalformedRequestError, Request, RequestReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ._reply import Reply
-    from ._server import Simulator
+    from throttled_openai.simulator._answers.reply import Reply
+    from throttled_openai.simulator._server import Server
 
-# Connections the system may hold for us between two turns of the loop. Ten thousand clients
-# connect at once; a shorter queue drops their handshakes, which come back a second later.
+# Connections that the system queues between two turns of the loop. 10,000 clients connect at once; a
+# shorter queue drops handshakes, which are repeated only a second later.
 _BACKLOG: Final = 4096
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
 @asynccontextmanager
-async def serve(simulator: Simulator, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-    """Serve on a TCP port, 0: any free one, and give the base URL, which ends in /v1."""
-    connections: set[_Connection] = set()
+async def serve(simulator: Server, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Serve on a TCP port (0: any free one) and give the base URL, which ends in /v1."""
+    connections: set[_ClientConnection] = set()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(simulator, connections), host, port, backlog=_BACKLOG)
+    server = await loop.create_server(lambda: _ClientConnection(simulator, connections), host, port, backlog=_BACKLOG)
     bound = server.sockets[0].getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     try:
         yield f"http://{shown}:{bound}/v1"
     finally:
         server.close()
-        gone = [connection.close() for connection in list(connections)]
-        await asyncio.gather(*gone)
+        await asyncio.gather(*[connection.close() for connection in list(connections)])
         await server.wait_closed()
 
 
-class _Connection(asyncio.Protocol):
-    """One client. It is answered one request at a time, in a task that dies with the connection."""
+class _ClientConnection(asyncio.Protocol):
+    """One client's connection. It answers one request at a time, in a task that is cancelled when the client leaves."""
 
-    def __init__(self, simulator: Simulator, connections: set[_Connection]) -> None:
+    def __init__(self, simulator: Server, connections: set[_ClientConnection]) -> None:
         self._simulator = simulator
         self._connections = connections
         self._reader = RequestReader()
@@ -58,7 +58,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # asyncio has set TCP_NODELAY already.
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's do not derive from it
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclass
         self._connections.add(self)
         self._simulator.counters.connections += 1
         self._simulator.counters.connections_made += 1
@@ -95,17 +95,17 @@ class _Connection(asyncio.Protocol):
 
     async def _answer(self, request: Request) -> None:
         reply = self._receive(request)
-        acted_out = False
+        delivered = False
         try:
-            await reply.turn()
+            await reply.wait_for_slot()
             await _wait(reply.delay)
             if reply.stream:
                 await self._send_stream(reply)
             elif reply.fault != "disconnect":
                 self._transport.write(_head(reply) + (b"" if request.method == "HEAD" else reply.pieces[0]))
-            acted_out = True
+            delivered = True
         finally:
-            self._simulator.finish(reply, delivered=acted_out)
+            self._simulator.finish(reply, delivered=delivered)
             self._task = None
         if not request.keep_alive or reply.fault in {"disconnect", "stream_cut"}:
             self._transport.close()

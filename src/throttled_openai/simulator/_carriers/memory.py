@@ -1,4 +1,4 @@
-"""The carrier in memory: a transport for httpx and httpx2, on the running loop's clock."""
+"""The memory carrier: a transport for httpx or httpx2, on the running loop's clock."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from ._reply import Reply
-    from ._server import Simulator
+    from throttled_openai.simulator._answers.reply import Reply
+    from throttled_openai.simulator._server import Server
 
 
-def transport_of(simulator: Simulator, family: ModuleType) -> Any:
-    """Make a transport of `family`, which is httpx or httpx2."""
+def transport_of(simulator: Server, family: ModuleType) -> Any:
+    """A transport for clients of `family`, which is httpx or httpx2."""
     transport, stream = _classes(family)
     return transport(simulator, family, stream)
 
 
 @cache
 def _classes(family: Any) -> tuple[type[Any], type[Any]]:
-    """Both families insist on their own base classes."""
+    """The transport and the stream of `family`: each accepts only subclasses of its own."""
     return (
         type("SimulatedTransport", (_Transport, family.AsyncBaseTransport), {}),
-        type("SimulatedStream", (_Stream, family.AsyncByteStream), {}),
+        type("SimulatedStream", (_StreamedBody, family.AsyncByteStream), {}),
     )
 
 
 class _Transport:
-    def __init__(self, simulator: Simulator, family: Any, stream: type[_Stream]) -> None:
+    def __init__(self, simulator: Server, family: Any, stream: type[_StreamedBody]) -> None:
         self._simulator = simulator
         self._family = family
         self._stream = stream
 
     async def handle_async_request(self, request: Any) -> Any:
         body = await request.aread()
-        simulator, patience = self._simulator, _Patience(request, self._family)
-        # A client that leaves now was never heard of.
-        await patience.travel(simulator.network.there(simulator.settings))
+        simulator, timeout = self._simulator, _ReadTimeout(request, self._family)
+        # A client that leaves now leaves no trace at the server.
+        await timeout.travel(simulator.network.to_server(simulator.settings))
         now = asyncio.get_running_loop().time()
         reply = simulator.receive(request.method, request.url.path, request.headers, body, now)
         try:
-            await patience.queue(reply)
-            await patience.sleep(reply.delay)
+            await timeout.wait_for_slot(reply)
+            await timeout.sleep(reply.delay)
             if not reply.stream:
-                simulator.finish(reply, delivered=True)  # it leaves the server; on its way it costs nobody anything
-            await patience.travel(simulator.network.back(simulator.settings))
+                simulator.finish(reply, delivered=True)  # a reply on the network occupies no slot
+            await timeout.travel(simulator.network.to_client(simulator.settings))
         except BaseException:
             simulator.finish(reply, delivered=False)
             raise
@@ -60,8 +60,8 @@ class _Transport:
         return self._family.Response(reply.status, headers=reply.headers, content=reply.pieces[0])
 
 
-class _Patience:
-    """How long the client still waits for bytes: no socket is there to time out."""
+class _ReadTimeout:
+    """The client's read timeout, kept here because there is no socket to enforce it."""
 
     def __init__(self, request: Any, family: Any) -> None:
         self._request = request
@@ -82,28 +82,27 @@ class _Patience:
         if self._left is not None:
             self._left -= delay
 
-    async def queue(self, reply: Reply) -> None:
-        """Wait in the server's line."""
+    async def wait_for_slot(self, reply: Reply) -> None:
         if not reply.queued:
             return
         loop = asyncio.get_running_loop()
         since = loop.time()
         try:
             async with asyncio.timeout(self._left):
-                await reply.turn()
+                await reply.wait_for_slot()
         except TimeoutError:
             raise self._family.ReadTimeout("", request=self._request) from None
         if self._left is not None:
             self._left -= loop.time() - since
 
 
-class _Stream:
-    """The body of a streamed reply. The client is gone when it closes, cancels, or drops the iteration.
+class _StreamedBody:
+    """The body of a streamed reply. Closing, cancelling or dropping the iteration is a client that leaves.
 
-    Its pieces are as far apart as they were sent: all of them have been on their way as long as the head.
+    Pieces arrive as far apart as they are sent: each takes as long over the network as the head did.
     """
 
-    def __init__(self, simulator: Simulator, reply: Reply, request: Any, family: Any) -> None:
+    def __init__(self, simulator: Server, reply: Reply, request: Any, family: Any) -> None:
         self._simulator = simulator
         self._reply = reply
         self._request = request
@@ -111,8 +110,8 @@ class _Stream:
         self._sent = 0
         self._closed = False
 
-    def __aiter__(self) -> _Stream:
-        """Go on where it stopped, like a socket: the SDK looks for what is left after the last event."""
+    def __aiter__(self) -> _StreamedBody:
+        """Iterating again continues, as on a socket: the SDK reads the remainder after the last event."""
         return self
 
     async def __anext__(self) -> bytes:
@@ -124,13 +123,13 @@ class _Stream:
                 )
             raise StopAsyncIteration
         try:
-            await _Patience(self._request, self._family).sleep(self._reply.pause)
+            await _ReadTimeout(self._request, self._family).sleep(self._reply.pause)
         except BaseException:
             self._simulator.finish(self._reply, delivered=False)
             raise
         self._sent += 1
         if self._sent == len(self._reply.pieces):
-            # Now, not when more is asked for: a client that has all it wants need not ask again.
+            # Not on the next read: a client that has read the last event need not read again.
             self._simulator.finish(self._reply, delivered=True)
         return self._reply.pieces[self._sent - 1]
 

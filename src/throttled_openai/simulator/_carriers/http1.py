@@ -1,4 +1,4 @@
-"""HTTP/1.1 requests out of bytes: just enough for the SDK, curl and browsers' fetch."""
+"""A parser of HTTP/1.1 requests, complete enough for the SDK, curl and a browser's fetch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
-# Bytes. A head or a body beyond these is not a request but a mistake.
+# Bytes. A larger head or body is a mistake.
 _LARGEST_HEAD: Final = 64 * 1024
 _LARGEST_BODY: Final = 512 * 1024 * 1024
-# Bytes of the line before a chunk.
+# Bytes of a chunk's size line.
 _LARGEST_LINE: Final = 4096
 
 
 class MalformedRequestError(Exception):
-    """These bytes are no HTTP/1.1 request; the connection has to be closed."""
+    """The bytes are not an HTTP/1.1 request; the connection must be closed."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Request:
 
 
 class RequestReader:
-    """Bytes in, whole requests out. No I/O."""
+    """Takes bytes and gives complete requests. No I/O."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -87,7 +87,7 @@ class RequestReader:
     def _read_chunks(self) -> bool:
         while (end := self._buffer.find(b"\r\n", 0, _LARGEST_LINE)) >= 0:
             line = self._buffer[:end].decode("latin-1")
-            if self._last_chunk:  # trailers, which nobody needs, up to an empty line
+            if self._last_chunk:  # trailers are ignored up to the empty line
                 del self._buffer[: end + 2]
                 self._last_chunk = bool(line)
                 if not line:
@@ -114,7 +114,7 @@ class RequestReader:
 
 
 def _number(text: str, base: int) -> int:
-    """Without signs, underscores and prefixes, which `int` takes; raises `ValueError`."""
+    """Like `int`, but without the signs, underscores and prefixes that it accepts. Raises `ValueError`."""
     if not re.fullmatch("[0-9a-fA-F]{1,16}", text):
         raise ValueError(text)
     return int(text, base)

@@ -1,41 +1,40 @@
-"""The dialects of providers that speak OpenAI's interface, as far as they are recorded or documented.
+"""The dialects of providers with OpenAI's interface, as recorded or documented.
 
-What they measure is the same; how they count tokens is the setting `charge`.
+They differ in wording only: how tokens are charged is the setting `charge`.
 """
 
 from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from email.utils import formatdate
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from ._answers import EPOCH
-from ._dialect import Dialect, quotas_of, to_body
-from ._headers import Headers, go_duration, rate_headers, wait_milliseconds
-from ._quota import DAY, MINUTE
+from throttled_openai.simulator._quotas.quota import DAY, MINUTE
+
+from .dates import EPOCH, date_header, unix_time
+from .dialect import Dialect, announced_quotas, to_body
+from .headers import Headers, go_duration, rate_headers, wait_milliseconds
 
 if TYPE_CHECKING:
-    from ._limiter import Limiter, Refusal
-
-DialectName = Literal["openai", "azure", "groq", "mistral", "cerebras", "anthropic", "openrouter", "gemini", "ietf"]
+    from throttled_openai.simulator._quotas.model_limits import ModelLimits, QuotaRefusal
+    from throttled_openai.simulator._settings import DialectName
 
 _PER: Final = {MINUTE: "minute", DAY: "day"}
 
 
 class _Seconds(Dialect):
-    """Whoever says when to come back in whole seconds alone."""
+    """A provider that sends `retry-after` in whole seconds and no milliseconds."""
 
-    def wait(self, seconds: float, now: float) -> Headers:
-        return super().wait(seconds, now)[:1]
+    def retry_after(self, seconds: float, now: float) -> Headers:
+        return super().retry_after(seconds, now)[:1]
 
 
 class _Azure(Dialect):
-    """Bare milliseconds until full, and the period, which is what to go by; "never" is a day."""
+    """The time until full in milliseconds without a unit, and the period. "Never" is given as one day."""
 
-    def announce(self, limiter: Limiter, now: float) -> Headers:
+    def announce(self, limits: ModelLimits, now: float) -> Headers:
         headers: Headers = []
-        for name, quota in quotas_of(limiter):
+        for name, quota in announced_quotas(limits):
             headers += (
                 (f"x-ratelimit-limit-{name}", f"{quota.limit:.0f}"),
                 (f"x-ratelimit-remaining-{name}", str(quota.remaining(now))),
@@ -44,8 +43,8 @@ class _Azure(Dialect):
             )
         return headers
 
-    def body(self, refusal: Refusal, model: str, limiter: str, now: float, *, hint: bool) -> bytes:
-        del model, limiter, now
+    def body(self, refusal: QuotaRefusal, model: str, limit_name: str, now: float, *, hint: bool) -> bytes:
+        del model, limit_name, now
         what = "token" if refusal.dimension == "tokens" else "call"
         seconds = DAY if refusal.wait is None else _seconds(refusal.wait)
         again = f"Please retry after {seconds} seconds. " if hint or refusal.wait is None else ""
@@ -58,19 +57,19 @@ class _Azure(Dialect):
 
 
 class _Groq(_Seconds):
-    """Requests are always those of a day, tokens always those of a minute; too large is a 413."""
+    """Announced requests are per day and tokens per minute, always. A request that is too large gets a 413."""
 
-    def announce(self, limiter: Limiter, now: float) -> Headers:
-        headers = rate_headers(limiter, now)
-        if limiter.requests is not None and limiter.requests.period != DAY:
+    def announce(self, limits: ModelLimits, now: float) -> Headers:
+        headers = rate_headers(limits, now)
+        if limits.requests is not None and limits.requests.period != DAY:
             headers = [(name, value) for name, value in headers if not name.endswith("-requests")]
         return headers
 
-    def status(self, refusal: Refusal) -> int:
+    def status(self, refusal: QuotaRefusal) -> int:
         return 413 if refusal.wait is None else 429
 
-    def body(self, refusal: Refusal, model: str, limiter: str, now: float, *, hint: bool) -> bytes:
-        del limiter, now
+    def body(self, refusal: QuotaRefusal, model: str, limit_name: str, now: float, *, hint: bool) -> bytes:
+        del limit_name, now
         unit, per = refusal.dimension, _PER[refusal.period]
         where = (
             f"for model `{model}` in organization `org_simulator` service tier `on_demand` on {unit} per {per} "
@@ -89,11 +88,11 @@ class _Groq(_Seconds):
 
 
 class _Mistral(Dialect):
-    """The period stands in the names. No resets, and no word on when to come back."""
+    """The period is part of the header names. There are no reset times and no `retry-after`."""
 
-    def announce(self, limiter: Limiter, now: float) -> Headers:
+    def announce(self, limits: ModelLimits, now: float) -> Headers:
         headers: Headers = []
-        for name, quota in quotas_of(limiter):
+        for name, quota in announced_quotas(limits):
             suffix = f"{'req' if name == 'requests' else name}-{_PER[quota.period]}"
             headers += (
                 (f"x-ratelimit-limit-{suffix}", f"{quota.limit:.0f}"),
@@ -101,22 +100,22 @@ class _Mistral(Dialect):
             )
         return headers
 
-    def wait(self, seconds: float, now: float) -> Headers:
+    def retry_after(self, seconds: float, now: float) -> Headers:
         del seconds, now
         return []
 
-    def body(self, refusal: Refusal, model: str, limiter: str, now: float, *, hint: bool) -> bytes:
-        del model, limiter, now, hint
+    def body(self, refusal: QuotaRefusal, model: str, limit_name: str, now: float, *, hint: bool) -> bytes:
+        del model, limit_name, now, hint
         message = f"{refusal.dimension.capitalize()} rate limit exceeded"
         return to_body({"object": "error", "message": message, "type": "rate_limited", "param": None, "code": "1300"})
 
 
 class _Cerebras(_Seconds):
-    """The period stands in the names; resets are seconds with a fraction."""
+    """The period is part of the header names; reset times are seconds with a fraction."""
 
-    def announce(self, limiter: Limiter, now: float) -> Headers:
+    def announce(self, limits: ModelLimits, now: float) -> Headers:
         headers: Headers = []
-        for name, quota in quotas_of(limiter):
+        for name, quota in announced_quotas(limits):
             suffix = f"{name}-{_PER[quota.period]}"
             headers += (
                 (f"x-ratelimit-limit-{suffix}", f"{quota.limit:.0f}"),
@@ -125,8 +124,8 @@ class _Cerebras(_Seconds):
             )
         return headers
 
-    def body(self, refusal: Refusal, model: str, limiter: str, now: float, *, hint: bool) -> bytes:
-        del model, limiter, now, hint
+    def body(self, refusal: QuotaRefusal, model: str, limit_name: str, now: float, *, hint: bool) -> bytes:
+        del model, limit_name, now, hint
         unit, per = refusal.dimension, _PER[refusal.period]
         done = "processed" if unit == "tokens" else "sent"
         return to_body(
@@ -140,13 +139,13 @@ class _Cerebras(_Seconds):
 
 
 class _Anthropic(_Seconds):
-    """Instants instead of durations, and tokens in thousands."""
+    """Reset times are instants; remaining tokens are rounded to thousands."""
 
-    def announce(self, limiter: Limiter, now: float) -> Headers:
-        headers = [_date(now)]
-        for unit, quota in quotas_of(limiter):
+    def announce(self, limits: ModelLimits, now: float) -> Headers:
+        headers = [date_header(now)]
+        for unit, quota in announced_quotas(limits):
             remaining = quota.remaining(now)
-            full = datetime.fromtimestamp(math.ceil(_date_of(now + quota.shown.reset(now))), UTC)
+            full = datetime.fromtimestamp(math.ceil(unix_time(now + quota.shown.reset(now))), UTC)
             for name in ("requests",) if unit == "requests" else ("input-tokens", "tokens"):
                 headers += (
                     (f"anthropic-ratelimit-{name}-limit", f"{quota.limit:.0f}"),
@@ -158,11 +157,11 @@ class _Anthropic(_Seconds):
                 )
         return headers
 
-    def wait(self, seconds: float, now: float) -> Headers:
-        return [*super().wait(seconds, now), ("x-should-retry", "true")]
+    def retry_after(self, seconds: float, now: float) -> Headers:
+        return [*super().retry_after(seconds, now), ("x-should-retry", "true")]
 
-    def body(self, refusal: Refusal, model: str, limiter: str, now: float, *, hint: bool) -> bytes:
-        del model, limiter, now, hint
+    def body(self, refusal: QuotaRefusal, model: str, limit_name: str, now: float, *, hint: bool) -> bytes:
+        del model, limit_name, now, hint
         unit = "input tokens" if refusal.dimension == "tokens" else "requests"
         message = (
             f"This request would exceed the rate limit for your organization of {refusal.limit:,.0f} {unit} per "
@@ -174,41 +173,41 @@ class _Anthropic(_Seconds):
 
 
 class _OpenRouter(Dialect):
-    """Nothing but refusals, and in their body headers with the instant to come back at."""
+    """No rate limit headers. The body of a refusal quotes headers with the instant to retry at."""
 
-    def announce(self, limiter: Limiter, now: float) -> Headers:
-        del limiter, now
+    def announce(self, limits: ModelLimits, now: float) -> Headers:
+        del limits, now
         return []
 
-    def wait(self, seconds: float, now: float) -> Headers:
+    def retry_after(self, seconds: float, now: float) -> Headers:
         del seconds
-        return [_date(now)]
+        return [date_header(now)]
 
-    def body(self, refusal: Refusal, model: str, limiter: str, now: float, *, hint: bool) -> bytes:
-        del model, limiter
+    def body(self, refusal: QuotaRefusal, model: str, limit_name: str, now: float, *, hint: bool) -> bytes:
+        del model, limit_name
         what = "free-models" if refusal.dimension == "requests" else "tokens"
-        told = {"X-RateLimit-Limit": f"{refusal.limit:.0f}", "X-RateLimit-Remaining": "0"}
+        headers = {"X-RateLimit-Limit": f"{refusal.limit:.0f}", "X-RateLimit-Remaining": "0"}
         if hint and refusal.wait is not None:
-            told["X-RateLimit-Reset"] = str(math.ceil((EPOCH + now + refusal.wait) * 1000))
+            headers["X-RateLimit-Reset"] = str(math.ceil((EPOCH + now + refusal.wait) * 1000))
         message = f"Rate limit exceeded: {what}-per-{'day' if refusal.period == DAY else 'min'}. "
         return to_body(
-            {"error": {"message": message, "code": 429, "metadata": {"headers": told, "provider_name": None}}}
+            {"error": {"message": message, "code": 429, "metadata": {"headers": headers, "provider_name": None}}}
         )
 
 
 class _Gemini(Dialect):
-    """No headers; the body is a list, and its details say which limit and when to come back."""
+    """No headers. The body is a list whose details give the limit and when to retry."""
 
-    def announce(self, limiter: Limiter, now: float) -> Headers:
-        del limiter, now
+    def announce(self, limits: ModelLimits, now: float) -> Headers:
+        del limits, now
         return []
 
-    def wait(self, seconds: float, now: float) -> Headers:
+    def retry_after(self, seconds: float, now: float) -> Headers:
         del seconds, now
         return []
 
-    def body(self, refusal: Refusal, model: str, limiter: str, now: float, *, hint: bool) -> bytes:
-        del limiter, now
+    def body(self, refusal: QuotaRefusal, model: str, limit_name: str, now: float, *, hint: bool) -> bytes:
+        del limit_name, now
         per = _PER[refusal.period].capitalize()
         if refusal.dimension == "requests":
             quota = f"GenerateRequestsPer{per}PerProjectPerModel-FreeTier"
@@ -225,18 +224,18 @@ class _Gemini(Dialect):
 
 
 class _Ietf(_Seconds):
-    """The drafts draft-ietf-httpapi-ratelimit-headers-10 and later: two headers with lists."""
+    """draft-ietf-httpapi-ratelimit-headers-10 and later: two headers, each a list over all limits."""
 
-    def announce(self, limiter: Limiter, now: float) -> Headers:
-        quotas = list(quotas_of(limiter))
+    def announce(self, limits: ModelLimits, now: float) -> Headers:
+        quotas = list(announced_quotas(limits))
         if not quotas:
             return []
         policies = [f'"{name}";q={quota.limit:.0f};w={quota.period}' for name, quota in quotas]
         left = [f'"{name}";r={quota.remaining(now)};t={_seconds(quota.shown.reset(now))}' for name, quota in quotas]
         return [("ratelimit-policy", ", ".join(policies)), ("ratelimit", ", ".join(left))]
 
-    def body(self, refusal: Refusal, model: str, limiter: str, now: float, *, hint: bool) -> bytes:
-        del model, limiter, now, hint
+    def body(self, refusal: QuotaRefusal, model: str, limit_name: str, now: float, *, hint: bool) -> bytes:
+        del model, limit_name, now, hint
         return to_body(
             {
                 "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
@@ -261,13 +260,3 @@ DIALECTS: Final[dict[DialectName, Dialect]] = {
 
 def _seconds(wait: float) -> int:
     return math.ceil(wait_milliseconds(wait) / 1000)
-
-
-def _date(now: float) -> tuple[str, str]:
-    """What the server's clock says, for whoever reads the instants it sends: they are not of today."""
-    return "date", formatdate(_date_of(now), usegmt=True)
-
-
-def _date_of(now: float) -> float:
-    """Seconds since 1970; after the year 9999, which is the last with a date, its end."""
-    return min(EPOCH + now, 253_402_300_799)

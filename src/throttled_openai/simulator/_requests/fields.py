@@ -1,25 +1,23 @@
-"""The body of a metered request: read, and each field that the server uses checked. All mistakes are a 400."""
+"""The fields of a request body: parsing, and a check of each field that the server uses. Any mistake is a 400."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from ._errors import BadRequestError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Check = Callable[[str, Any], None]
 
-# Bytes of a body; all images of one request are in it.
+# Bytes of a body, which includes all images of the request.
 _LARGEST: Final = 64 * 1024 * 1024
 # Levels of lists and objects inside each other.
 _DEEPEST: Final = 100
-# Choices of one answer, and texts in one request, as with OpenAI.
+# Choices of one answer, and texts in one request: OpenAI's own limits.
 _MOST_CHOICES: Final = 128
 _MOST_TEXTS: Final = 2048
-# Above what any model writes, or any vector has.
+# More than any model writes, and more than any vector has.
 _MOST_TOKENS: Final = 10_000_000
 _MOST_DIMENSIONS: Final = 4096
 
@@ -33,6 +31,14 @@ _KINDS: Final = {
 }
 
 
+class BadRequestError(Exception):
+    """The client's mistake; becomes a 400."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
 def read_body(raw: bytes) -> dict[str, Any]:
     """The JSON object in `raw`. Raises `BadRequestError`."""
     if len(raw) > _LARGEST:
@@ -43,14 +49,14 @@ def read_body(raw: bytes) -> dict[str, Any]:
         raise BadRequestError("We could not parse the JSON body of your request.") from problem
     if not isinstance(body, dict):
         raise BadRequestError("The body of your request must be a JSON object.")
-    # Few brackets cannot be deep; counting them is faster than a walk.
+    # A body with few brackets cannot be deep, and counting them is faster than a walk.
     if raw.count(b"[") + raw.count(b"{") > _DEEPEST and _depth(body) > _DEEPEST:
         raise BadRequestError(f"The body of your request is nested too deeply: at most {_DEEPEST} levels.")
     return body
 
 
 def check_fields(endpoint: str, body: dict[str, Any]) -> None:
-    """Raises `BadRequestError` for the first field of a wrong type or size; null is as left out."""
+    """Raises `BadRequestError` for the first field of a wrong type or size; null counts as left out."""
     for name, check in _FIELDS[endpoint].items():
         if body.get(name) is not None:
             check(name, body[name])
@@ -73,7 +79,7 @@ def _refuse(name: str, expected: str, value: object) -> NoReturn:
 
 def _of(kind: type) -> Check:
     def check(name: str, value: Any) -> None:
-        if type(value) is not kind:  # true is no 1
+        if type(value) is not kind:  # True is not the integer 1
             _refuse(name, _KINDS[kind], value)
 
     return check
@@ -105,7 +111,7 @@ def _array_of(check_item: Check, expected: str) -> Check:
 
 
 def _message(name: str, value: Any) -> None:
-    """A message, or an item of the Responses API: only what is measured is looked at."""
+    """A message, or an item of the Responses API; only the fields that are measured are checked."""
     _of(dict)(name, value)
     for field, check in (("role", _of(str)), ("type", _of(str)), ("content", _content), ("text", _of(str))):
         if value.get(field) is not None:

@@ -1,43 +1,44 @@
-"""The same answers as server-sent events."""
+"""Streamed answers: the same bodies as server-sent events."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ._answers import Answer, Json, message, part, plain, response, to_bytes
-from ._errors import error
-from ._headers import go_duration
+from throttled_openai.simulator._wording.errors import error
+from throttled_openai.simulator._wording.headers import go_duration
+
+from .bodies import Answer, Json, answer_object, message, part, response, to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._fault import Fault, StreamErrorShape
+    from throttled_openai.simulator._fault import Fault, StreamErrorShape
 
 _DONE: Final = b"data: [DONE]\n\n"
 
 
 def events(answer: Answer) -> tuple[bytes, ...]:
     """All events of a streamed answer, in order."""
-    if answer.call.endpoint == "responses":
+    if answer.request.endpoint == "responses":
         return tuple(
             _named({**event, "sequence_number": number}) for number, event in enumerate(_response_events(answer))
         )
-    chunks = _chat_chunks(answer) if answer.call.endpoint == "chat/completions" else _text_chunks(answer)
+    chunks = _chat_chunks(answer) if answer.request.endpoint == "chat/completions" else _text_chunks(answer)
     return (*(_data(chunk) for chunk in _with_usage(answer, chunks)), _DONE)
 
 
 def broken_off(answer: Answer, pieces: tuple[bytes, ...], fault: Fault) -> tuple[bytes, ...]:
-    """Let a stream break off with the error that `fault` describes."""
-    # Behind the last event nobody would look for one.
+    """Cut the stream short with the error event that `fault` describes."""
+    # Never after the last event: clients stop reading there.
     before = pieces[: min(fault.after, len(pieces) - 1)]
     hint = "" if fault.retry_after is None else f" Please try again in {go_duration(fault.retry_after)}."
     code = fault.code or "rate_limit_exceeded"
-    return (*before, _error_event(answer, fault.words + hint, code, fault.shape, len(before)))
+    return (*before, _error_event(answer, fault.text + hint, code, fault.shape, len(before)))
 
 
 def _error_event(answer: Answer, message: str, code: str, shape: StreamErrorShape, number: int) -> bytes:
     body = error(message, "requests", code)
-    if answer.call.endpoint != "responses":
+    if answer.request.endpoint != "responses":
         return _data(body)
     match shape:
         case "wrapped":
@@ -51,8 +52,8 @@ def _error_event(answer: Answer, message: str, code: str, shape: StreamErrorShap
 
 
 def _with_usage(answer: Answer, chunks: Iterator[Json]) -> Iterator[Json]:
-    """Add `usage`, if the request asks for it: null in each chunk, and one chunk more that has it."""
-    options = answer.call.body.get("stream_options")
+    """Add `usage` if the request asks for it: null in each chunk, and a final chunk with the numbers."""
+    options = answer.request.body.get("stream_options")
     if not (isinstance(options, dict) and options.get("include_usage") is True):
         yield from chunks
         return
@@ -62,7 +63,7 @@ def _with_usage(answer: Answer, chunks: Iterator[Json]) -> Iterator[Json]:
 
 
 def _frame(answer: Answer) -> Json:
-    whole = plain(answer)
+    whole = answer_object(answer)
     kind = "chat.completion.chunk" if whole["object"] == "chat.completion" else whole["object"]
     return {"id": whole["id"], "object": kind, "created": whole["created"], "model": whole["model"]}
 
@@ -71,7 +72,7 @@ def _chat_chunks(answer: Answer) -> Iterator[Json]:
     frame = _frame(answer)
 
     def chunks(delta: Json, finish_reason: str | None = None) -> Iterator[Json]:
-        for index in range(answer.call.choices):
+        for index in range(answer.request.choices):
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
             yield {**frame, "choices": [choice]}
 
@@ -84,7 +85,7 @@ def _chat_chunks(answer: Answer) -> Iterator[Json]:
 def _text_chunks(answer: Answer) -> Iterator[Json]:
     frame = _frame(answer)
     for piece in (*answer.pieces, None):
-        for index in range(answer.call.choices):
+        for index in range(answer.request.choices):
             reason = answer.finish_reason if piece is None else None
             choice = {"index": index, "text": piece or "", "logprobs": None, "finish_reason": reason}
             yield {**frame, "choices": [choice]}

@@ -1,17 +1,17 @@
-"""One limit as the provider names it: so many units a minute or a day, with what enforces it."""
+"""A quota: one limit per minute or per day, and the buckets and windows that enforce it."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Final
 
-from ._bucket import ROUNDING, Bucket
-from ._window import FixedWindow
+from .bucket import ROUNDING, Bucket
+from .fixed_window import FixedWindow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ._settings import Settings
+    from throttled_openai.simulator._settings import Settings
 
 Constraint = Bucket | FixedWindow
 
@@ -21,7 +21,7 @@ DAY: Final = 86_400
 
 
 class Quota:
-    """What the headers show and, beside a minute, hidden shorter constraints. A day is always one bucket."""
+    """The constraint that headers show and, for a minute, hidden shorter ones. A day is always one bucket."""
 
     __slots__ = ("_hidden", "limit", "period", "shown")
 
@@ -35,7 +35,7 @@ class Quota:
         return max(constraint.wait(amount, now) for constraint in self._constraints)
 
     def take(self, amount: float, now: float) -> None:
-        """Take `amount`, negative: give it back; what does not fit in is lost."""
+        """Take `amount`; a negative amount is a refund, which is lost beyond the capacity."""
         for constraint in self._constraints:
             constraint.take(amount, now)
 
@@ -44,10 +44,10 @@ class Quota:
             constraint.drain(amount, now)
 
     def spare(self, wanted: float, seconds: float, now: float) -> float:
-        """What neighbours who want `wanted` units a second may take of `seconds`.
+        """Units that neighbours who want `wanted` per second may take over `seconds`.
 
-        Anything, until half of what fits in is left; of that, half of what refills, and nothing
-        that is not there.
+        All they want while more than half of the capacity is left, below that half of the refill,
+        and never more than the level.
         """
         return min(_spare(constraint, wanted, seconds, now) for constraint in self._constraints)
 
@@ -56,7 +56,7 @@ class Quota:
         return max(0, math.floor(self.shown.level(now) + ROUNDING))
 
     def resize(self, limit: float, settings: Settings, now: float) -> None:
-        """Change the limit; levels stay as far as they fit."""
+        """Change the limit; levels are kept, up to the new capacities."""
         self.limit = limit
         self.shown = self._fitted(self.shown, self._shown_kind(settings), self.period, self.shown.level(now), now)
         self._hidden = self._shorter({type(hidden): hidden for hidden in self._hidden}, settings, now)
@@ -82,7 +82,7 @@ class Quota:
     def _fitted(
         self, old: Constraint | None, kind: type[Constraint], seconds: float, level: float, now: float
     ) -> Constraint:
-        """`old` with the present limit; where there is none of this kind, a new one with `level`, as far as it fits."""
+        """`old` with the present limit if it is of this `kind`, else a new one that starts at `level`."""
         rate, capacity = self.limit / self.period, self.limit * seconds / self.period
         if not isinstance(old, kind):
             return kind(rate=rate, capacity=capacity, level=min(capacity, level), now=now)

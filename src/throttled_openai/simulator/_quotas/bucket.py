@@ -1,4 +1,4 @@
-"""The server's own token bucket. It is written apart from the client's, so that neither hides the other's mistakes."""
+"""The server's token bucket. It shares no code with the client's, so that neither hides the other's mistakes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ ROUNDING: Final = 1e-6
 class Bucket:
     """A bucket that refills continuously at `rate` units per second, up to `capacity` units.
 
-    Instants are seconds on any one clock. A clock that starts again (a second event loop on the
-    same simulator) refills nothing and costs nothing.
+    Instants are seconds on one clock. If the clock restarts (a second event loop uses the same
+    simulator), nothing is refilled and nothing is lost.
     """
 
     __slots__ = ("_at", "_level", "capacity", "rate")
@@ -31,7 +31,7 @@ class Bucket:
         return self._level
 
     def wait(self, amount: float, now: float) -> float:
-        """Seconds until `amount` may be taken; 0 if now. More than the capacity needs a full bucket."""
+        """Seconds until `amount` may be taken; 0 if now. An amount above the capacity needs a full bucket."""
         missing = min(amount, self.capacity) - self.level(now)
         return missing / self.rate if missing > ROUNDING else 0.0
 
@@ -43,12 +43,12 @@ class Bucket:
         self._level = self.level(now) - amount
 
     def drain(self, amount: float, now: float) -> None:
-        """Take what is there of `amount`; leaves no debt."""
+        """Take `amount`, or what is left if that is less: this never leaves a debt."""
         level = self.level(now)
         self._level = min(level, max(0.0, level - amount))
 
     def resize(self, *, rate: float, capacity: float, now: float) -> None:
-        """Change the limit; the level stays, as far as it fits."""
+        """Change the limit; the level is kept, up to the new capacity."""
         self._level = min(self.level(now), capacity)
         self.rate = rate
         self.capacity = capacity

@@ -1,12 +1,12 @@
-"""What can be asked for without being metered: models, files, stored responses."""
+"""The store behind the endpoints that are not metered: models, files, stored responses."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from ._answers import EPOCH
-from ._errors import BadRequestError
+from throttled_openai.simulator._requests.fields import BadRequestError
+from throttled_openai.simulator._wording.dates import EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _KEPT: Final = 1000
-# Parts of a form that are looked at.
+# The most parts of a form that are read.
 _MOST_PARTS: Final = 100
 _KNOWN_MODELS: Final = ("gpt-4o", "gpt-4o-mini", "gpt-5-mini", "text-embedding-3-small", "omni-moderation-latest")
 
 
-class Shelf:
-    """Files and responses by id, the latest thousand of each."""
+class Store:
+    """Files and responses by id, the latest 1,000 of each."""
 
     def __init__(self) -> None:
         self._files: dict[str, Json] = {}
@@ -30,7 +30,7 @@ class Shelf:
         _keep(self._responses, response)
 
     def keep_file(self, content_type: str, body: bytes, now: float) -> Json:
-        """Take in a multipart upload; the content itself is not kept."""
+        """Record a multipart upload; its content is not kept."""
         parts = _multipart(content_type, body)
         if "file" not in parts:
             raise BadRequestError("Missing required parameter: 'file'.", "file")
@@ -48,7 +48,7 @@ class Shelf:
         return file
 
     def find(self, path: str, models: Iterable[str]) -> Json | None:
-        """Answer a GET below /v1; None: there is no such thing."""
+        """The answer to a GET below /v1; None: not found."""
         kind, _, name = path.partition("/")
         match kind, name:
             case "models", "":
@@ -69,10 +69,10 @@ class Shelf:
         return {"id": name, "object": "response", "deleted": True}
 
 
-def _keep(shelf: dict[str, Json], item: Json) -> None:
-    shelf[item["id"]] = item
-    if len(shelf) > _KEPT:
-        del shelf[next(iter(shelf))]
+def _keep(store: dict[str, Json], item: Json) -> None:
+    store[item["id"]] = item
+    if len(store) > _KEPT:
+        del store[next(iter(store))]
 
 
 def _listed(items: list[Json]) -> Json:
@@ -91,7 +91,7 @@ def _multipart(content_type: str, body: bytes) -> dict[str, tuple[str, bytes]]:
     parts = {}
     for chunk in body.split(b"--" + boundary[1].encode("utf-8", "replace"), _MOST_PARTS)[1:-1]:
         head, _, content = chunk.partition(b"\r\n\r\n")
-        # Only where a field name may begin: `filename="..."` ends in the same letters.
+        # After a separator only: `filename="..."` ends in the same letters.
         name = re.search(rb'[;\s]name="([^"]*)"', head)
         filename = re.search(rb'[;\s]filename="([^"]*)"', head)
         if name is not None:

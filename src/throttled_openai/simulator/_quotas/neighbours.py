@@ -1,4 +1,4 @@
-"""The other clients of the same account: what they want, when, and what they have got."""
+"""The neighbours: other clients of the same account, and how much they take of its limits."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._settings import Settings
+    from throttled_openai.simulator._settings import Settings
 
-# Seconds: they take in small slices, so that they find in a short window or bucket what comes in.
+# Seconds. Neighbours take in steps this small, because a short window or bucket holds only its latest refill.
 _SLICE: Final = 0.05
 
-# In silence longer than so many slices the slices are longer.
+# The most slices at a time; after a longer silence each slice is longer.
 _MOST: Final = 20_000
 
 
 class Neighbours:
-    """A steady stream that takes `requests` and `tokens` a second, as far as they are there and it is fair."""
+    """A steady demand for `requests` and `tokens` per second; `Quota.spare` decides how much of it is met."""
 
     __slots__ = ("_at", "requests", "taken_requests", "taken_tokens", "tokens")
 
@@ -33,8 +33,8 @@ class Neighbours:
         self.tokens = settings.neighbour_tpm / 60
 
     def slices(self, now: float) -> Iterator[tuple[float, float]]:
-        """The time since it was asked last, in slices: the middle and the seconds of each."""
-        start, self._at = min(self._at, now), now  # a clock that starts again brings nothing
+        """Divide the time since the last call into slices; give the middle instant and the seconds of each."""
+        start, self._at = min(self._at, now), now  # a restarted clock brings no demand
         if not (self.requests or self.tokens) or start == now:
             return
         count = min(_MOST, math.ceil((now - start) / _SLICE))

@@ -5,30 +5,23 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from ._headers import go_duration, wait_milliseconds
-from ._quota import DAY, MINUTE
+from throttled_openai.simulator._quotas.quota import DAY, MINUTE
+
+from .headers import go_duration, wait_milliseconds
 
 if TYPE_CHECKING:
-    from ._limiter import Refusal
+    from throttled_openai.simulator._quotas.model_limits import QuotaRefusal
 
 ORGANIZATION: Final = "org-simulator"
 
 _VISIT: Final = "Visit https://platform.openai.com/account/rate-limits to learn more."
-_NOTHING: Final = "Rate limit reached, please slow down."
+_UNEXPLAINED: Final = "Rate limit reached, please slow down."
 _DIMENSIONS: Final = {
     ("requests", MINUTE): "requests per min (RPM)",
     ("requests", DAY): "requests per day (RPD)",
     ("tokens", MINUTE): "tokens per min (TPM)",
     ("tokens", DAY): "tokens per day (TPD)",
 }
-
-
-class BadRequestError(Exception):
-    """The client's mistake; becomes a 400."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
 
 
 def error(message: str, kind: str, code: str | None = None, param: str | None = None) -> dict[str, object]:
@@ -39,13 +32,13 @@ def error_body(message: str, kind: str, code: str | None = None, param: str | No
     return json.dumps(error(message, kind, code, param)).encode()
 
 
-def invalid(message: str, param: str | None = None, code: str | None = None) -> bytes:
+def invalid_request_body(message: str, param: str | None = None, code: str | None = None) -> bytes:
     return error_body(message, "invalid_request_error", code, param)
 
 
-def refusal_body(refusal: Refusal, model: str, limiter: str, *, retry_after: bool) -> bytes:
-    """Write the text of a 429; `type` names the limit that was hit, `limiter` whose it is."""
-    shared = "" if limiter == model else f" (for limit {limiter})"
+def refusal_body(refusal: QuotaRefusal, model: str, limit_name: str, *, retry_after: bool) -> bytes:
+    """The body of a 429. Its `type` is the dimension; shared limits have a `limit_name` other than `model`."""
+    shared = "" if limit_name == model else f" (for limit {limit_name})"
     what = _DIMENSIONS[refusal.dimension, refusal.period]
     where = f"{model}{shared} in organization {ORGANIZATION} on {what}"
     limit = f"Limit {refusal.limit:.0f}"
@@ -65,12 +58,12 @@ def refusal_body(refusal: Refusal, model: str, limiter: str, *, retry_after: boo
 
 
 def unexplained_body() -> bytes:
-    """Refuse without a number and without the name of a limit."""
-    return error_body(_NOTHING, "rate_limit_error", "rate_limit_exceeded")
+    """A refusal that gives no numbers and names no limit."""
+    return error_body(_UNEXPLAINED, "rate_limit_error", "rate_limit_exceeded")
 
 
 def overload_body(status: int, *, explain: bool) -> bytes:
-    """Refuse without numbers: what a server says that has capacity rather than rates."""
+    """The refusal of a server that is out of capacity; it has no numbers."""
     if status == 429 and not explain:
         return unexplained_body()
     if status == 429:
@@ -79,7 +72,7 @@ def overload_body(status: int, *, explain: bool) -> bytes:
 
 
 def slow_down_body() -> bytes:
-    """Refuse a sudden increase of requests."""
+    """The refusal of a sudden increase in requests."""
     message = (
         "Slow Down: a sudden increase in your request rate is impacting service reliability. Please reduce your "
         "request rate to its original level, maintain a consistent rate for at least 15 minutes, and then "
