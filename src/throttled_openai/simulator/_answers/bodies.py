@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from throttled_openai.simulator._requests.metered import MeteredRequest
+    from .._requests.metered import MeteredRequest
 
 Json = dict[str, Any]
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from throttled_openai.simulator._wording.errors import error
-from throttled_openai.simulator._wording.headers import go_duration
-
+from .._wording.errors import error
+from .._wording.headers import go_duration
 from .bodies import Answer, Json, answer_object, message, part, response, to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from throttled_openai.simulator._fault import Fault, StreamErrorShape
+    from .._fault import Fault, StreamErrorShape
 
 _DONE: Final = b"data: [DONE]\n\n"
 

@@ -7,18 +7,16 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from throttled_openai.simulator._wording.errors import error_body
-from throttled_openai.simulator._wording.headers import retry_headers
-
+from .._wording.errors import error_body
+from .._wording.headers import retry_headers
 from .bodies import body_of, to_bytes
 from .events import broken_off, events
 
 if TYPE_CHECKING:
-    from throttled_openai.simulator._fault import Fault, FaultKind
-    from throttled_openai.simulator._quotas.charge import Charge
-    from throttled_openai.simulator._quotas.model_limits import ModelLimits
-    from throttled_openai.simulator._wording.headers import Headers
-
+    from .._fault import Fault, FaultKind
+    from .._quotas.charge import Charge
+    from .._quotas.model_limits import ModelLimits
+    from .._wording.headers import Headers
     from .bodies import Answer
 
 # Share of the latency before a stream's head; the rest is spread over its events.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from throttled_openai.simulator._requests.fields import BadRequestError
-from throttled_openai.simulator._wording.dates import EPOCH
+from .._requests.fields import BadRequestError
+from .._wording.dates import EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

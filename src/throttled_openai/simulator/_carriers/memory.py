@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from throttled_openai.simulator._answers.reply import Reply
-    from throttled_openai.simulator._server import Server
+    from .._answers.reply import Reply
+    from .._server import Server
 
 
 def transport_of(simulator: Server, family: ModuleType) -> Any:

@@ -11,16 +11,15 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
-from throttled_openai.simulator._answers.reply import reply_of
-from throttled_openai.simulator._wording.errors import error_body
-
+from .._answers.reply import reply_of
+from .._wording.errors import error_body
 from .http1 import MalformedRequestError, Request, RequestReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from throttled_openai.simulator._answers.reply import Reply
-    from throttled_openai.simulator._server import Server
+    from .._answers.reply import Reply
+    from .._server import Server
 
 # Connections that the system queues between two turns of the loop. 10,000 clients connect at once; a
 # shorter queue drops handshakes, which are repeated only a second later.

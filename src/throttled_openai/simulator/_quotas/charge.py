@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from throttled_openai.simulator._requests.metered import MeteredRequest
-    from throttled_openai.simulator._settings import Settings
+    from .._requests.metered import MeteredRequest
+    from .._settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from .neighbours import Neighbours
 from .quota import DAY, MINUTE, Quota
 
 if TYPE_CHECKING:
-    from throttled_openai.simulator._settings import Settings
-
+    from .._settings import Settings
     from .charge import Charge
 
 Unit = Literal["requests", "tokens"]

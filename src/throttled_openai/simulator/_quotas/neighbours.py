@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from throttled_openai.simulator._settings import Settings
+    from .._settings import Settings
 
 # Seconds. Neighbours take in steps this small, because a short window or bucket holds only its latest refill.
 _SLICE: Final = 0.05

@@ -11,7 +11,7 @@ from .fixed_window import FixedWindow
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from throttled_openai.simulator._settings import Settings
+    from .._settings import Settings
 
 Constraint = Bucket | FixedWindow
 

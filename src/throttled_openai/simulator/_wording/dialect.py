@@ -11,8 +11,8 @@ from .headers import Headers, rate_headers, retry_headers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from throttled_openai.simulator._quotas.model_limits import ModelLimits, QuotaRefusal, Unit
-    from throttled_openai.simulator._quotas.quota import Quota
+    from .._quotas.model_limits import ModelLimits, QuotaRefusal, Unit
+    from .._quotas.quota import Quota
 
 
 class Dialect:

@@ -9,15 +9,14 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from throttled_openai.simulator._quotas.quota import DAY, MINUTE
-
+from .._quotas.quota import DAY, MINUTE
 from .dates import EPOCH, date_header, unix_time
 from .dialect import Dialect, announced_quotas, to_body
 from .headers import Headers, go_duration, rate_headers, wait_milliseconds
 
 if TYPE_CHECKING:
-    from throttled_openai.simulator._quotas.model_limits import ModelLimits, QuotaRefusal
-    from throttled_openai.simulator._settings import DialectName
+    from .._quotas.model_limits import ModelLimits, QuotaRefusal
+    from .._settings import DialectName
 
 _PER: Final = {MINUTE: "minute", DAY: "day"}
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from throttled_openai.simulator._quotas.quota import DAY, MINUTE
-
+from .._quotas.quota import DAY, MINUTE
 from .headers import go_duration, wait_milliseconds
 
 if TYPE_CHECKING:
-    from throttled_openai.simulator._quotas.model_limits import QuotaRefusal
+    from .._quotas.model_limits import QuotaRefusal
 
 ORGANIZATION: Final = "org-simulator"
 

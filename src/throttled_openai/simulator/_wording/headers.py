@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from throttled_openai.simulator._quotas.model_limits import ModelLimits
+    from .._quotas.model_limits import ModelLimits
 
 Headers = list[tuple[str, str]]
 

@@ -12,7 +12,7 @@ from comparison import scenario as scenarios
 from comparison.figures import quantile
 from comparison.scenario import Scenario, Work
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # By scenario: time over ideal and attempts refused, at most. Virtual time: seed 1 always comes to the
 # same, so a little more than that. `overload` and `self_hosted` have to find a number out first.
 GATE = {
@@ -78,8 +78,9 @@ def test_a_run_is_the_same_each_time_and_accounts_for_every_call():
 def test_a_clock_that_was_bound_in_one_run_tells_the_time_of_the_next():
     code = """
 import sys
-from comparison.worker import CLOCK, simulators
-first, second = simulators().VirtualTimeLoop(), simulators().VirtualTimeLoop()
+from comparison.server import simulator
+from comparison.worker import CLOCK
+first, second = simulator().VirtualTimeLoop(), simulator().VirtualTimeLoop()
 second.jump(7.0)
 CLOCK.follow(first)
 from time import monotonic
@@ -115,7 +116,7 @@ def test_a_scenario_says_what_it_is_and_its_calls_are_drawn_with_the_seed(name):
 def test_a_scenario_in_part_has_that_share_of_its_calls_and_never_none():
     whole, tenth = scenarios.read("requests"), scenarios.read("requests", 0.1)
     assert tenth.work.calls == whole.work.calls / 10
-    assert (tenth.server, tenth.told) == (whole.server, whole.told)
+    assert (tenth.server, tenth.configured) == (whole.server, whole.configured)
     assert scenarios.read("requests", 1e-9).work.calls == 1
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from comparison import environment, runs
+from comparison import book, environment, runs, worker_process
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def _path(tmp_path):
 def run(path, *options, seeds=1):
     arguments = ["--results", str(path), "--scale", "0.05", "--seeds", str(seeds)]
     assert runs.main([*arguments, *options]) == 0
-    return runs.read(path)
+    return book.read(path)
 
 
 def kept(records):
@@ -69,7 +69,7 @@ def test_a_rival_that_cannot_be_installed_is_told_of_and_the_others_run(path, mo
 def test_a_worker_that_dies_is_a_broken_run_and_is_tried_again_the_next_time(path, monkeypatch):
     chosen = "--rivals", "plain", "--scenarios", "requests", "--no-tuning"
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "PATIENCE", 0.01)
+        patch.setattr(worker_process, "PATIENCE", 0.01)
         broken = run(path, *chosen)
     assert all("the worker died" in each["broken"] for each in broken)
     assert len([each for each in run(path, *chosen) if "done" in each]) == len(broken)
