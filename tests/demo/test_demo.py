@@ -10,8 +10,13 @@ import sys
 import httpx
 import pytest
 
-from throttled_openai import cli, demo
-from throttled_openai.demo import CONTENDERS, Plan, Result, Tally
+from throttled_openai import cli
+from throttled_openai._terminal import show
+from throttled_openai.demo import _cli, _race
+from throttled_openai.demo._contender import CONTENDERS
+from throttled_openai.demo._race import PROMPT, RacePlan
+from throttled_openai.demo._result import Result, conclusion, footnotes, ideal, table
+from throttled_openai.demo._tally import Tally, progress, server_seconds
 from throttled_openai.simulator import Fault, spawn
 
 GATHER, SEMAPHORE, THROTTLED = CONTENDERS
@@ -23,7 +28,7 @@ FAST = Result(THROTTLED, 1000, 1000, 0, 20.0, 19.5)
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch):
-    """Whatever the environment of the tests has, no test reaches a real account."""
+    """No test reaches a real account."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
@@ -33,12 +38,11 @@ def unsent(monkeypatch):
     def race(plan, tallies):
         raise AssertionError("something was sent")
 
-    monkeypatch.setattr(demo, "race", race)
+    monkeypatch.setattr(_cli, "race", race)
 
 
 def answer(monkeypatch, text):
-    def answered(prompt):
-        assert prompt == "Send them? [y/N] "
+    def answered():
         if text is None:
             raise EOFError
         return text
@@ -56,20 +60,20 @@ class Terminal:
 
 
 def test_the_ideal_is_a_burst_at_once_then_the_rate_then_one_answer():
-    assert demo.ideal(1000, 50.0, 0.5) == 19.5
+    assert ideal(1000, 50.0, 0.5) == 19.5
 
 
 def test_the_ideal_of_less_than_a_burst_is_one_answer():
-    assert demo.ideal(20, 50.0, 0.5) == 0.5
+    assert ideal(20, 50.0, 0.5) == 0.5
 
 
 @pytest.mark.parametrize(("told", "seconds"), [("604", 0.604), ("", 0.0), ("-1", 0.0), ("soon", 0.0), ("²", 0.0)])
 def test_the_latency_is_what_the_server_says(told, seconds):
-    assert demo.server_seconds({"openai-processing-ms": told}) == seconds
+    assert server_seconds({"openai-processing-ms": told}) == seconds
 
 
 def test_a_server_that_does_not_say_has_no_latency():
-    assert demo.server_seconds({}) == 0.0
+    assert server_seconds({}) == 0.0
 
 
 async def answered(tally, *statuses, **headers):
@@ -115,7 +119,7 @@ def test_no_share_where_it_would_mean_nothing(result):
 
 
 def test_the_table_is_aligned():
-    assert demo.table([LOST, SLOW, FAST]).splitlines() == [
+    assert table([LOST, SLOW, FAST]).splitlines() == [
         "                                done  failed   429s  seconds  of ideal",
         "AsyncOpenAI + gather             298     702  2,404      9.8         -",
         "AsyncOpenAI + Semaphore(10)    1,000       0      0     51.2       38%",
@@ -124,24 +128,24 @@ def test_the_table_is_aligned():
 
 
 def test_the_footnotes_say_what_was_lost_and_to_what():
-    assert demo.footnotes([LOST, SLOW]).splitlines() == [
+    assert footnotes([LOST, SLOW]).splitlines() == [
         "-: AsyncOpenAI + gather lost 702 calls, most often to RateLimitError (700 times).",
         "of ideal: the shortest time the limit allows, a second's worth of it at once, / seconds.",
     ]
 
 
 def test_the_footnotes_say_what_was_not_finished():
-    assert demo.footnotes([Result(GATHER, 1000, 400, 3, 5.0, 19.5)]) == (
+    assert footnotes([Result(GATHER, 1000, 400, 3, 5.0, 19.5)]) == (
         "-: AsyncOpenAI + gather was interrupted; 600 calls were not finished."
     )
 
 
 def test_a_share_above_the_ideal_is_explained():
-    assert "Above 100%" in demo.footnotes([Result(GATHER, 200, 200, 0, 1.0, 10.0)])
+    assert "Above 100%" in footnotes([Result(GATHER, 200, 200, 0, 1.0, 10.0)])
 
 
 def test_the_conclusion_is_two_sentences_of_the_numbers():
-    assert demo.conclusion([LOST, SLOW, FAST]).splitlines() == [
+    assert conclusion([LOST, SLOW, FAST]).splitlines() == [
         "Sent all at once, 702 of 1,000 calls were lost; ten at a time, all came through in 51.2 s without a 429.",
         (
             "ThrottledAsyncOpenAI got the same calls all at once, and all came through in 20.0 s without a 429: "
@@ -154,7 +158,7 @@ def test_the_conclusion_claims_nothing_that_did_not_happen():
     good = Result(GATHER, 10, 10, 1, 0.6, 0.6)
     bad = Result(THROTTLED, 10, 9, 4, 0.6, 0.6, (("APITimeoutError", 1),))
 
-    first, second = demo.conclusion([good, bad]).splitlines()
+    first, second = conclusion([good, bad]).splitlines()
 
     assert first == "Sent all at once, all came through in 0.6 s with one 429."
     assert second == "ThrottledAsyncOpenAI got the same calls all at once, and 1 of 10 calls were lost."
@@ -164,21 +168,21 @@ def test_progress_is_one_line():
     tally = Tally(GATHER, 1000, 50.0, done=312, refused=642, _began=1.0, _ended=5.2)
     for _ in range(188):
         tally.fail(ValueError())
-    assert demo.progress(tally) == "AsyncOpenAI + gather            312/1000 done, 188 failed, 642 × 429   4.2 s"  # noqa: RUF001
+    assert progress(tally) == "AsyncOpenAI + gather            312/1000 done, 188 failed, 642 × 429   4.2 s"  # noqa: RUF001
 
 
 def test_progress_fits_a_terminal_of_80_columns():
     tally = Tally(THROTTLED, 1000, 50.0, done=298, refused=2404, _began=0.0, _ended=99.9)
     for _ in range(702):
         tally.fail(ValueError())
-    assert len(demo.progress(tally)) <= 79
+    assert len(progress(tally)) <= 79
 
 
 def test_on_a_terminal_progress_stays_in_its_row(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "11")
-    demo._show("a line that is too long")
-    demo._show("short", last=True)
+    show("a line that is too long", sys.stdout)
+    show("short", sys.stdout, last=True)
     assert capsys.readouterr().out == "\ra line tha\rshort     \n"
 
 
@@ -195,7 +199,7 @@ def test_without_a_yes_nothing_is_sent(text, unsent, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     answer(monkeypatch, text)
     assert cli.main(["demo", "--live", "gpt-4o-mini"]) == 1
-    assert "Nothing was sent." in capsys.readouterr().out
+    assert re.search(r"Send them\? \[y/N\] \n?Nothing was sent\.", capsys.readouterr().out)
 
 
 def test_without_a_terminal_nothing_is_sent(unsent, monkeypatch, capsys):
@@ -207,12 +211,12 @@ def test_without_a_terminal_nothing_is_sent(unsent, monkeypatch, capsys):
 
 
 def test_it_says_what_it_will_send(monkeypatch):
-    said = demo.announcement(Plan(200, "gpt-4o-mini", None, live=True))
+    said = _cli.announcement(RacePlan(200, "gpt-4o-mini", None, live=True))
     # "Say hello in one word." is 22 bytes: 5 tokens, 1 message, 2; and 16 of answer.
     for fact in (
         "600 calls (3 x 200)",
         "gpt-4o-mini at OpenAI",
-        demo.PROMPT,
+        PROMPT,
         "16 tokens",
         "14,400",
         "costs money",
@@ -224,14 +228,14 @@ def test_it_says_what_it_will_send(monkeypatch):
 
 def test_it_names_another_provider(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://elsewhere/v1")
-    said = demo.announcement(Plan(200, "gpt-4o-mini", 500, live=True))
+    said = _cli.announcement(RacePlan(200, "gpt-4o-mini", 500, live=True))
     assert "at http://elsewhere/v1" in said
     assert "rpm=500" in said
 
 
 def test_a_live_race_runs_at_the_announced_limit(monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    monkeypatch.setattr(demo, "REST", 0.0)
+    monkeypatch.setattr(_race, "REST", 0.0)
     answer(monkeypatch, "Y")
     with spawn(rpm=6000, latency=0.05) as base_url:
         monkeypatch.setenv("OPENAI_BASE_URL", base_url)
@@ -243,7 +247,7 @@ def test_a_live_race_runs_at_the_announced_limit(monkeypatch, capsys):
 
 def test_where_no_limit_is_announced_there_is_no_share(monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    monkeypatch.setattr(demo, "REST", 0.0)
+    monkeypatch.setattr(_race, "REST", 0.0)
     with spawn(latency=0.05) as base_url:
         monkeypatch.setenv("OPENAI_BASE_URL", base_url)
         assert cli.main(["demo", "--live", "gpt-4o-mini", "--calls=5", "--yes"]) == 0
