@@ -16,11 +16,7 @@ from throttled_openai.bench._sweep import Goals
 from throttled_openai.simulator import Simulator
 
 KEY = "sk-bench-secret"
-
-
 ANYTHING = Goals()
-
-
 about = pytest.approx
 
 

@@ -1,6 +1,7 @@
 """No test reaches a real account."""
 
 import pytest
+
 from benched import KEY
 
 

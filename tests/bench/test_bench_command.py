@@ -8,8 +8,8 @@ import sys
 import time
 
 import pytest
-from benched import KEY, Page, planned
 
+from benched import KEY, Page, planned
 from clients import URL
 from throttled_openai import cli
 from throttled_openai.bench import _cli

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from benched import about, measured, planned, simulator
 
+from benched import about, measured, planned, simulator
 from clients import Says, Script, refuses, throttled
 from support import virtual_run
 from throttled_openai.bench._call import TimedCall

@@ -4,10 +4,10 @@ import itertools
 import math
 import statistics
 
-from benched import about
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benched import about
 from throttled_openai.bench._call import TimedCall
 from throttled_openai.bench._figures import MeasuredWindow, Percentiles, figures, percentile, timeline
 

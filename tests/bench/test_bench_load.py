@@ -3,10 +3,10 @@
 import itertools
 import statistics
 
-from benched import about, figures_of, measured, simulator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benched import about, figures_of, measured, simulator
 from throttled_openai.bench._load import Load, Prompts, arrivals
 
 

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from benched import KEY, Page, about, measured, simulator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benched import KEY, Page, about, measured, simulator
 from clients import URL
 from throttled_openai.bench import _cli
 from throttled_openai.bench._chart import Chart, Line, ticks

@@ -2,10 +2,10 @@
 
 import math
 
-from benched import ANYTHING, about, measured, simulator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benched import ANYTHING, about, measured, simulator
 from throttled_openai.bench._measure import report_of
 from throttled_openai.bench._sweep import ENOUGH, Goals, Point, following, recommend
 

@@ -14,8 +14,6 @@ from throttled_openai.simulator import (
 from throttled_openai.simulator._requests.metered import parse
 
 FAMILIES = ["httpx", *(["httpx2"] if find_spec("httpx2") else [])]
-
-
 HI = [{"role": "user", "content": "hi"}]
 
 

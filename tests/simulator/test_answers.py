@@ -5,6 +5,7 @@ import json
 import openai
 import pytest
 from openai import AsyncOpenAI
+
 from simulated import (
     HI,
     chat,
@@ -14,7 +15,6 @@ from simulated import (
     sdk,
     steady,
 )
-
 from throttled_openai.simulator import (
     Fault,
     Simulator,

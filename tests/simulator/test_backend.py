@@ -5,6 +5,7 @@ import json
 
 import httpx
 import pytest
+
 from simulated import (
     chat,
     clock,
@@ -12,7 +13,6 @@ from simulated import (
     seen,
     steady,
 )
-
 from throttled_openai.simulator import (
     serve,
     virtual_run,

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from simulated import (
     HI,
     chat,
@@ -11,7 +12,6 @@ from simulated import (
     headers_of,
     post,
 )
-
 from throttled_openai.simulator import (
     Simulator,
 )

@@ -7,6 +7,7 @@ import re
 
 import openai
 import pytest
+
 from simulated import (
     FAMILIES,
     HI,
@@ -20,7 +21,6 @@ from simulated import (
     seen,
     steady,
 )
-
 from throttled_openai.simulator import (
     Fault,
     Simulator,

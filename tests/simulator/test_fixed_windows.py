@@ -1,6 +1,7 @@
 """Limits that are counted in fixed windows."""
 
 import pytest
+
 from simulated import (
     chat,
     error_of,
@@ -8,7 +9,6 @@ from simulated import (
     post,
     statuses,
 )
-
 from throttled_openai.simulator import (
     Simulator,
 )

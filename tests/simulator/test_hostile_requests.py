@@ -17,17 +17,9 @@ from throttled_openai.simulator import (
 from throttled_openai.simulator._carriers.http1 import MalformedRequestError, RequestReader
 
 TEXT = {"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "x"}}]}
-
-
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
-
-
 USUAL = {"model": "m", "user": "u", "metadata": {"a": "b"}}
-
-
 WRITES = {**USUAL, "stream": False, "stream_options": {"include_usage": True}, "n": 1, "max_tokens": 9, "tools": [TOOL]}
-
-
 BODIES = {
     "chat/completions": {**WRITES, "messages": [TEXT, {"role": "assistant", "content": None, "tool_calls": [TOOL]}]},
     "completions": {**WRITES, "prompt": "hi"},

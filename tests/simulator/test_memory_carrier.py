@@ -7,6 +7,7 @@ import importlib
 import httpx
 import openai
 import pytest
+
 from simulated import (
     FAMILIES,
     HI,
@@ -18,7 +19,6 @@ from simulated import (
     seen,
     steady,
 )
-
 from throttled_openai.simulator import (
     Fault,
     Simulator,

@@ -1,12 +1,12 @@
 """Other clients of the account, who use its limits too."""
 
 import pytest
+
 from simulated import (
     headers_of,
     post,
     statuses,
 )
-
 from throttled_openai.simulator import (
     Simulator,
 )

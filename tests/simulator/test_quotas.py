@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from simulated import (
     chat,
     error_of,
@@ -12,7 +13,6 @@ from simulated import (
     seen,
     statuses,
 )
-
 from throttled_openai.simulator import (
     Settings,
     Simulator,

@@ -10,11 +10,11 @@ from dataclasses import asdict, fields
 
 import httpx
 import pytest
+
 from simulated import (
     chat,
     post,
 )
-
 from throttled_openai.simulator import (
     Fault,
     Settings,

@@ -6,12 +6,12 @@ import json
 import httpx
 import pytest
 from openai import AsyncOpenAI
+
 from simulated import (
     HI,
     chat,
     until,
 )
-
 from throttled_openai.simulator import (
     Fault,
     Simulator,

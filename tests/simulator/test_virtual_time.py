@@ -7,6 +7,7 @@ import time
 from functools import partial
 
 import pytest
+
 from simulated import (
     HI,
     chat,
@@ -15,7 +16,6 @@ from simulated import (
     sdk,
     steady,
 )
-
 from throttled_openai.simulator import (
     Simulator,
     VirtualTimeLoop,

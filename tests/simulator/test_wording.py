@@ -4,6 +4,7 @@ import json
 from typing import get_args
 
 import pytest
+
 from simulated import (
     chat,
     error_of,
@@ -12,7 +13,6 @@ from simulated import (
     post,
     steady,
 )
-
 from throttled_openai.simulator import (
     Simulator,
 )

@@ -400,7 +400,7 @@ async def test_a_listener_hears_what_httpcore_tells(family, tls, ask, answer, tm
 
     def listener(events):
         async def trace(name, info):
-            kinds = {key: type(value).__name__.replace("AnyIOStream", "Stream") for key, value in info.items()}
+            kinds = {key: type(value).__name__.replace("AnyIOStream", "NetworkStream") for key, value in info.items()}
             events.append((name, kinds))
 
         return trace

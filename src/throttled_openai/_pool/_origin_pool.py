@@ -1,4 +1,4 @@
-"""The shelf: the connections to one server."""
+"""The pool of one origin: its connections in use, and a stack of idle ones."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from ._connection import Connection
-from ._stream import PooledStream
+from ._response_body import PooledBody
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# New connections under way at once. A TLS handshake takes 2 ms of the loop: a thousand at once would
-# meet the SDK's connect timeout of 5 s by their own weight, and overrun a listen queue of 128.
-HANDSHAKES: Final = 64
-# Seconds after which a handshake counts no longer, or calls to a server that does not answer would
-# fail in single file, a connect timeout apart.
-HANDSHAKE: Final = 1.0
+# Handshakes at the same time. A TLS handshake takes 2 ms of the loop, so 1,000 at once would by themselves
+# exceed the SDK's connect timeout of 5 s, and overflow a listen queue of 128.
+MAX_HANDSHAKES: Final = 64
+# Seconds after which a handshake no longer counts. Otherwise calls to a server that does not answer would
+# fail one after the other, each after a connect timeout.
+HANDSHAKE_SECONDS: Final = 1.0
 
 
-class _Connection:
-    """A connection, ours or httpcore's, from before it is opened until it is closed."""
+class _PooledConnection:
+    """The pool's record of a connection, ours or httpcore's, from before it opens until it is closed."""
 
     __slots__ = ("core", "idle_since", "opening")
 
@@ -33,10 +33,10 @@ class _Connection:
         self.idle_since = math.inf
 
 
-class Shelf:
-    """Connections in use on the running loop, and a stack of idle ones, the warmest on top.
+class OriginPool:
+    """The connections to one origin on the running loop; the most recently used idle one is taken first.
 
-    `new` makes a connection with the errors of `core`, which is the module httpcore or httpcore2.
+    `new` makes a connection that raises the errors of `core`, the module httpcore or httpcore2.
     `limits` are httpx's.
     """
 
@@ -45,24 +45,23 @@ class Shelf:
         self._new = new
         self._core = core
         most, kept, seconds = limits.max_connections, limits.max_keepalive_connections, limits.keepalive_expiry
-        self._room = None if most is None else asyncio.Semaphore(most)
+        self._limit = None if most is None else asyncio.Semaphore(most)
         self._kept = math.inf if kept is None else kept
         self._seconds = math.inf if seconds is None else seconds
-        self._handshakes = asyncio.Semaphore(HANDSHAKES)
-        self._idle: deque[_Connection] = deque()
-        self._connections: set[_Connection] = set()
+        self._handshakes = asyncio.Semaphore(MAX_HANDSHAKES)
+        self._idle: deque[_PooledConnection] = deque()
+        self._connections: set[_PooledConnection] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
     async def exchange(self, request: Any) -> Any:
-        """Send `request`; the response's stream has its connection until it is closed.
+        """Send `request`. The response's stream keeps the connection until it is closed.
 
-        It is sent once. If the server closes an idle connection just as it is used, that looks the
-        same as a server that read the request, acted on it and hung up. So sending it again is left
-        to the SDK's retries, as with httpcore.
+        It is sent once. A server that closes an idle connection just as it is used looks the same as one
+        that read the request, acted on it and hung up. So retrying is left to the SDK, as with httpcore.
         """
         await self._enter(request)
         try:
-            return await self._send(await self._take(), request)
+            return await self._send(await self._acquire(), request)
         except BaseException:
             self._leave()
             raise
@@ -75,34 +74,34 @@ class Shelf:
             await connection.core.aclose()
 
     async def _enter(self, request: Any) -> None:
-        """Wait while `max_connections` are in use, at most for the request's pool timeout."""
-        if self._room is None:
+        """Wait while `max_connections` are in use, for at most the request's pool timeout."""
+        if self._limit is None:
             return
-        if not self._room.locked():
-            await self._room.acquire()
+        if not self._limit.locked():
+            await self._limit.acquire()
             return
         try:
             async with asyncio.timeout(request.extensions.get("timeout", {}).get("pool")):
-                await self._room.acquire()
+                await self._limit.acquire()
         except TimeoutError as late:
             raise self._core.PoolTimeout("all connections are in use") from late
 
     def _leave(self) -> None:
-        if self._room is not None:
-            self._room.release()
+        if self._limit is not None:
+            self._limit.release()
 
-    async def _take(self) -> _Connection:
-        """The warmest connection, or else a new one in its turn."""
-        connection = self._warmest()
+    async def _acquire(self) -> _PooledConnection:
+        """The most recently used connection, or a new one when a handshake may begin."""
+        connection = self._most_recent()
         if connection is None:
             await self._handshakes.acquire()
-            connection = self._warmest()  # what came back in the meantime
+            connection = self._most_recent()  # one may have been returned in the meantime
             if connection is None:
                 return self._open()
             self._handshakes.release()
         return connection
 
-    def _warmest(self) -> _Connection | None:
+    def _most_recent(self) -> _PooledConnection | None:
         now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
@@ -111,23 +110,23 @@ class Shelf:
             self._close(connection)
         return None
 
-    def _open(self) -> _Connection:
-        connection = _Connection(self._new())
-        connection.opening = self._loop.call_later(HANDSHAKE, self._opened, connection)
+    def _open(self) -> _PooledConnection:
+        connection = _PooledConnection(self._new())
+        connection.opening = self._loop.call_later(HANDSHAKE_SECONDS, self._opened, connection)
         self._connections.add(connection)
         return connection
 
-    def _opened(self, connection: _Connection) -> None:
+    def _opened(self, connection: _PooledConnection) -> None:
         if connection.opening is not None:
             connection.opening.cancel()
             connection.opening = None
             self._handshakes.release()
 
-    async def _send(self, connection: _Connection, request: Any) -> Any:
+    async def _send(self, connection: _PooledConnection, request: Any) -> Any:
         try:
             if connection.opening is not None:
-                # Of ten thousand calls that start in one turn of the loop the first would meet its
-                # connect timeout before the last has started: the clock runs from the next turn.
+                # If 10,000 calls start in one turn of the loop, the first would reach its connect timeout
+                # before the last has started. So the timeout runs from the next turn on.
                 await asyncio.sleep(0)
                 opened = functools.partial(self._opened, connection)
                 if isinstance(connection.core, Connection):
@@ -141,23 +140,24 @@ class Shelf:
             raise
         finally:
             self._opened(connection)
-        response.stream = PooledStream(response.stream, functools.partial(self._over, connection))
+        response.stream = PooledBody(response.stream, functools.partial(self._release, connection))
         return response
 
-    def _over(self, connection: _Connection) -> None:
-        """An exchange is over."""
+    def _release(self, connection: _PooledConnection) -> None:
+        """Return the connection at the end of its exchange."""
         self._leave()
         if not connection.core.is_idle():
             self._close(connection)
         elif connection in self._connections:
             now = connection.idle_since = self._loop.time()
             self._idle.append(connection)
-            # The coldest go; two at a time are more than come, and hold nobody up.
+            # Close expired and surplus connections, least recently used first. Two at a time keep up with
+            # the one that is added, and take little time.
             for _ in range(2):
                 if self._idle and (len(self._idle) > self._kept or now - self._idle[0].idle_since >= self._seconds):
                     self._close(self._idle.popleft())
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: _PooledConnection) -> None:
         async def close() -> None:
             await connection.core.aclose()
             self._connections.discard(connection)
@@ -168,9 +168,9 @@ class Shelf:
 
 
 def raise_connect_error(core: Any, connection: Any, failure: BaseException) -> None:
-    """Raise httpcore's `ConnectError` where one of its own connections failed to connect with another error.
+    """Raise httpcore's `ConnectError` if one of its own connections failed to connect with another error.
 
-    Resolvers have several for invalid hosts and ports: `UnicodeError`, `OverflowError`.
+    Resolvers raise several for invalid hosts and ports, such as `UnicodeError` and `OverflowError`.
     """
     named = not isinstance(failure, Exception) or type(failure).__module__ == core.__name__
     if not named and not isinstance(connection, Connection) and connection.info() == "CONNECTION FAILED":
@@ -178,7 +178,7 @@ def raise_connect_error(core: Any, connection: Any, failure: BaseException) -> N
 
 
 def _traced(request: Any, opened: Callable[[], None]) -> Any:
-    """The same request, which calls `opened` once its connection, one of httpcore's, is open."""
+    """The same request, which calls `opened` once its httpcore connection is open."""
     theirs = request.extensions.get("trace")
 
     async def trace(name: str, info: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The response's body: it has the connection until it is closed."""
+"""The body of a pooled response: it keeps its connection until it is closed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-# Seconds for what follows the `[DONE]` of a stream, as in SDK 3.30.
-DRAIN: Final = 0.1
+# Seconds to read what follows the `[DONE]` of a stream, as in SDK 3.30.
+DRAIN_SECONDS: Final = 0.1
 
 _TAIL: Final = len(b"[DONE]\r\n\r\n")
 
 
-class PooledStream:
-    """Calls `over` once it is closed."""
+class PooledBody:
+    """The response's body, which calls `over` once it is closed."""
 
     def __init__(self, inner: Any, over: Callable[[], None]) -> None:
         self._inner = inner
@@ -27,7 +27,7 @@ class PooledStream:
         self._loop = asyncio.get_running_loop()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        # Who comes again, to drain what is left, goes on where the last one stopped.
+        # A second iteration, to drain the rest, continues where the first one stopped.
         if self._iterator is None:
             self._iterator = self._inner.__aiter__()
         return self
@@ -39,7 +39,7 @@ class PooledStream:
         except BaseException as end:
             self._ended = True
             if not isinstance(end, StopAsyncIteration):
-                # httpx does not close the response where reading a body of an error fails.
+                # httpx does not close the response if reading an error's body fails.
                 await self.aclose()
             raise
         self._tail = chunk if len(chunk) >= _TAIL else self._tail[-_TAIL:] + chunk
@@ -64,11 +64,11 @@ class PooledStream:
                 self._loop.call_soon_threadsafe(over)
 
     async def _drain(self) -> None:
-        """Read what follows the `[DONE]`, where SDK 2.9 to 3.29 leave a stream.
+        """Read what follows the `[DONE]`, which SDK 2.9 to 3.29 leave unread.
 
-        Unless the empty last chunk is read, httpcore has to close the connection.
+        Unless the empty last chunk is read, httpcore must close the connection.
         """
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(DRAIN):
+            async with asyncio.timeout(DRAIN_SECONDS):
                 async for _ in self:
                     pass
