@@ -11,7 +11,7 @@ from throttled_openai.bench._sweep import ENOUGH, Goals, Point, following, recom
 
 
 def queueing(slots, latency=1.0):
-    """What a server comes to that runs so many at once and lets others wait."""
+    """The figures of a server that runs `slots` calls at once and queues the others."""
 
     def measure(concurrency):
         took = latency * max(1.0, concurrency / slots)

@@ -324,7 +324,7 @@ def test_ctrl_c_shows_what_was_finished_and_leaves_nothing_behind():
 
 
 def read_until(terminal, text):
-    """What the terminal shows until it shows `text`; None: until nobody writes to it any more."""
+    """The output of the terminal until it shows `text`; None: until it is closed."""
     shown = b""
     while text is None or text.encode() not in shown:
         try:

@@ -17,7 +17,7 @@ families = pytest.mark.parametrize("family", FAMILIES)
 
 
 class Attempts:
-    """Attempts that take so many seconds, and succeed or fail."""
+    """Attempts that take the given seconds, and succeed or fail."""
 
     def __init__(self, *outcomes):
         self.begun = {}

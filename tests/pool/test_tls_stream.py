@@ -47,7 +47,7 @@ def run(request):
 
 @contextlib.asynccontextmanager
 async def serving(answer, context=None):
-    """A port where `answer(reader, writer)` meets whoever comes, and the failures it met with."""
+    """A port where `answer(reader, writer)` serves each connection, and the failures it raised."""
     failures, tasks = [], []
 
     async def guarded(reader, writer):

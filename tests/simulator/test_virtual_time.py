@@ -94,7 +94,7 @@ def test_a_tick_passes_the_moments_that_the_clock_cannot_tell_apart():
 
 
 def test_the_virtual_clock_raises_when_nothing_can_wake_a_task():
-    # In a process without the threads of other tests, any of which might yet wake somebody.
+    # In its own process: the threads of other tests could still wake a task.
     waits = "import asyncio, throttled_openai.simulator as s; s.virtual_run(asyncio.Event().wait())"
     done = subprocess.run([sys.executable, "-c", waits], capture_output=True, text=True, timeout=60, check=False)
     assert "RuntimeError: deadlock" in done.stderr

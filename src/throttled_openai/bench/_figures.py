@@ -41,7 +41,7 @@ class Percentiles:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Percentiles | None:
-        """None where there is no value."""
+        """None if there are no values."""
         ordered = sorted(value for value in values if value is not None)
         if not ordered:
             return None

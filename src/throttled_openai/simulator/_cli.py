@@ -30,106 +30,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the simulator's options to `parser`; `run` takes the parsed result."""
     usual = Settings()
     add = parser.add_argument
-    add("--rpm", type=float, metavar="N", help="requests per minute and model (default: unlimited)")
-    add("--tpm", type=float, metavar="N", help="tokens per minute and model (default: unlimited)")
-    add("--rpd", type=float, metavar="N", help="requests per day and model, which the headers then show")
-    add("--tpd", type=float, metavar="N", help="tokens per day and model")
+
+    def number(flag: str, says: str, metavar: str = "N", kind: type = float) -> None:
+        default = getattr(usual, flag.removeprefix("--").replace("-", "_"))
+        add(flag, type=kind, default=default, metavar=metavar, help=says)
+
+    number("--rpm", "requests per minute and model (default: unlimited)")
+    number("--tpm", "tokens per minute and model (default: unlimited)")
+    number("--rpd", "requests per day and model, which the headers then show")
+    number("--tpd", "tokens per day and model")
     add("--shared-limit", metavar="START", help="models whose names start with START share one set of limits")
-    add(
-        "--burst",
-        type=float,
-        default=usual.burst,
-        metavar="SECONDS",
-        help="allowed burst, in seconds of the limit (default: 60)",
-    )
-    add("--fixed-window", type=float, metavar="SECONDS", help="count in fixed windows (default: continuous refill)")
-    add("--latency", type=float, default=usual.latency, metavar="SECONDS", help="median latency (default: 0.5)")
-    add(
-        "--latency-sigma",
-        type=float,
-        default=usual.latency_sigma,
-        metavar="SIGMA",
-        help="lognormal sigma of the latency (default: 0.2)",
-    )
-    add(
-        "--network",
-        type=float,
-        default=usual.network,
-        metavar="SECONDS",
-        help="median one-way network time; in memory only (default: 0)",
-    )
-    add(
-        "--network-sigma",
-        type=float,
-        default=usual.network_sigma,
-        metavar="SIGMA",
-        help="lognormal sigma of the network time (default: 0.5)",
-    )
-    add("--slots", type=int, metavar="N", help="attempts that run at once; the others queue (default: unlimited)")
-    add(
-        "--slowdown",
-        type=float,
-        default=usual.slowdown,
-        metavar="SHARE",
-        help="added share of latency when all slots are busy (default: 0)",
-    )
-    add(
-        "--seed",
-        type=int,
-        default=usual.seed,
-        metavar="N",
-        help="seed of latencies, network times and faults (default: 0)",
-    )
+    number("--burst", "allowed burst, in seconds of the limit (default: 60)", "SECONDS")
+    number("--fixed-window", "count in fixed windows (default: continuous refill)", "SECONDS")
+    number("--latency", "median latency (default: 0.5)", "SECONDS")
+    number("--latency-sigma", "lognormal sigma of the latency (default: 0.2)", "SIGMA")
+    number("--network", "median one-way network time; in memory only (default: 0)", "SECONDS")
+    number("--network-sigma", "lognormal sigma of the network time (default: 0.5)", "SIGMA")
+    number("--slots", "attempts that run at once; the others queue (default: unlimited)", kind=int)
+    number("--slowdown", "added share of latency when all slots are busy (default: 0)", "SHARE")
+    number("--seed", "seed of latencies, network times and faults (default: 0)", kind=int)
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=_port, default=8000, help="port to listen on; 0: any free one (default: 8000)")
     add("--no-headers", dest="announce", action="store_false", help="send no x-ratelimit-* headers")
     add("--no-retry-after", dest="retry_after", action="store_false", help="do not say when to retry")
     add("--no-explanations", dest="explain_refusals", action="store_false", help="refuse without limits and numbers")
-    add(
-        "--dialect",
-        choices=get_args(DialectName),
-        default=usual.dialect,
-        help="provider whose headers and errors are imitated (default: openai)",
-    )
-    add("--max-in-flight", type=int, metavar="N", help="refuse attempts beyond this number in flight")
-    add(
-        "--overload-status",
-        type=int,
-        default=usual.overload_status,
-        metavar="STATUS",
-        help="status of those refusals, such as 429 (default) or 503",
-    )
-    add("--slow-down-above", type=float, metavar="N", help="requests per second up to which sudden growth is allowed")
+    add("--dialect", choices=get_args(DialectName), default=usual.dialect,
+        help="provider whose headers and errors are imitated (default: openai)")  # fmt: skip
+    number("--max-in-flight", "refuse attempts beyond this number in flight", kind=int)
+    number("--overload-status", "status of those refusals: 429 (default) or 503", "STATUS", int)
+    number("--slow-down-above", "requests per second up to which sudden growth is allowed")
     add(
         "--charge",
         choices=get_args(ChargeKind),
         default=usual.charge,
-        help="how tokens are charged (default: estimate)",
+        help="what tokens are charged (default: estimate)",
     )
     add("--refund", action="store_true", help="refund the unused part of a reserve")
     add("--charge-refused-requests", action="store_true", help="charge a refused attempt one request")
-    add(
-        "--neighbour-rpm",
-        type=float,
-        default=0.0,
-        metavar="N",
-        help="requests per minute of other clients (default: 0)",
-    )
-    add("--neighbour-tpm", type=float, default=0.0, metavar="N", help="tokens per minute of other clients (default: 0)")
-    add(
-        "--completion-tokens",
-        type=int,
-        default=usual.completion_tokens,
-        metavar="N",
-        help="tokens per answer (default: 16)",
-    )
-    add(
-        "--initial-level",
-        type=float,
-        default=usual.initial_level,
-        metavar="SHARE",
-        help="share of each bucket that is full at first (default: 1)",
-    )
+    number("--neighbour-rpm", "requests per minute of other clients (default: 0)")
+    number("--neighbour-tpm", "tokens per minute of other clients (default: 0)")
+    number("--completion-tokens", "tokens per answer (default: 16)", kind=int)
+    number("--initial-level", "share of each bucket that is full at first (default: 1)", "SHARE")
     add("--quiet", action="store_true", help="print only the URL")
     add(
         "--fault",

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from .bucket import ROUNDING
+from .constraint import ROUNDING, Constraint
 
 # Share of a window. An instant this close before a boundary is at the boundary but for float rounding.
 _EDGE: Final = 1e-9
 
 
-class FixedWindow:
+class FixedWindow(Constraint):
     """`capacity` units in each window of `capacity / rate` seconds; windows start at multiples of their length.
 
-    It has the methods of `Bucket`, but refills in steps. Unused units expire with their window; debt
-    is carried over, so that an amount larger than one window uses up several.
+    It refills in steps. Unused units expire with their window; debt is carried over, so that an amount larger
+    than one window uses up several.
     """
 
-    __slots__ = ("_level", "_number", "_seconds", "capacity", "rate")
+    __slots__ = ("_number", "_seconds")
 
     def __init__(self, *, rate: float, capacity: float, level: float, now: float) -> None:
         self._measure(rate, capacity)
@@ -44,14 +44,6 @@ class FixedWindow:
     def reset(self, now: float) -> float:
         """Seconds until the window's end."""
         return (self._window(now) + 1) * self._seconds - now
-
-    def take(self, amount: float, now: float) -> None:
-        self._level = self.level(now) - amount
-
-    def drain(self, amount: float, now: float) -> None:
-        """Take `amount`, or what is left if that is less: this never leaves a debt."""
-        level = self.level(now)
-        self._level = min(level, max(0.0, level - amount))
 
     def resize(self, *, rate: float, capacity: float, now: float) -> None:
         """Change the limit or the length; the level is kept, up to the new capacity."""

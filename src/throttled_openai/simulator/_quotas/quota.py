@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from .bucket import ROUNDING, Bucket
+from .bucket import Bucket
+from .constraint import ROUNDING
 from .fixed_window import FixedWindow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .._settings import Settings
-
-Constraint = Bucket | FixedWindow
+    from .constraint import Constraint
 
 # Seconds.
 MINUTE: Final = 60
