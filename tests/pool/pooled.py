@@ -7,10 +7,7 @@ import openai
 import pytest
 
 from clients import FAMILIES
-from throttled_openai._pool import (
-    Pooled,
-    PooledAsyncHttpxClient,
-)
+from throttled_openai._pool import Pooled, PooledAsyncHttpxClient
 
 families = pytest.mark.parametrize("family", FAMILIES)
 

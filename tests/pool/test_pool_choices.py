@@ -11,11 +11,7 @@ from pooled import families, limits, module_of, origin_pool_of, pooled, soon
 from servers import Server, after, identity, real, says, trusting
 from support import virtual
 from throttled_openai import Throttle, ThrottledAsyncOpenAI, _throttle
-from throttled_openai._pool import (
-    PooledAsyncHttpxClient,
-    _client,
-    http_client,
-)
+from throttled_openai._pool import PooledAsyncHttpxClient, _client, http_client
 from throttled_openai.simulator import Simulator, serve
 
 

@@ -11,9 +11,7 @@ import pytest
 
 from pooled import families, module_of, pooled, soon
 from servers import Server, after, real
-from throttled_openai._pool import (
-    PooledAsyncHttpxClient,
-)
+from throttled_openai._pool import PooledAsyncHttpxClient
 from throttled_openai.simulator import Simulator, serve
 
 

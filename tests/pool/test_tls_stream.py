@@ -14,14 +14,7 @@ import pytest
 
 from servers import CERTIFICATE, identity, pipe, trusting
 from throttled_openai._pool._network import READ_AHEAD, NetworkBackend
-from tls_peers import (
-    CORE,
-    NO_TLS,
-    TAMPERED,
-    Peer,
-    only,
-    versions,
-)
+from tls_peers import CORE, NO_TLS, TAMPERED, Peer, only, versions
 
 
 @pytest.fixture(scope="module")

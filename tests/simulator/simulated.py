@@ -8,9 +8,7 @@ from importlib.util import find_spec
 
 from openai import AsyncOpenAI
 
-from throttled_openai.simulator import (
-    Simulator,
-)
+from throttled_openai.simulator import Simulator
 from throttled_openai.simulator._requests.metered import parse
 
 FAMILIES = ["httpx", *(["httpx2"] if find_spec("httpx2") else [])]

@@ -6,20 +6,8 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from simulated import (
-    HI,
-    chat,
-    headers_of,
-    http_client,
-    post,
-    sdk,
-    steady,
-)
-from throttled_openai.simulator import (
-    Fault,
-    Simulator,
-    virtual_run,
-)
+from simulated import HI, chat, headers_of, http_client, post, sdk, steady
+from throttled_openai.simulator import Fault, Simulator, virtual_run
 
 
 def test_the_sdk_reads_every_answer():

@@ -6,17 +6,8 @@ import json
 import httpx
 import pytest
 
-from simulated import (
-    chat,
-    clock,
-    http_client,
-    seen,
-    steady,
-)
-from throttled_openai.simulator import (
-    serve,
-    virtual_run,
-)
+from simulated import chat, clock, http_client, seen, steady
+from throttled_openai.simulator import serve, virtual_run
 
 
 async def arrivals(server, count, **more):

@@ -4,17 +4,8 @@ import json
 
 import pytest
 
-from simulated import (
-    HI,
-    chat,
-    cost,
-    error_of,
-    headers_of,
-    post,
-)
-from throttled_openai.simulator import (
-    Simulator,
-)
+from simulated import HI, chat, cost, error_of, headers_of, post
+from throttled_openai.simulator import Simulator
 
 
 @pytest.mark.parametrize(

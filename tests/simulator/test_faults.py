@@ -8,24 +8,8 @@ import re
 import openai
 import pytest
 
-from simulated import (
-    FAMILIES,
-    HI,
-    chat,
-    clock,
-    error_of,
-    headers_of,
-    http_client,
-    post,
-    sdk,
-    seen,
-    steady,
-)
-from throttled_openai.simulator import (
-    Fault,
-    Simulator,
-    virtual_run,
-)
+from simulated import FAMILIES, HI, chat, clock, error_of, headers_of, http_client, post, sdk, seen, steady
+from throttled_openai.simulator import Fault, Simulator, virtual_run
 
 
 def test_a_status_fault_applies_only_to_the_attempts_it_is_for():

@@ -2,16 +2,8 @@
 
 import pytest
 
-from simulated import (
-    chat,
-    error_of,
-    headers_of,
-    post,
-    statuses,
-)
-from throttled_openai.simulator import (
-    Simulator,
-)
+from simulated import chat, error_of, headers_of, post, statuses
+from throttled_openai.simulator import Simulator
 
 
 def test_a_minute_window_shows_its_use_grow_and_its_end_come_near():

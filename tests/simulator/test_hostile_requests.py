@@ -9,11 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from throttled_openai.simulator import (
-    Settings,
-    Simulator,
-    serve,
-)
+from throttled_openai.simulator import Settings, Simulator, serve
 from throttled_openai.simulator._carriers.http1 import MalformedRequestError, RequestReader
 
 TEXT = {"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "x"}}]}

@@ -8,23 +8,8 @@ import httpx
 import openai
 import pytest
 
-from simulated import (
-    FAMILIES,
-    HI,
-    chat,
-    clock,
-    http_client,
-    post,
-    sdk,
-    seen,
-    steady,
-)
-from throttled_openai.simulator import (
-    Fault,
-    Simulator,
-    serve,
-    virtual_run,
-)
+from simulated import FAMILIES, HI, chat, clock, http_client, post, sdk, seen, steady
+from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
 
 
 @pytest.mark.parametrize("family", FAMILIES)

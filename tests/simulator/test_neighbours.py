@@ -2,14 +2,8 @@
 
 import pytest
 
-from simulated import (
-    headers_of,
-    post,
-    statuses,
-)
-from throttled_openai.simulator import (
-    Simulator,
-)
+from simulated import headers_of, post, statuses
+from throttled_openai.simulator import Simulator
 
 
 def taken(server, now):

@@ -4,19 +4,8 @@ import json
 
 import pytest
 
-from simulated import (
-    chat,
-    error_of,
-    headers_of,
-    message_of,
-    post,
-    seen,
-    statuses,
-)
-from throttled_openai.simulator import (
-    Settings,
-    Simulator,
-)
+from simulated import chat, error_of, headers_of, message_of, post, seen, statuses
+from throttled_openai.simulator import Settings, Simulator
 from throttled_openai.simulator._quotas.bucket import Bucket
 from throttled_openai.simulator._quotas.quota import Quota
 from throttled_openai.simulator._wording.headers import go_duration

@@ -11,16 +11,8 @@ from dataclasses import asdict, fields
 import httpx
 import pytest
 
-from simulated import (
-    chat,
-    post,
-)
-from throttled_openai.simulator import (
-    Fault,
-    Settings,
-    Simulator,
-    spawn,
-)
+from simulated import chat, post
+from throttled_openai.simulator import Fault, Settings, Simulator, spawn
 from throttled_openai.simulator._cli import add_arguments, arguments_of
 from throttled_openai.simulator._settings import SettingsOptions
 

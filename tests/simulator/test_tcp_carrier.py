@@ -7,16 +7,8 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from simulated import (
-    HI,
-    chat,
-    until,
-)
-from throttled_openai.simulator import (
-    Fault,
-    Simulator,
-    serve,
-)
+from simulated import HI, chat, until
+from throttled_openai.simulator import Fault, Simulator, serve
 from throttled_openai.simulator._carriers.http1 import MalformedRequestError, RequestReader
 
 

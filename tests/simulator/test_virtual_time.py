@@ -8,19 +8,8 @@ from functools import partial
 
 import pytest
 
-from simulated import (
-    HI,
-    chat,
-    http_client,
-    post,
-    sdk,
-    steady,
-)
-from throttled_openai.simulator import (
-    Simulator,
-    VirtualTimeLoop,
-    virtual_run,
-)
+from simulated import HI, chat, http_client, post, sdk, steady
+from throttled_openai.simulator import Simulator, VirtualTimeLoop, virtual_run
 
 
 @pytest.mark.parametrize("stream", [False, True])

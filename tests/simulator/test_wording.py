@@ -5,17 +5,8 @@ from typing import get_args
 
 import pytest
 
-from simulated import (
-    chat,
-    error_of,
-    headers_of,
-    message_of,
-    post,
-    steady,
-)
-from throttled_openai.simulator import (
-    Simulator,
-)
+from simulated import chat, error_of, headers_of, message_of, post, steady
+from throttled_openai.simulator import Simulator
 from throttled_openai.simulator._settings import DialectName
 from throttled_openai.simulator._wording.dialects import DIALECTS
 
