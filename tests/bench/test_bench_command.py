@@ -38,7 +38,7 @@ from throttled_openai.simulator import spawn
         ["--rate=0.01", "--duration=1"],
     ],
 )
-def test_what_cannot_be_meant_is_refused_at_once(arguments, capsys, monkeypatch):
+def test_invalid_arguments_are_refused_at_once(arguments, capsys, monkeypatch):
     monkeypatch.setattr(_cli, "measure", None)
     assert cli.main(["bench", "--model=m", f"--base-url={URL}", "--yes", *arguments]) == 2
     said = capsys.readouterr()
@@ -103,7 +103,7 @@ def test_without_a_yes_nothing_is_sent(monkeypatch, capsys):
         ("api.openai.com", False),
     ],
 )
-def test_only_what_may_cost_money_is_asked_about(host, near):
+def test_it_asks_only_before_calls_that_may_cost_money(host, near):
     assert is_near(f"http://{host}/v1") is near
 
 
@@ -125,7 +125,7 @@ def test_it_says_what_it_will_send(arguments, facts):
     assert "costs money" in _cli.announcement(planned("--base-url=https://api.provider.com/v1", *arguments))
 
 
-def test_the_tokens_it_announces_are_the_most_there_can_be():
+def test_the_announced_tokens_are_an_upper_bound():
     # 128 words of three letters are 511 bytes: 127 tokens, 1 message, 2; and 64 of answer.
     said = _cli.announcement(planned("--rate=1", "--calls=10"))
     assert "each at most about 194 tokens, at most about 1,940 tokens in all" in said
@@ -150,7 +150,7 @@ def test_the_command_measures_a_server(tmp_path, capsys):
     Page(files[1].read_text())
 
 
-def test_a_server_that_is_not_there_is_1(capsys):
+def test_an_unreachable_server_is_exit_code_1(capsys):
     assert cli.main(["bench", "--base-url=http://127.0.0.1:9/v1", "--model=m", "--yes"]) == 1
     said = capsys.readouterr()
     assert "nothing was measured: APIConnectionError (ConnectError)" in said.err
@@ -158,7 +158,7 @@ def test_a_server_that_is_not_there_is_1(capsys):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_prints_and_writes_what_was_measured(tmp_path):
+def test_ctrl_c_prints_and_writes_the_results_so_far(tmp_path):
     found = tmp_path / "found.json"
     with spawn(latency=0.05, completion_tokens=2) as url:
         process = subprocess.Popen(

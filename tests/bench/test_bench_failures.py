@@ -53,7 +53,7 @@ def test_a_step_whose_calls_never_end_is_not_recommended():
     assert report_of(plan, steps).recommendation.point.concurrency == 2
 
 
-def test_calls_longer_than_what_counts_are_not_measured():
+def test_calls_longer_than_the_measured_time_are_not_measured():
     server = simulator(latency=30.0)
     with pytest.raises(FirstCallError, match=r"took 30\.0 s, longer than the 5 s .* --duration of 300"):
         measured(server, "--sweep=auto", "--duration=5")
@@ -70,7 +70,7 @@ def test_in_short_calls_nothing_is_rough():
     assert "rough" not in report_of(plan, steps).as_text()
 
 
-def test_so_few_calls_are_not_swept_with_more_in_flight():
+def test_a_step_of_few_calls_is_not_swept_at_a_high_concurrency():
     assert planned("--sweep=auto", "--calls=100").most == 10
     assert planned("--sweep=2,10", "--calls=100").sweep == (2, 10)
     with pytest.raises(UsageError, match=r"100 calls in a step are too few to see 11 in flight: .* of 110"):
@@ -79,7 +79,7 @@ def test_so_few_calls_are_not_swept_with_more_in_flight():
         planned("--sweep=auto", "--calls=9")
 
 
-def test_ctrl_c_keeps_what_was_measured():
+def test_ctrl_c_keeps_the_results_so_far():
     server = simulator()
     plan, steps = measured(server, "--sweep=2,4", "--duration=10", "--warm-up=0", stop_after=16.5)
     first, second = (step.figures() for step in steps)

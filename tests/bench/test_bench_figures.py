@@ -35,7 +35,7 @@ def test_the_summary_is_in_order(values):
     assert min(values) <= told.mean <= max(values)
 
 
-def test_of_nothing_there_is_no_summary():
+def test_no_values_have_no_percentiles():
     assert Percentiles.of([None, None]) is None
 
 
@@ -75,7 +75,7 @@ def test_a_stream_over_the_edge_counts_for_its_part_inside():
     assert found.mean_in_flight == 2.5
 
 
-def test_a_whole_answer_counts_where_it_ends():
+def test_an_unstreamed_answer_counts_when_it_ends():
     calls = [answered(-1.0, 0.0), answered(0.0, 1.0), answered(1.0, 2.0), answered(1.0, 2.1)]
     assert figures(calls, MeasuredWindow(0.0, 2.0)).calls_per_second == 1.0
 
@@ -98,7 +98,7 @@ def test_moments_are_equally_wide_and_the_last_one_is_no_sliver(seconds):
     assert len(places) == 1 or seconds / len(places) >= 1 - 1e-6
 
 
-def test_what_did_not_end_is_unfinished_and_what_failed_is_named():
+def test_unended_calls_are_unfinished_and_failures_are_named():
     failed = TimedCall(0.0, 0.0, 0.0, None, 1.0, failure="APITimeoutError")
     found = figures(
         [failed, TimedCall(0.0, 0.0, 0.5), answered(0.0, 1.0)], MeasuredWindow(0.0, 2.0), refused_attempts=2

@@ -11,7 +11,7 @@ from throttled_openai.bench._load import Load, Prompts, arrivals
 
 
 @given(st.floats(0.1, 200), st.floats(0.5, 30), st.integers(0, 1000))
-def test_arrivals_are_as_many_as_the_rate_says(rate, seconds, seed):
+def test_the_number_of_arrivals_is_rate_times_time(rate, seconds, seed):
     at = arrivals(rate, seconds, seed)
     assert len(at) == round(rate * seconds)
     assert at == sorted(at) == arrivals(rate, seconds, seed)
@@ -34,12 +34,12 @@ def test_no_two_prompts_begin_alike():
     assert Prompts(128, 6).next() != Prompts(128, 5).next() == made[0]
 
 
-def test_prompts_of_ones_own_go_round():
+def test_given_prompts_are_used_in_turn():
     prompts = Prompts(0, 1, ["one", "two"])
     assert [prompts.next() for _ in range(3)] == ["one", "two", "one"]
 
 
-def test_a_rate_sends_as_many_as_it_says_whatever_becomes_of_them():
+def test_an_open_loop_sends_at_its_rate_even_if_calls_do_not_end():
     server = simulator(latency=7.0)
     found = figures_of(server, "--rate=10", "--duration=30")
     assert server.attempts == 301  # with the one before all others
@@ -49,7 +49,7 @@ def test_a_rate_sends_as_many_as_it_says_whatever_becomes_of_them():
     assert found.latency.max == about(7.0)
 
 
-def test_the_warm_up_of_a_rate_does_not_change_what_counts():
+def test_the_warm_up_of_an_open_loop_does_not_change_the_measured_arrivals():
     server = simulator()
     _, (step,) = measured(server, "--rate=10", "--calls=50", "--warm-up-calls=20", "--warm-up=1")
     assert server.attempts == 71
@@ -59,7 +59,7 @@ def test_the_warm_up_of_a_rate_does_not_change_what_counts():
     assert [at - 2.0 for at in warm.arrivals[20:]] == about(cold.arrivals)
 
 
-def test_so_many_are_in_flight():
+def test_a_closed_loop_keeps_its_concurrency_in_flight():
     server = simulator()
     _, (step,) = measured(server, "--concurrency=4", "--duration=10", "--warm-up=2")
     found = step.figures()
@@ -77,14 +77,14 @@ def test_so_many_are_in_flight():
     assert step.limits == ()
 
 
-def test_so_many_calls_count():
+def test_a_step_measures_its_number_of_calls():
     server = simulator()
     found = figures_of(server, "--concurrency=4", "--calls=40", "--warm-up-calls=8")
     assert server.attempts == 49
     assert found.done == 40
 
 
-def test_what_was_only_to_follow_others_is_not_sent():
+def test_calls_still_waiting_at_the_end_are_not_sent():
     server = simulator(rpm=600)
     _, (step,) = measured(server, "--duration=10")
     found = step.figures()
@@ -97,7 +97,7 @@ def test_what_was_only_to_follow_others_is_not_sent():
     assert found.latency.max == about(1.0)
 
 
-def test_a_rate_above_the_limit_shows_in_what_users_wait():
+def test_a_rate_above_the_limit_shows_in_the_latency_from_due():
     server = simulator()
     found = figures_of(server, "--rate=10", "--duration=10", "--rpm=300")
     assert found.done == 100
@@ -106,7 +106,7 @@ def test_a_rate_above_the_limit_shows_in_what_users_wait():
     assert found.queued.max > 7  # 100 calls at 5 a second, where the last ones are due after 10 s
 
 
-def test_whole_answers_have_no_first_token():
+def test_unstreamed_answers_have_no_first_token():
     found = figures_of(simulator(), "--no-stream", "--concurrency=1", "--calls=3")
     assert found.first_token is found.per_output_token is None
     assert found.latency.p50 == about(1.0)

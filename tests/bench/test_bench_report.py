@@ -69,7 +69,7 @@ def test_the_page_of_one_step(sweep):
     assert "latency from when due" in found.text
 
 
-def test_the_page_says_what_was_asked_for_also_where_that_was_none():
+def test_the_page_shows_settings_that_are_false_or_0():
     plan, steps = measured(simulator(), "--concurrency=1", "--calls=1", "--no-stream", "--seed=0")
     text = page(report_of(plan, steps))
     assert "<td>stream</td><td>no</td>" in text

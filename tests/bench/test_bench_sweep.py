@@ -39,7 +39,7 @@ def test_the_sweep_finds_the_slots_of_a_server(slots):
 
 
 @given(st.integers(2, 900), st.floats(1.6, 6))
-def test_what_is_recommended_meets_the_goals(slots, most):
+def test_the_recommendation_meets_the_goals(slots, most):
     server = queueing(slots)
     found = recommend(swept(server, Goals(latency=most)), Goals(latency=most))
     assert found.point.latency_p99 <= most
@@ -52,7 +52,7 @@ def test_the_goal_of_the_first_token_counts_too():
     assert recommend(points, Goals(first_token=0.1)) is None
 
 
-def test_what_is_refused_is_not_recommended():
+def test_a_concurrency_with_refusals_is_not_recommended():
     points = [Point(4, 4.0, 1.0, 1.0), Point(8, 8.0, 1.0, 1.0, trouble=0.02)]
     assert recommend(points, ANYTHING).point.concurrency == 4
     assert following(points, ANYTHING, 1024) == 6

@@ -99,13 +99,13 @@ def test_ours_comes_first_and_tuned_rows_after_what_is_documented():
     assert Results(RECORDS).variants() == [OURS, "AsyncOpenAI + gather", "Semaphore(10)", "Semaphore(10), tuned"]
 
 
-def test_the_best_that_lost_nothing_is_bold_whoever_it_is():
+def test_the_best_variant_without_losses_is_bold():
     table = Results(RECORDS).overview(["requests", "overload"], "both")
     bold = re.findall(r"^\| ([^|]*?) \|.*?\*\*(.*?)\*\*", table.markdown(), re.MULTILINE)
     assert bold == [(OURS, "1.05"), ("Semaphore(10), tuned", "1.20")]
 
 
-def test_who_lost_a_call_never_reads_as_one_who_lost_none():
+def test_a_variant_that_lost_calls_never_reads_as_one_that_lost_none():
     one = [
         record("Semaphore(10)", done=300),
         record("Semaphore(10)", done=299, seed=2),
@@ -127,7 +127,7 @@ def test_where_another_is_sooner_is_said_with_its_settings_and_where_we_lose_cal
     assert worse.losses() == ["requests: ours, 10% lost."]
 
 
-def test_details_show_the_range_of_seeds_and_only_figures_that_there_are():
+def test_details_show_the_range_of_seeds_and_only_known_figures():
     table = Results(RECORDS).details("requests")
     assert table.title == "requests: 600 RPM, enforced by the second; 300 calls at once"
     assert "connections" not in table.columns
@@ -166,7 +166,7 @@ def test_runs_of_a_scenario_in_part_say_so_and_are_not_mixed_with_whole_ones():
         Results([part, record("Semaphore(10)", seed=2)])
 
 
-def test_publishing_changes_only_what_stands_between_the_marks(path, tmp_path, monkeypatch):
+def test_publishing_changes_only_the_text_between_the_marks(path, tmp_path, monkeypatch):
     readmes = [tmp_path / "README.md", tmp_path / "benchmarks" / "README.md"]
     readmes[1].parent.mkdir()
     for readme in readmes:

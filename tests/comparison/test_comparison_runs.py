@@ -39,7 +39,7 @@ def test_every_variant_is_run_in_every_scenario_with_every_seed(path):
     assert all({"versions", "commit", "machine"} <= each.keys() for each in records)
 
 
-def test_what_is_kept_is_not_done_again_unless_asked_for(path):
+def test_recorded_runs_are_not_repeated_unless_asked_for(path):
     chosen = "--rivals", "plain", "--scenarios", "requests", "--no-tuning"
     first = run(path, *chosen)
     assert run(path, *chosen) == first
@@ -58,7 +58,7 @@ def test_settings_are_chosen_once_and_by_another_seed_than_those_that_are_measur
     assert run(path, *chosen) == records
 
 
-def test_a_rival_that_cannot_be_installed_is_told_of_and_the_others_run(path, monkeypatch, capsys):
+def test_a_rival_that_cannot_be_installed_is_reported_and_the_others_run(path, monkeypatch, capsys):
     monkeypatch.setattr(environment, "make", lambda name: "no wheel for it" if name == "plain" else None)
     records = run(path, "--rivals", "plain", "with_tenacity", "--scenarios", "requests", "--no-tuning")
     assert [each["not_installed"] for each in records if each["rival"] == "plain"] == ["no wheel for it"]

@@ -127,14 +127,14 @@ def test_the_table_is_aligned():
     ]
 
 
-def test_the_footnotes_say_what_was_lost_and_to_what():
+def test_the_footnotes_name_lost_calls_and_their_error():
     assert footnotes([LOST, SLOW]).splitlines() == [
         "-: AsyncOpenAI + gather lost 702 calls, most often to RateLimitError (700 times).",
         "of ideal: the shortest time the limit allows, a second's worth of it at once, / seconds.",
     ]
 
 
-def test_the_footnotes_say_what_was_not_finished():
+def test_the_footnotes_name_unfinished_calls():
     assert footnotes([Result(GATHER, 1000, 400, 3, 5.0, 19.5)]) == (
         "-: AsyncOpenAI + gather was interrupted; 600 calls were not finished."
     )
@@ -245,7 +245,7 @@ def test_a_live_race_runs_at_the_announced_limit(monkeypatch, capsys):
     assert rows[THROTTLED.name][4].endswith("%")
 
 
-def test_where_no_limit_is_announced_there_is_no_share(monkeypatch, capsys):
+def test_without_an_announced_limit_there_is_no_share(monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setattr(_race, "REST", 0.0)
     with spawn(latency=0.05) as base_url:
@@ -301,7 +301,7 @@ def test_the_throttled_client_loses_nothing():
     assert "--live gpt-4o-mini" in said.splitlines()[-1]
 
 
-def test_ctrl_c_shows_what_was_finished_and_leaves_nothing_behind():
+def test_ctrl_c_shows_the_results_so_far_and_leaves_no_process():
     pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
     ours, theirs = pty.openpty()
     # Ten calls a second: the second contender needs at least 1.5 s, and shows its progress after 0.2 s.

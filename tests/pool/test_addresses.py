@@ -79,7 +79,7 @@ async def test_a_slow_address_may_still_be_the_first():
 
 
 @virtual
-async def test_all_that_went_wrong_is_told():
+async def test_the_error_names_every_failure():
     attempts = Attempts((0.1, OSError("refused")), (0.1, OSError("unreachable")))
     with pytest.raises(OSError, match="refused; unreachable"):
         await first(attempts.all)

@@ -60,7 +60,7 @@ def raw(*parts, hang_up=True, pause=0.0):
     ],
 )
 @real
-async def test_what_is_no_response_is_a_protocol_error(family, said, why):
+async def test_an_invalid_response_is_a_protocol_error(family, said, why):
     async with Server(raw(said)) as server, pooled(family) as client:
         with pytest.raises(error(family, "RemoteProtocolError"), match=why):
             await client.get(server.url)
@@ -69,7 +69,7 @@ async def test_what_is_no_response_is_a_protocol_error(family, said, why):
 @families
 @pytest.mark.parametrize("said", [b"HTTP/1.1 200 OK\r\nContent-", b"SSH-2.0-OpenSSH\r\n\r\n"])
 @real
-async def test_what_was_begun_to_be_answered_is_not_sent_again(family, said):
+async def test_a_request_with_a_partial_answer_is_not_sent_again(family, said):
     async def answer(asked):
         if asked.nth == 1:
             return says()
@@ -220,7 +220,7 @@ async def test_a_body_of_unknown_length_goes_in_chunks(family):
 
 @families
 @real
-async def test_an_early_answer_is_heard_though_the_server_hangs_up_on_the_rest(family):
+async def test_an_early_answer_is_read_though_the_server_refuses_the_rest(family):
     gone = asyncio.Event()
 
     async def refuse(reader, writer):
@@ -280,7 +280,7 @@ async def test_a_tunnel_leaves_the_stream_to_the_caller(family):
 
 @families
 @real
-async def test_what_cannot_be_a_request_is_not_sent(family):
+async def test_an_invalid_request_is_not_sent(family):
     async with Server() as server, pooled(family) as client:
         with pytest.raises(error(family, "LocalProtocolError"), match="'X-Key' has characters") as raised:
             await client.get(server.url, headers={"X-Key": "sk-secret\n"})
@@ -393,7 +393,7 @@ exchanges = [
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize(("ask", "answer"), exchanges)
 @real
-async def test_a_listener_hears_what_httpcore_tells(family, tls, ask, answer, tmp_path):
+async def test_a_listener_gets_httpcores_events(family, tls, ask, answer, tmp_path):
     certificate = tmp_path / "certificate.pem"
     certificate.write_text(CERTIFICATE)
     heard = []
@@ -428,7 +428,7 @@ async def test_a_listener_hears_what_httpcore_tells(family, tls, ask, answer, tm
     ("ask", "answer"), [(get_twice, None), (ignore, pieces), (get, raw(b"")), (connect_nowhere, None)]
 )
 @real
-async def test_the_log_says_what_httpcore_logs(family, ask, answer, caplog):
+async def test_the_log_has_httpcores_lines(family, ask, answer, caplog):
     caplog.set_level("DEBUG", logger=core_of(family).__name__)
     said = []
     async with Server(answer) as server:
@@ -467,7 +467,7 @@ async def test_a_listener_that_fails_costs_its_call_only(family):
 
 @families
 @real
-async def test_who_wraps_httpxs_transport_meets_every_exchange(family, monkeypatch):
+async def test_a_library_that_wraps_httpxs_transport_sees_every_exchange(family, monkeypatch):
     transport = importlib.import_module(family).AsyncHTTPTransport
     seen = []
     original = transport.handle_async_request
@@ -487,7 +487,7 @@ async def test_who_wraps_httpxs_transport_meets_every_exchange(family, monkeypat
 @families
 @pytest.mark.parametrize("first", [False, True])
 @real
-async def test_who_answers_in_httpcores_place_does(family, first, monkeypatch):
+async def test_a_mock_in_place_of_httpcores_pool_answers(family, first, monkeypatch):
     core = core_of(family)
 
     async def answer(self, request):

@@ -135,7 +135,7 @@ async def test_aiohttp_verifies_certificates(certificate):
                 await client.get(server.url)
 
 
-def test_the_client_has_our_pool_unless_told_otherwise():
+def test_the_client_has_our_pool_by_default():
     client = ThrottledAsyncOpenAI(api_key="k", base_url="http://here/v1", timeout=7)
     assert isinstance(client._client, PooledAsyncHttpxClient)
     stock = openai.AsyncOpenAI(api_key="k", base_url="http://here/v1", timeout=7)
@@ -153,7 +153,7 @@ def test_a_clients_own_http_client_is_left_alone():
         ThrottledAsyncOpenAI(api_key="k", http_client=mine, pool="aiohttp")
 
 
-def test_a_pool_nobody_knows_fails_in_the_constructor():
+def test_an_unknown_pool_fails_in_the_constructor():
     with pytest.raises(ValueError, match="pool must be one of"):
         ThrottledAsyncOpenAI(api_key="k", pool="urllib")
     with pytest.raises(ValueError, match="pool must be one of"):
@@ -181,7 +181,7 @@ async def cut(asked):
 
 @families
 @real
-async def test_a_body_that_breaks_off_gives_its_place_back_though_nobody_closes_the_response(family):
+async def test_a_broken_body_gives_its_place_back_though_the_response_is_not_closed(family):
     async with Server(cut) as server, pooled(family, limits=limits(family, most=1), timeout=2) as client:
         for _ in range(3):
             response = await client.send(client.build_request("GET", server.url), stream=True)

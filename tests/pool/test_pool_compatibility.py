@@ -231,7 +231,7 @@ async def test_timeouts_are_the_requests_own(family):
 
 @families
 @real
-async def test_nobody_there_is_a_connect_error(family):
+async def test_an_unreachable_server_is_a_connect_error(family):
     async with Server() as server:
         pass
     async with pooled(family) as client:
@@ -248,7 +248,7 @@ ODD_HOSTS = ["a..b", ".b", "a" * 64, f"{'a' * 64}.b"]
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("host", ODD_HOSTS)
 @real
-async def test_a_host_that_cannot_be_one_is_a_connect_error(family, scheme, host):
+async def test_an_invalid_host_is_a_connect_error(family, scheme, host):
     module = module_of(family)
     async with pooled(family) as client:
         with pytest.raises(module.ConnectError, match="label"):
@@ -264,7 +264,7 @@ async def test_a_host_that_cannot_be_one_is_a_connect_error(family, scheme, host
 @pytest.mark.parametrize("host", ODD_HOSTS)
 @pytest.mark.parametrize("made", [ThrottledAsyncOpenAI, ThrottledOpenAI])
 @real
-async def test_a_host_that_cannot_be_one_is_the_sdks_connection_error(made, host):
+async def test_an_invalid_host_is_the_sdks_connection_error(made, host):
     client = made(api_key="k", base_url=f"http://{host}/v1", max_retries=0)
     call = client.chat.completions.create
     with pytest.raises(openai.APIConnectionError):
@@ -277,7 +277,7 @@ async def test_a_host_that_cannot_be_one_is_the_sdks_connection_error(made, host
 
 @families
 @real
-async def test_a_port_that_cannot_be_one_is_a_connect_error(family):
+async def test_an_invalid_port_is_a_connect_error(family):
     module = module_of(family)
     with contextlib.suppress(module.InvalidURL):  # where httpx says so itself
         async with pooled(family) as client:

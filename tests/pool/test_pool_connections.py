@@ -67,7 +67,7 @@ async def test_a_connection_that_is_not_to_be_kept_is_closed_at_once(family, kep
 
 @families
 @real
-async def test_what_exceeds_the_connections_waits_in_order_of_arrival(family):
+async def test_requests_beyond_the_connections_wait_in_order_of_arrival(family):
     async with Server(after(0.02)) as server, pooled(family, limits=limits(family, most=2)) as client:
         await asyncio.gather(*(client.get(f"{server.url}/{number}") for number in range(10)))
         assert server.connections == 2
@@ -117,7 +117,7 @@ async def test_a_thousand_connections_are_opened_a_few_at_a_time(family, certifi
 
 @families
 @real
-async def test_waiting_for_ones_turn_to_connect_counts_for_no_timeout(family, certificate, monkeypatch):
+async def test_waiting_to_connect_counts_for_no_timeout(family, certificate, monkeypatch):
     monkeypatch.setattr(_origin_pool, "MAX_HANDSHAKES", 1)
     timeout = module_of(family).Timeout(30, connect=1.0)
     async with (

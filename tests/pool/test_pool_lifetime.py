@@ -71,7 +71,7 @@ async def test_a_client_that_is_dropped_closes_its_connections():
 
 @families
 @real
-async def test_a_closed_client_has_no_connections_and_what_was_under_way_fails(family):
+async def test_closing_a_client_closes_its_connections_and_fails_running_exchanges(family):
     async with Server(after(5)) as server:
         client = pooled(family)
         call = asyncio.create_task(client.get(server.url))
@@ -82,7 +82,7 @@ async def test_a_closed_client_has_no_connections_and_what_was_under_way_fails(f
         await soon(lambda: server.open == 0)
 
 
-def test_a_client_may_be_closed_where_it_was_never_used():
+def test_a_client_may_be_closed_on_a_loop_that_never_used_it():
     client = pooled()
 
     async def use(url):

@@ -87,7 +87,7 @@ def test_tls_works_within_tls(certificate, there, back, cuts):
 
 
 @versions
-def test_what_follows_the_handshake_at_once_is_read(certificate, version):
+def test_data_right_after_the_handshake_is_read(certificate, version):
     layer, peer = Layer(trusting(certificate), "localhost"), Peer(only(version, identity(certificate)))
     while peer.shaking:
         said = peer.hear(layer.encrypt(b""))
@@ -113,7 +113,7 @@ def test_both_agree_on_a_protocol_and_know_each_other(certificate, version):
 @pytest.mark.parametrize(
     ("hostname", "why"), [("localhost", "self.signed certificate"), ("there", "Hostname mismatch")]
 )
-def test_the_server_is_told_that_its_certificate_is_bad(certificate, version, hostname, why):
+def test_the_server_gets_an_alert_for_a_bad_certificate(certificate, version, hostname, why):
     context = ssl.create_default_context() if hostname == "localhost" else trusting(certificate)
     layer, peer = Layer(context, hostname), Peer(only(version, identity(certificate)))
     layer.decrypt(peer.hear(layer.encrypt(b"")))
@@ -125,7 +125,7 @@ def test_the_server_is_told_that_its_certificate_is_bad(certificate, version, ho
 
 
 @versions
-def test_a_client_that_shows_no_certificate_is_told_so(certificate, version):
+def test_a_client_without_a_certificate_gets_an_alert(certificate, version):
     layer = Layer(trusting(certificate), "localhost")
     peer = Peer(only(version, identity(certificate, asks_clients=True)))
     layer.decrypt(peer.hear(layer.encrypt(b"")))
@@ -139,7 +139,7 @@ def test_a_client_that_shows_no_certificate_is_told_so(certificate, version):
     assert "alert" in str(layer.failure)
 
 
-def test_what_is_no_tls_is_a_failure(certificate):
+def test_bytes_that_are_not_tls_are_a_failure(certificate):
     layer = Layer(trusting(certificate), "localhost")
     assert layer.decrypt(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 5_000) == b""
     assert layer.ended
@@ -156,7 +156,7 @@ def test_a_goodbye_is_an_end_without_failure_and_the_last_that_is_read(certifica
 
 
 @versions
-def test_what_was_tampered_with_is_a_failure_after_what_was_not(certificate, version):
+def test_a_tampered_record_is_a_failure_after_the_intact_ones(certificate, version):
     layer, peer = acquainted(certificate, version)
     good, bad = peer.say(b"good"), bytearray(peer.say(b"bad"))
     bad[-1] ^= 1
@@ -176,7 +176,7 @@ def test_tickets_are_neither_data_nor_an_end(certificate):
     assert (layer.encrypt(b""), layer.ended) == (b"", False)
 
 
-def test_what_is_asked_after_the_handshake_is_answered(certificate):
+def test_messages_of_tls_after_the_handshake_are_answered(certificate):
     context = trusting(certificate)
     context.load_cert_chain(certificate)
     context.post_handshake_auth = True
@@ -194,7 +194,7 @@ def test_what_is_asked_after_the_handshake_is_answered(certificate):
     assert peer.heard == b"me"
 
 
-def test_what_cannot_be_sent_before_the_server_has_answered_waits(certificate):
+def test_plaintext_waits_while_tls_renegotiates(certificate):
     class Renegotiating(ssl.SSLObject):
         still = 0
 

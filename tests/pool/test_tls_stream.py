@@ -107,7 +107,7 @@ async def echo(reader, writer):
         await writer.drain()
 
 
-def test_a_stream_tells_of_its_tls(run, certificate):
+def test_a_stream_exposes_its_tls_object(run, certificate):
     async def main():
         context, theirs = trusting(certificate), identity(certificate)
         for one in (context, theirs):
@@ -123,7 +123,7 @@ def test_a_stream_tells_of_its_tls(run, certificate):
     run(main())
 
 
-def test_a_bad_certificate_is_a_connect_error_and_the_server_is_told(run, certificate):
+def test_a_bad_certificate_is_a_connect_error_and_the_server_gets_an_alert(run, certificate):
     async def main():
         peer = Peer(identity(certificate))
 
@@ -213,7 +213,7 @@ def test_a_server_that_hangs_up_on_the_handshake_is_a_connect_error(run, certifi
     run(main())
 
 
-def test_what_came_before_the_handshake_is_no_answer(run, certificate):
+def test_data_before_the_handshake_is_no_answer(run, certificate):
     async def main():
         async def speaks_first(reader, writer):
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -277,7 +277,7 @@ def test_a_goodbye_is_an_end_though_the_server_does_not_hang_up(run, certificate
 
 
 @versions
-def test_a_broken_record_is_a_read_error_after_what_was_whole(run, certificate, version):
+def test_a_broken_record_is_a_read_error_after_the_intact_ones(run, certificate, version):
     async def main():
         peer = Peer(only(version, identity(certificate)))
 

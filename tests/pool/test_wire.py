@@ -205,7 +205,7 @@ good = st.one_of(
 
 
 @given(good, st.lists(st.integers(0, 1000), max_size=8))
-def test_a_response_comes_to_the_same_however_it_is_cut(response, places):
+def test_a_response_is_parsed_the_same_however_it_is_cut(response, places):
     assert ours(cut(response, places))[:2] == theirs([response])[:2]
     assert ours([response]) == theirs([response])
 

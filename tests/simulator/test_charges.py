@@ -11,7 +11,7 @@ from throttled_openai.simulator import Simulator
 @pytest.mark.parametrize(
     ("size", "messages", "recorded"), [(89, 2, 26), (40, 1, 13), (7242, 2, 1814), (241, 2, 64), (6441, 2, 1614)]
 )
-def test_a_chat_costs_what_was_recorded(size, messages, recorded):
+def test_a_chat_costs_the_recorded_tokens(size, messages, recorded):
     contents = ["a" * (size - messages + 1), *("b" for _ in range(messages - 1))]
     assert cost("chat/completions", messages=[{"role": "user", "content": c} for c in contents]) == recorded
 
@@ -71,7 +71,7 @@ def test_a_reserve_for_the_answer_may_be_charged_too(more, cost):
     assert server.log[0].tokens == cost
 
 
-def test_a_reserve_counts_towards_what_is_too_large():
+def test_a_reserve_counts_towards_the_largest_request():
     refused = post(Simulator(tpm=1000, charge="reserve"), chat(max_tokens=1000))
     assert error_of(refused)["message"].startswith("Request too large for gpt-4o")
     assert "Limit 1000, Requested 1010." in error_of(refused)["message"]

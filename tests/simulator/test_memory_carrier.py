@@ -13,7 +13,7 @@ from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_request_arrives_and_its_answer_comes_back_one_way_later_each(family):
+def test_request_and_answer_each_travel_for_the_one_way_time(family):
     async def main():
         async with http_client(server, family) as client:
             await client.post("/chat/completions", json=chat())

@@ -81,7 +81,7 @@ def test_neighbours_draw_on_the_day_too():
     assert remaining(server, 86_400.0)["requests"] == pytest.approx(500, abs=1)
 
 
-def test_neighbours_take_nothing_where_there_is_no_limit():
+def test_neighbours_take_nothing_without_a_limit():
     server = Simulator(tpm=6000, neighbour_rpm=600, neighbour_tpm=600)
     post(server)
     assert taken(server, 60.0) == pytest.approx({"requests": 0, "tokens": 600})

@@ -44,7 +44,7 @@ def test_the_recorded_token_429_of_july_2025_comes_out_to_the_letter():
     ("limit", "used", "requested", "again"),
     [(30_000, 29_446, 821, "534ms"), (10_000, 8554, 3082, "9.816s"), (10_000, 8782, 8172, "41.724s")],
 )
-def test_the_wait_for_tokens_is_what_is_missing_over_the_refill(limit, used, requested, again):
+def test_the_wait_for_tokens_is_the_shortfall_over_the_refill(limit, used, requested, again):
     server = Simulator(tpm=limit)
     server.drain("gpt-4o", tokens=used, now=0.0)
 

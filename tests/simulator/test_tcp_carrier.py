@@ -65,7 +65,7 @@ def test_over_tcp_faults_are_real():
     asyncio.run(main())
 
 
-def test_closing_the_server_ends_what_hangs():
+def test_closing_the_server_ends_hanging_replies():
     async def main():
         server = Simulator(faults=[Fault("hang")])
         async with httpx.AsyncClient(timeout=None) as client:
@@ -116,14 +116,14 @@ def test_requests_are_read_however_their_bytes_arrive():
         b"a" * 70_000,
     ],
 )
-def test_what_is_not_http_is_refused(data):
+def test_bytes_that_are_not_http_are_refused(data):
     reader = RequestReader()
     reader.feed(data)
     with pytest.raises(MalformedRequestError):
         reader.next()
 
 
-def test_over_tcp_what_is_not_http_closes_the_connection():
+def test_over_tcp_bytes_that_are_not_http_close_the_connection():
     async def main():
         async with serve(Simulator()) as url:
             reader, writer = await asyncio.open_connection(*url.removeprefix("http://")[:-3].split(":"))
