@@ -161,13 +161,15 @@ class RateLearner:
                 self._set(guess, known, exact=False)
             # else the level explains it: others had used up what we were told
         elif not sure:
-            if known is None:
+            if known is None and (since >= 0.25 or accepted >= BOUND * unit):
                 self._set(guess, known, exact=False)
                 self._restart(now)
         elif accepted >= EXACT * unit and since >= 0.5:
             rate = self._refilled(since)
             self._restart(now)
             if rate is not None and (known is None or rate <= SAME * known):
+                # What is missing from a known limit is others' share of it, and they come and go.
+                self._shared = known is not None
                 self._set(rate, known, exact=True)
             else:
                 self.forget()
