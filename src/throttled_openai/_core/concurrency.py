@@ -98,6 +98,7 @@ class ConcurrencyLimit:
         "_steps",
         "_tried",
         "_wall",
+        "believes",
         "latency",
     )
 
@@ -121,6 +122,8 @@ class ConcurrencyLimit:
         self._heard_at = -math.inf  # when anything last came back
         self._news = SILENCE / NEWS  # seconds the last refusal took to come back
         self._doubt = Doubt()
+        self.believes = True
+        """Whether the last refusal was believed to be for lack of room."""
         self._before = (self._limit, self._found)  # when the row of refusals began
         self._row_from: int | None = None  # number of the newest attempt at the first of some events close together
         self._served = 0  # most in flight at once of what was sent and served since
@@ -242,7 +245,8 @@ class ConcurrencyLimit:
         event = number > self._echoes_until
         if event:
             self._doubt.went_badly()
-        if not self._doubt.hears(number):
+        self.believes = self._doubt.hears(number)
+        if not self.believes:
             return False
         self._news = max(SHORTEST_NEWS, took)
         self._knee = None
