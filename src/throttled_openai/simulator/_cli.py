@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dialect", choices=get_args(DialectName), default=usual.dialect, help="whose headers (default: openai)")
     add("--max-in-flight", type=int, metavar="N", help="refuse more than this at once, without numbers")
     add("--overload-status", type=int, default=usual.overload_status, metavar="STATUS", help="429 (default) or 503")
+    add("--overload-code", metavar="CODE", help="of those refusals, such as slow_down")
+    add("--overload-wait", type=float, metavar="SECONDS", help="that those refusals name (default: none)")
     add("--slow-down-above", type=float, metavar="N", help="requests per second that may come all of a sudden")
     add("--charge", choices=get_args(ChargeKind), default=usual.charge, help="tokens of what (default: estimate)")
     add("--refund", action="store_true", help="give unused reserves back")

@@ -33,6 +33,8 @@ class Options(TypedDict, total=False):
     dialect: DialectName
     max_in_flight: int | None
     overload_status: int
+    overload_code: str | None
+    overload_wait: float | None
     slow_down_above: float | None
     charge: ChargeKind
     refund: bool
@@ -96,9 +98,12 @@ class Settings:
     # Whose headers and words these are.
     dialect: DialectName = "openai"
 
-    # Above this many attempts in flight: a bare refusal with `overload_status`.
+    # Above this many attempts in flight: a refusal with `overload_status`, with this code (`slow_down`)
+    # if there is one, and told to come back in `overload_wait` seconds if that is set.
     max_in_flight: int | None = None
     overload_status: int = 429
+    overload_code: str | None = None
+    overload_wait: float | None = None
 
     # Above so many requests per second (of a model, over ten seconds) a rate of more than 1.5 times the
     # mean of the last 15 minutes is refused with "503 Slow Down". Refused ones count as requests too.
@@ -142,6 +147,8 @@ class Settings:
         for name, known in (("charge", get_args(ChargeKind)), ("dialect", get_args(DialectName))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.overload_code is not None and not (self.overload_code and isinstance(self.overload_code, str)):
+            raise ValueError(f"overload_code must be a word, got {self.overload_code!r}")
         if self.shared_limit is not None and not (self.shared_limit and isinstance(self.shared_limit, str)):
             raise ValueError(f"shared_limit must be the start of a model's name, got {self.shared_limit!r}")
 
@@ -160,6 +167,7 @@ _NUMBERS: Final = (
     ("network_sigma", 0.0, 10.0),
     ("slowdown", 0.0, math.inf),
     ("slow_down_above", 0.0, math.inf),
+    ("overload_wait", 0.0, math.inf),
     ("neighbour_rpm", 0.0, math.inf),
     ("neighbour_tpm", 0.0, math.inf),
     ("initial_level", 0.0, 1.0),
@@ -177,7 +185,17 @@ _SWITCHES: Final = ("announce", "retry_after", "explain_refusals", "refund", "ch
 _HUGE: Final = 1e15
 
 # None: there is no such limit.
-_OPTIONAL: Final = {"rpm", "tpm", "rpd", "tpd", "fixed_window", "slow_down_above", "max_in_flight", "slots"}
+_OPTIONAL: Final = {
+    "rpm",
+    "tpm",
+    "rpd",
+    "tpd",
+    "fixed_window",
+    "slow_down_above",
+    "overload_wait",
+    "max_in_flight",
+    "slots",
+}
 
 
 def _check_number(name: str, value: object, *, at_least: float, at_most: float = math.inf) -> None:
