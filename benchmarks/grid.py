@@ -92,7 +92,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return "/".join((self.shape, self.rate, self.lack, self.bound))
+        return f"{self.shape}/{self.rate}/{self.lack}/{self.bound}"
 
     @property
     def work(self) -> tuple[Any, ...]:
@@ -321,7 +321,8 @@ class Row:
     errors: list[str]
 
     def __str__(self) -> str:
-        return f"{self.cell.name:<36} {show(self.cell, self.figures)}{'  MISSED ' + ', '.join(self.missed) if self.missed else ''}"
+        missed = f"  MISSED {', '.join(self.missed)}" if self.missed else ""
+        return f"{self.cell.name:<36} {show(self.cell, self.figures)}{missed}"
 
 
 def show(cell: Cell, figures: dict[str, float]) -> str:

@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tpd", type=float, metavar="N", help="tokens per day and model")
     add("--shared-limit", metavar="START", help="models whose names start so share their limits")
     add("--burst", type=float, default=usual.burst, metavar="SECONDS", help="of the limit at once (default: 60)")
+    add("--show-burst", action="store_true", help="the headers show that bucket, not a minute's")
     add("--fixed-window", type=float, metavar="SECONDS", help="count in windows of the clock (default: refill)")
     add("--latency", type=float, default=usual.latency, metavar="SECONDS", help="median (default: 0.5)")
     add("--latency-sigma", type=float, default=usual.latency_sigma, metavar="SIGMA", help="lognormal (default: 0.2)")
