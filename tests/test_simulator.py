@@ -400,6 +400,24 @@ def test_beyond_its_capacity_it_refuses_without_numbers(status, words, code):
     assert post(server, chat(10)).status == 200
 
 
+def test_the_headers_may_show_the_bucket_that_refuses():
+    server = Simulator(rpm=600, burst=1.0, show_burst=True)  # ten a second, ten at once
+    first = headers_of(post(server, chat(10)))
+    assert first["x-ratelimit-limit-requests"] == "600"
+    assert (first["x-ratelimit-remaining-requests"], first["x-ratelimit-reset-requests"]) == ("9", "100ms")
+    assert [post(server, chat(10)).status for _ in range(10)] == [200] * 9 + [429]
+    assert headers_of(post(server, chat(10), now=9.0))["x-ratelimit-remaining-requests"] == "9"
+
+
+def test_beyond_its_capacity_it_may_name_a_wait_and_a_code():
+    server = Simulator(max_in_flight=1, overload_status=503, overload_code="slow_down", overload_wait=1.5)
+    server.receive("POST", "/v1/chat/completions", {}, json.dumps(chat(10)).encode(), 0.0)
+    refused = post(server, chat(10))
+
+    assert headers_of(refused) == {"retry-after": "2", "retry-after-ms": "1500"}
+    assert json.loads(refused.pieces[0])["error"]["code"] == "slow_down"
+
+
 def test_every_response_has_an_id_of_its_own_and_its_processing_time():
     server = steady()
     heads = [dict(post(server, chat(10)).headers) for _ in range(2)]
@@ -891,6 +909,8 @@ def test_its_repr_is_a_status_line():
         ({"max_in_flight": 0}, "max_in_flight must be at least 1, got 0"),
         ({"max_in_flight": 1.5}, "max_in_flight must be a whole number, got 1.5"),
         ({"overload_status": 200}, "overload_status must be at least 400, got 200"),
+        ({"overload_wait": -1}, "overload_wait must be at least 0, got -1"),
+        ({"overload_code": ""}, "overload_code must be a word, got ''"),
         ({"initial_level": 2}, "initial_level must be at most 1, got 2"),
         ({"announce": "no"}, "announce must be true or false, got 'no'"),
     ],
@@ -912,6 +932,7 @@ def test_the_command_line_can_say_every_setting():
         tpd=1_000_000,
         shared_limit="gpt-4.1",
         burst=1.0,
+        show_burst=True,
         fixed_window=10.0,
         latency=0.25,
         latency_sigma=0.0,
@@ -926,6 +947,8 @@ def test_the_command_line_can_say_every_setting():
         dialect="azure",
         max_in_flight=9,
         overload_status=503,
+        overload_code="slow_down",
+        overload_wait=2.0,
         slow_down_above=10.0,
         charge="reserve",
         refund=True,

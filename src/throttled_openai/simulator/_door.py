@@ -42,8 +42,10 @@ class Door:
     ) -> tuple[Reply, Dimension] | None:
         """Charge and admit, which is None, or refuse."""
         if settings.max_in_flight is not None and in_flight >= settings.max_in_flight:
-            body = overload_body(settings.overload_status, explain=settings.explain_refusals)
-            return reply_of(settings.overload_status, body), "concurrency"
+            status, wait = settings.overload_status, settings.overload_wait
+            body = overload_body(status, explain=settings.explain_refusals, code=settings.overload_code)
+            headers = [] if wait is None else DIALECTS[settings.dialect].wait(wait, now)
+            return reply_of(status, body, headers), "concurrency"
         limiter = self.limiter(call.model, settings, now)
         if settings.slow_down_above is not None:
             ramp = self._ramps.setdefault(limiter.name, Ramp())
