@@ -8,7 +8,7 @@ from typing import Final
 # After a refusal the rate starts at this share of what was found, and feels its way back and beyond.
 BETA: Final = 0.9
 # Seconds until it is back at what was found: the time of this many attempts, within these bounds.
-ATTEMPTS_BACK: Final = 150.0
+ATTEMPTS_BACK: Final = 200.0
 SHORTEST_BACK: Final = 6.0
 LONGEST_BACK: Final = 90.0
 # But no sooner than after so many attempts: at three a minute seconds say nothing.
