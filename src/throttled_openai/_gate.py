@@ -119,11 +119,11 @@ class Gate:
         return ends if now < ends else math.inf
 
     def rest(self, call: Call) -> float:
-        """Seconds that a refused call stays out of the queue: where the lane steps aside nothing else slows it."""
-        if not self.aside or not call.refusals or call.manners.max_wait is None:
+        """Seconds that a refused call stays out of the queue: where nothing else slows it, or others need not wait."""
+        if not call.refusals or (call.rests is None and (not self.aside or call.manners.max_wait is None)):
             return 0.0  # the SDK's own retries rest
         longest = min(LONGEST_REST, REST * 2.0 ** min(call.refusals, 10))
-        return longest * (1 + self._lane.throttle.random()) / 2
+        return max(call.rests or 0.0, longest * (1 + self._lane.throttle.random()) / 2)
 
     def _outlasts(self, call: Call, now: float) -> bool:
         """Whether `call` asked to wait for longer than the wait that the server named."""

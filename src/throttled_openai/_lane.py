@@ -116,7 +116,7 @@ class Lane:
         call.rested = call.refusals
         most = call.manners.max_wait
         if most is not None and call.waited + seconds >= most:
-            why = f"{self.name} answers nobody"
+            why = f"{self.name} answers nobody" if call.rests is None else f"{self.name} refuses some calls"
             raise AdmissionTimeout(max_wait=most, waited=call.waited, ahead=0, reason=why)
         return seconds
 
@@ -416,16 +416,19 @@ class Lane:
         """Tell a refusal to what may have caused it: too many attempts in flight, or a rate."""
         reservation, budget = permit.reservation, permit.budget
         room, rate = self._suspects(permit, refusal, response)
-        jitter, event = self.throttle.random(), False
+        jitter, event, believed = self.throttle.random(), False, False
         if room:
             took = now - reservation.at
             event = self.concurrency.refused(reservation.number, budget.newest, self.in_flight, now, took)
+            believed = self.concurrency.believes
         if rate:
             event = budget.refused(refusal, told, reservation, now, jitter=jitter, sure=not room)
+            believed = True
         else:  # for lack of room; or, as less in flight has not helped, for neither
             budget.lacked_room(refusal, told, reservation, now, idle=not self.in_flight, jitter=jitter)
             if event and refusal.kind == "rate":
                 budget.tighten(now)
+        permit.call.rests = None if believed else refusal.retry_after or 0.0
         if event:
             say(
                 logging.INFO,

@@ -47,6 +47,24 @@ def test_beyond_its_capacity_it_refuses_without_numbers(status, words, code):
     assert post(server, chat(10)).status == 200
 
 
+def test_the_headers_may_show_the_bucket_that_refuses():
+    server = Simulator(rpm=600, burst=1.0, show_burst=True)  # ten a second, ten at once
+    first = headers_of(post(server, chat(10)))
+    assert first["x-ratelimit-limit-requests"] == "600"
+    assert (first["x-ratelimit-remaining-requests"], first["x-ratelimit-reset-requests"]) == ("9", "100ms")
+    assert [post(server, chat(10)).status for _ in range(10)] == [200] * 9 + [429]
+    assert headers_of(post(server, chat(10), now=9.0))["x-ratelimit-remaining-requests"] == "9"
+
+
+def test_beyond_its_capacity_it_may_name_a_wait_and_a_code():
+    server = Simulator(max_in_flight=1, overload_status=503, overload_code="slow_down", overload_wait=1.5)
+    server.receive("POST", "/v1/chat/completions", {}, json.dumps(chat(10)).encode(), 0.0)
+    refused = post(server, chat(10))
+
+    assert headers_of(refused) == {"retry-after": "2", "retry-after-ms": "1500"}
+    assert json.loads(refused.pieces[0])["error"]["code"] == "slow_down"
+
+
 def test_every_response_has_an_id_of_its_own_and_its_processing_time():
     server = steady()
     heads = [dict(post(server, chat(10)).headers) for _ in range(2)]

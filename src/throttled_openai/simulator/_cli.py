@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number("--tpd", "tokens per day and model")
     add("--shared-limit", metavar="START", help="models whose names start with START share one set of limits")
     number("--burst", "allowed burst, in seconds of the limit (default: 60)", "SECONDS")
+    add("--show-burst", action="store_true", help="the headers show that bucket, not a minute's")
     number("--fixed-window", "count in fixed windows (default: continuous refill)", "SECONDS")
     number("--latency", "median latency (default: 0.5)", "SECONDS")
     number("--latency-sigma", "lognormal sigma of the latency (default: 0.2)", "SIGMA")
@@ -58,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="provider whose headers and errors are imitated (default: openai)")  # fmt: skip
     number("--max-in-flight", "refuse attempts beyond this number in flight", kind=int)
     number("--overload-status", "status of those refusals: 429 (default) or 503", "STATUS", int)
+    add("--overload-code", metavar="CODE", help="error code of those refusals, such as slow_down")
+    number("--overload-wait", "wait that those refusals name (default: none)", "SECONDS")
     number("--slow-down-above", "requests per second up to which sudden growth is allowed")
     add(
         "--charge",

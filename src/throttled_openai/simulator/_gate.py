@@ -42,8 +42,10 @@ class Gate:
     ) -> tuple[Reply, Dimension] | None:
         """Admit and charge `request`, which gives None, or refuse it."""
         if settings.max_in_flight is not None and in_flight >= settings.max_in_flight:
-            body = overload_body(settings.overload_status, explain=settings.explain_refusals)
-            return reply_of(settings.overload_status, body), "concurrency"
+            status, wait = settings.overload_status, settings.overload_wait
+            body = overload_body(status, explain=settings.explain_refusals, code=settings.overload_code)
+            headers = [] if wait is None else DIALECTS[settings.dialect].wait(wait, now)
+            return reply_of(status, body, headers), "concurrency"
         limits = self.limits_of(request.model, settings, now)
         if settings.slow_down_above is not None:
             ramp = self._ramps.setdefault(limits.name, Ramp())

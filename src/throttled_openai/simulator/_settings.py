@@ -19,6 +19,7 @@ class SettingsOptions(TypedDict, total=False):
     tpd: float | None
     shared_limit: str | None
     burst: float
+    show_burst: bool
     fixed_window: float | None
     latency: float
     latency_sigma: float
@@ -33,6 +34,8 @@ class SettingsOptions(TypedDict, total=False):
     dialect: DialectName
     max_in_flight: int | None
     overload_status: int
+    overload_code: str | None
+    overload_wait: float | None
     slow_down_above: float | None
     charge: ChargeKind
     refund: bool
@@ -62,6 +65,9 @@ class Settings:
     # The burst that a limit allows, in seconds of its rate. Below 60, a hidden bucket of this size is
     # enforced beside the minute bucket that the headers show.
     burst: float = 60.0
+
+    # Whether that bucket is the one that the headers show, in place of a minute's.
+    show_burst: bool = False
 
     # Count the limits in fixed windows of this many seconds; unused units expire with their window.
     # 60: the headers show this window. Shorter: a hidden window is enforced beside the minute bucket.
@@ -96,9 +102,12 @@ class Settings:
     # The provider whose headers and error bodies are imitated.
     dialect: DialectName = "openai"
 
-    # Attempts beyond this number in flight are refused with `overload_status`, without headers.
+    # Attempts beyond this number in flight are refused with `overload_status`. The refusal carries
+    # `overload_code`, such as `slow_down`, and names a wait of `overload_wait` seconds, where these are set.
     max_in_flight: int | None = None
     overload_status: int = 429
+    overload_code: str | None = None
+    overload_wait: float | None = None
 
     # A model's request rate (over ten seconds) above both this rate per second and 1.5 times its mean
     # of the last 15 minutes is refused with "503 Slow Down". Refused requests count in both rates.
@@ -142,8 +151,8 @@ class Settings:
         for name, known in (("charge", get_args(ChargeKind)), ("dialect", get_args(DialectName))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if self.shared_limit is not None and not (self.shared_limit and isinstance(self.shared_limit, str)):
-            raise ValueError(f"shared_limit must be the start of a model's name, got {self.shared_limit!r}")
+        _check_word("shared_limit", self.shared_limit, "the start of a model's name")
+        _check_word("overload_code", self.overload_code, "a word")
 
 
 # Name, minimum, maximum.
@@ -160,6 +169,7 @@ _NUMBERS: Final = (
     ("network_sigma", 0.0, 10.0),
     ("slowdown", 0.0, math.inf),
     ("slow_down_above", 0.0, math.inf),
+    ("overload_wait", 0.0, math.inf),
     ("neighbour_rpm", 0.0, math.inf),
     ("neighbour_tpm", 0.0, math.inf),
     ("initial_level", 0.0, 1.0),
@@ -171,13 +181,23 @@ _WHOLE: Final = (
     ("max_in_flight", 1, math.inf),
     ("slots", 1, math.inf),
 )
-_SWITCHES: Final = ("announce", "retry_after", "explain_refusals", "refund", "charge_refused_requests")
+_SWITCHES: Final = ("show_burst", "announce", "retry_after", "explain_refusals", "refund", "charge_refused_requests")
 
 # Larger numbers are mistakes, and their sums could become infinite.
 _HUGE: Final = 1e15
 
-# Settings that may be None, which means unlimited.
-_OPTIONAL: Final = {"rpm", "tpm", "rpd", "tpd", "fixed_window", "slow_down_above", "max_in_flight", "slots"}
+# Settings that may be None, which means unlimited; of `overload_wait`, that no wait is named.
+_OPTIONAL: Final = {
+    "rpm",
+    "tpm",
+    "rpd",
+    "tpd",
+    "fixed_window",
+    "slow_down_above",
+    "overload_wait",
+    "max_in_flight",
+    "slots",
+}
 
 
 def _check_number(name: str, value: object, *, at_least: float, at_most: float = math.inf) -> None:
@@ -195,3 +215,8 @@ def _check_whole(name: str, value: object, *, at_least: float = -math.inf, at_mo
     if not isinstance(value, int):
         raise ValueError(f"{name} must be a whole number, got {value!r}")  # noqa: TRY004
     _check_number(name, value, at_least=at_least, at_most=at_most)
+
+
+def _check_word(name: str, value: object, what: str) -> None:
+    if value is not None and not (value and isinstance(value, str)):
+        raise ValueError(f"{name} must be {what}, got {value!r}")

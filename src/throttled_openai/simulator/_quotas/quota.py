@@ -28,7 +28,9 @@ class Quota:
     def __init__(self, limit: float, settings: Settings, now: float, period: int = MINUTE) -> None:
         self.limit = limit
         self.period = period
-        self.shown = self._fitted(None, self._shown_kind(settings), period, limit * settings.initial_level, now)
+        self.shown = self._fitted(
+            None, self._shown_kind(settings), self._shown_seconds(settings), limit * settings.initial_level, now
+        )
         self._hidden = self._shorter({}, settings, now)
 
     def wait(self, amount: float, now: float) -> float:
@@ -58,7 +60,8 @@ class Quota:
     def resize(self, limit: float, settings: Settings, now: float) -> None:
         """Change the limit; levels are kept, up to the new capacities."""
         self.limit = limit
-        self.shown = self._fitted(self.shown, self._shown_kind(settings), self.period, self.shown.level(now), now)
+        seconds, level = self._shown_seconds(settings), self.shown.level(now)
+        self.shown = self._fitted(self.shown, self._shown_kind(settings), seconds, level, now)
         self._hidden = self._shorter({type(hidden): hidden for hidden in self._hidden}, settings, now)
 
     @property
@@ -68,11 +71,14 @@ class Quota:
     def _shown_kind(self, settings: Settings) -> type[Constraint]:
         return FixedWindow if settings.fixed_window == self.period else Bucket
 
+    def _shown_seconds(self, settings: Settings) -> float:
+        return settings.burst if self.period == MINUTE and settings.show_burst else self.period
+
     def _shorter(
         self, old: Mapping[type[Constraint], Constraint], settings: Settings, now: float
     ) -> tuple[Constraint, ...]:
         wanted: list[tuple[type[Constraint], float]] = []
-        if self.period == MINUTE and settings.burst < MINUTE:
+        if self.period == MINUTE and settings.burst < MINUTE and not settings.show_burst:
             wanted.append((Bucket, settings.burst))
         if self.period == MINUTE and settings.fixed_window is not None and settings.fixed_window < MINUTE:
             wanted.append((FixedWindow, settings.fixed_window))

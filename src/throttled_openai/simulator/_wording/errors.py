@@ -61,13 +61,13 @@ def unexplained_body() -> bytes:
     return error_body(_UNEXPLAINED, "rate_limit_error", "rate_limit_exceeded")
 
 
-def overload_body(status: int, *, explain: bool) -> bytes:
+def overload_body(status: int, *, explain: bool, code: str | None = None) -> bytes:
     """The refusal of a server that is out of capacity; it has no numbers."""
-    if status == 429 and not explain:
+    if status == 429 and not explain and code is None:
         return unexplained_body()
     if status == 429:
-        return error_body("Too many concurrent requests", "requests", "concurrency_limit_exceeded")
-    return error_body("The engine is currently overloaded, please try again later", "server_error")
+        return error_body("Too many concurrent requests", "requests", code or "concurrency_limit_exceeded")
+    return error_body("The engine is currently overloaded, please try again later", "server_error", code)
 
 
 def slow_down_body() -> bytes:
