@@ -12,7 +12,7 @@ from .limits import Limits
 from .mirror import Mirror, Stamp
 from .pace import Pace
 from .periods import Periods
-from .sightings import Sightings
+from .sightings import DOUBTED, Sightings
 from .stats import WindowStats
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Reservation:
     stamps: tuple[tuple[Dimension, Stamp], ...]
     requests_spent: float
     tokens_spent: float
+    against: tuple[tuple[Dimension, float], ...] = ()
+    """Doubtful limits that would have held it."""
 
     def amount(self, dimension: Dimension) -> float:
         return 1.0 if dimension == "requests" else self.tokens
@@ -111,10 +113,11 @@ class Budget:
 
     @property
     def largest_announced(self) -> float:
-        """Tokens of the largest attempt the server could admit, as far as it has told its limit."""
+        """Tokens of the largest attempt the server could admit, as far as it has told its limit more than once."""
         if not self._announced:
             return math.inf
-        limits = [self.mirrors[key].limit for key in self._announced if key[0] == "tokens"]
+        doubtful = self._announced.doubtful
+        limits = [self.mirrors[key].limit for key in self._announced if key[0] == "tokens" and key not in doubtful]
         return min(limits, default=math.inf)
 
     def delay(self, tokens: float, now: float, held: float = 0.0) -> float:
@@ -132,8 +135,8 @@ class Budget:
         )
         for key, mirror in self.mirrors.items():
             missing = mirror.delay(1.0) if key[0] == "requests" else mirror.delay(tokens, held)
-            if missing > delay and key in self._announced.doubtful:  # an attempt a minute finds out
-                missing = min(missing, self._left_at + MINUTE - now)
+            if missing > delay and key in self._announced.doubtful:
+                missing = min(missing, self._left_at + DOUBTED - now)
             delay = max(delay, missing)
         return max(0.0, delay)
 
@@ -190,9 +193,15 @@ class Budget:
         self.paces["requests"].spend(1.0, now, mirrored=self._is_mirrored("requests"))
         self.paces["tokens"].spend(tokens, now, mirrored=self._is_mirrored("tokens"))
         stamps: list[tuple[Dimension, Stamp]] = []
+        against = self._forbidden(tokens) if self._announced.doubtful else ()
         for (dimension, _), mirror in self.mirrors.items():
             stamps.append((dimension, mirror.spend(1.0 if dimension == "requests" else tokens, now)))
-        return Reservation(self.newest, tokens, now, tuple(stamps), spent["requests"], spent["tokens"])
+        return Reservation(self.newest, tokens, now, tuple(stamps), spent["requests"], spent["tokens"], against)
+
+    def _forbidden(self, tokens: float) -> tuple[tuple[Dimension, float], ...]:
+        """The doubtful limits that leave no room for an attempt of `tokens`."""
+        mirrors = [(key, self.mirrors[key]) for key in self._announced.doubtful]
+        return tuple(key for key, mirror in mirrors if mirror.delay(1.0 if key[0] == "requests" else tokens) > 0)
 
     def refund(self, reservation: Reservation, *, request: bool) -> None:
         """Give back the tokens of an attempt the server did not take, and its request if never sent."""
@@ -217,6 +226,8 @@ class Budget:
     def succeeded(self, reservation: Reservation, now: float) -> None:
         """The server accepted an attempt."""
         self._began_at = None
+        if reservation.against:
+            self._forget([key for key in reservation.against if key in self._announced.doubtful])
         if self._overloaded:
             # Refusals come back sooner than answers: where room is what lacks, that an older attempt was
             # answered tells that there is some again. Of a rate it tells nothing.
@@ -291,7 +302,7 @@ class Budget:
         if window.period == DAY and (self._per_day[dimension] or math.inf) < limit:
             # The user wants less than there is, and what the server has left is of something larger.
             limit, remaining = self._per_day[dimension] or limit, None
-        self._announced.add(key)
+        self._announced.add(key, refused=refused)
         mirror = self.mirrors.get(key)
         if mirror is None:
             mirror = self.mirrors[key] = Mirror(limit, window.period)
@@ -301,7 +312,8 @@ class Budget:
             mirror.observe(limit, remaining, None, now, self.paces[dimension].learner.unit)
             return
         stamp = next((stamp for _, stamp in reservation.stamps if stamp.mirror is mirror), None)
-        if stamp is None:  # the first snapshot: when the attempt left there was no mirror yet
+        if stamp is None or not math.isclose(limit, mirror.limit):
+            # The first snapshot of this limit: what was believed when the attempt left was of none, or of another.
             since = self._spent[dimension] - (
                 reservation.requests_spent if dimension == "requests" else reservation.tokens_spent
             )
