@@ -133,7 +133,7 @@ def test_a_million_bytes_of_refusal_are_read_once_for_all_that_wait(monkeypatch)
 def test_a_response_nobody_has_read_will_do():
     httpx = importlib.import_module(FAMILIES[-1])
     said = refused_by(httpx.Response(402, content=(part for part in [b"{}"])))
-    assert (said["status"], said["code"], str(said["request"].url)) == (402, None, "http://unknown")
+    assert (said["status"], said["body"], str(said["request"].url)) == (402, {"code": None}, "http://unknown")
 
 
 @virtual

@@ -1,5 +1,6 @@
 """The promise, and what breaks it: what ours may do worse than stock on one server, in one place."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -76,10 +77,16 @@ def _endings(stock, ours):
 def _same(ending, other):
     if ending == other:
         return ending.cls is other.cls
-    # An error of ours speaks of the refusal of another call: it has its status and code, and no body.
+    # An error of ours speaks of the refusal of another call: it has its status, its code where that is a word, and no
+    # body. A refusal in the middle of a stream had no status of its own, and there ours is 429.
     ours = ending.cls.__module__.startswith(throttled_openai.__name__)
-    told = (ending.status, ending.code) == (other.status, other.code)
-    return ours and told and issubclass(ending.cls, other.cls)
+    status = ending.status == (429 if other.status is None else other.status)
+    return ours and status and _word(ending.code) == _word(other.code) and issubclass(ending.cls, other.cls)
+
+
+def _word(code):
+    """A code as errors of ours show it: not what is no text, nor a megabyte of it."""
+    return code if code is not None and re.fullmatch(r"'[^']{1,98}'", code) else None
 
 
 # 2. Ours takes no longer, but while a limit holds it that the server keeps to; and then it has said so.

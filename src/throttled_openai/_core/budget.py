@@ -469,9 +469,9 @@ class Budget:
             pace.tighten(now)
 
     @property
-    def known(self) -> dict[Dimension, float | None]:
-        """Units per second by the limits that were configured or announced."""
-        return {dimension: pace.known for dimension, pace in self.paces.items()}
+    def configured(self) -> dict[Dimension, float | None]:
+        """Units per second by the limits that the user configured."""
+        return {dimension: pace.ceiling for dimension, pace in self.paces.items()}
 
     def is_configured(self, refusal: Refusal) -> bool:
         """Whether a limit per day that the user configured is what was refused for."""
@@ -491,10 +491,11 @@ class Budget:
             if period > MINUTE and refusal.dimension in (None, dimension) and refusal.period in (None, period)
         )
 
-    def forget_refusals(self) -> None:
-        """Keep only what was configured or announced."""
+    def forget(self) -> None:
+        """Keep only what was configured."""
         self.paused_until = -math.inf
         self._streak = 0
+        self._forget(list(self._announced))
         for pace in self.paces.values():
             pace.forget()
 
