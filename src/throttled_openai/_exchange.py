@@ -116,7 +116,7 @@ def outcome_of_error(error: BaseException) -> Outcome:
 def may_be_readmitted(exchange: Exchange, throttle: Throttle) -> bool:
     """Whether there is a refusal, and the throttle is to deal with it rather than the SDK."""
     refusal = exchange.refusal
-    return refusal is not None and (refusal.final or throttle.max_refusals != 0)
+    return refusal is not None and (refusal.kind == "too_large" or throttle.max_refusals != 0)
 
 
 def readmission_policy(call: Call, request: httpx.Request, throttle: Throttle) -> dict[str, Any]:

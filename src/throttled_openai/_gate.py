@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._core.refusals import Refusal
     from ._lane import Lane
     from ._permit import Call, Permit
+    from ._queue import Waiter
 
 # A wait of more than a minute is worth a warning; so are this many seconds of refusals alone.
 LONG: Final = 60.0
@@ -144,8 +145,12 @@ class Gate:
         kind = AccountPaused if self._verdict["status"] < 500 else ServerPaused
         return kind(model=name, retry_in=retry_in, ends_in=left, spelt=spelt, **self._verdict)
 
-    def warn_of_wait(self, call: Call, delay: float, now: float) -> None:
-        """A day's limit that is used up, or a server that asks for it, would hold calls without a word."""
+    def warn_of_wait(self, oldest: Waiter, delay: float, now: float) -> None:
+        """A day's limit that is used up, or a server that asks for it, would hold calls without a word.
+
+        A short wait is worth a word too where one after another holds the same call.
+        """
+        call, waited = oldest.call, oldest.call.waited + now - oldest.since
         lane, budget = self._lane, self._lane.budget
         window = budget.used_up(call.tokens)
         waiting = lane.queue.waiting
@@ -159,7 +164,7 @@ class Gate:
                     "with max_wait= they fail instead",
                     *(lane.name, window, spell(delay), until(delay), waiting, spell(whole)),
                 )
-        elif delay > LONG and self.notices.due("wait", now):
+        elif (delay > LONG or (delay > SILENT and waited + delay > LONG)) and self.notices.due("wait", now):
             asked = "the server asked for that" if budget.paused_until > now else "its limits are that low"
             say(
                 logging.WARNING,

@@ -187,7 +187,7 @@ class Lane:
             if chosen is None:
                 wake_at = now + (min(delay, LEARNING) if self.budget.learning else delay)
                 wake_at = max(now, min(wake_at, look_at))
-                self.gate.warn_of_wait(oldest[0].call, delay, now)
+                self.gate.warn_of_wait(oldest[0], delay, now)
                 break
             queue.take(chosen)
             _resolve(chosen.future, self._grant, chosen.call, now)

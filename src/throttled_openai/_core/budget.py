@@ -145,7 +145,7 @@ class Budget:
         short = [
             (mirror.delay(1.0 if key[0] == "requests" else tokens), key)
             for key, mirror in self.mirrors.items()
-            if key[1] > MINUTE
+            if key[1] > MINUTE and key not in self._announced.doubtful
         ]
         delay, key = max(short, default=(0.0, None))
         return None if key is None or delay <= 0 else self._window_stats(key, self.mirrors[key])
@@ -324,7 +324,8 @@ class Budget:
         mirror.observe(limit, remaining, stamp, now, self.paces[dimension].learner.unit)
 
     def _set_pace(self, dimension: Dimension) -> None:
-        rates = [self.mirrors[key].rate for key in self._announced if key[0] == dimension and key[1] <= MINUTE]
+        believed = [key for key in self._announced if key not in self._announced.doubtful]
+        rates = [self.mirrors[key].rate for key in believed if key[0] == dimension and key[1] <= MINUTE]
         self.paces[dimension].announced(min(rates, default=None))
 
     def refused(
@@ -489,6 +490,7 @@ class Budget:
             mirror.level < 1.0
             for (dimension, period), mirror in self.mirrors.items()
             if period > MINUTE and refusal.dimension in (None, dimension) and refusal.period in (None, period)
+            if (dimension, period) not in self._announced.doubtful
         )
 
     def forget(self) -> None:

@@ -207,8 +207,10 @@ class Pace:
         if self._bucket is None:
             self._bucket = TokenBucket(rate, capacity)
         elif not (math.isclose(self._bucket.rate, rate) and math.isclose(self._bucket.capacity, capacity)):
-            level = self._bucket.level
+            level, before = self._bucket.level, self._bucket.rate
             self._bucket.resize(rate, capacity)
+            if level < 0.0 and rate < before:  # what was owed in seconds does not become longer
+                level *= rate / before
             if self._bucket.last_level < level:  # a smaller bucket is no debt
                 self._bucket.set_level(level)
 
