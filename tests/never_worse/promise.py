@@ -137,8 +137,10 @@ def unproven(cell):
         return MINUTE
     if answer.status in BROKEN_GATEWAY and cell.timing in ("third on", *BY_CLOCK):
         return MINUTE  # it was answering, and may again: an outage of less than that costs no call
-    if not answer.refuses or answer.final or cell.configured == "max_refusals=0":
+    if not answer.refuses or answer.final:
         return 0.0
+    if cell.configured == "max_refusals=0" and cell.timing in {"once", "third"}:
+        return 0.0  # the SDK waits; but where refusals go on, the calls behind are held as ever
     wait = answer.wait or 0.0
     if cell.limit != "none":
         return max(MINUTE, KEPT_WAITS * wait if wait <= LONGEST_WAIT else 0.0)

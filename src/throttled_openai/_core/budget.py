@@ -91,6 +91,7 @@ class Budget:
         self._per_day: dict[Dimension, float | None] = {"requests": self.limits.rpd, "tokens": self.limits.tpd}
         self._periods = {dimension: Periods() for dimension in _DIMENSIONS}
         self._announced = Sightings()
+        self._doubtful_paces: set[Dimension] = set()  # those whose rate was announced once
         self._left_at = -math.inf  # when the newest attempt left
         for dimension, limit in self._per_day.items():
             if limit is not None:
@@ -127,16 +128,19 @@ class Budget:
         """
         if now - self._at >= STEP:
             self._pass_time(now)
-        delay = max(
-            self.paused_until - now,
-            self._probing(now),
-            self.paces["requests"].delay(1.0),
-            self.paces["tokens"].delay(tokens, held),
-        )
+        by_requests, by_tokens = self.paces["requests"].delay(1.0), self.paces["tokens"].delay(tokens, held)
+        doubted = 0.0
+        if self._announced.doubtful:
+            doubted = self._left_at + DOUBTED - now
+            doubted = doubted if doubted > ROUNDING else 0.0
+        if self._doubtful_paces:
+            by_requests = min(by_requests, doubted) if "requests" in self._doubtful_paces else by_requests
+            by_tokens = min(by_tokens, doubted) if "tokens" in self._doubtful_paces else by_tokens
+        delay = max(self.paused_until - now, self._probing(now), by_requests, by_tokens)
         for key, mirror in self.mirrors.items():
             missing = mirror.delay(1.0) if key[0] == "requests" else mirror.delay(tokens, held)
             if missing > delay and key in self._announced.doubtful:
-                missing = min(missing, self._left_at + DOUBTED - now)
+                missing = min(missing, doubted)
             delay = max(delay, missing)
         return max(0.0, delay)
 
@@ -324,9 +328,13 @@ class Budget:
         mirror.observe(limit, remaining, stamp, now, self.paces[dimension].learner.unit)
 
     def _set_pace(self, dimension: Dimension) -> None:
-        believed = [key for key in self._announced if key not in self._announced.doubtful]
-        rates = [self.mirrors[key].rate for key in believed if key[0] == dimension and key[1] <= MINUTE]
-        self.paces[dimension].announced(min(rates, default=None))
+        pace, announced = self.paces[dimension], self._announced
+        rates = [(self.mirrors[key].rate, key) for key in announced if key[0] == dimension and key[1] <= MINUTE]
+        rate, key = min(rates, default=(None, None))
+        pace.announced(rate)
+        self._doubtful_paces.discard(dimension)
+        if key in announced.doubtful and rate is not None and rate < (pace.ceiling or math.inf):
+            self._doubtful_paces.add(dimension)
 
     def refused(
         self,
@@ -384,18 +392,19 @@ class Budget:
         explained = kept = False
         for dimension in self._blamed(refusal):
             amount, wait = reservation.amount(dimension), refusal.retry_after
-            mirrors = [
-                mirror
-                for (other, period), mirror in self.mirrors.items()
-                if other == dimension and refusal.period in (None, period)
-            ]
+            mirrors = {
+                key: mirror
+                for key, mirror in self.mirrors.items()
+                if key[0] == dimension and refusal.period in (None, key[1])
+            }
             if not _has_room(dimension, amount, told, refusal):
-                for mirror in mirrors:
+                for mirror in mirrors.values():
                     cost = min(amount, mirror.limit - mirror.reserve)
                     level = 0.0 if wait is None else cost - mirror.refill * wait
                     mirror.emptied(level, reservation.at, self.paces[dimension].learner.unit)
-                if mirrors:
+                if mirrors.keys() - self._announced.doubtful:
                     explained = kept = True
+                if mirrors:
                     continue
             # A window the server does not tell of, or a rate that nobody told.
             if refusal.period is None or refusal.period <= MINUTE:
