@@ -170,7 +170,7 @@ def test_without_retries_of_the_sdk_it_is_told_why_a_call_is_not_answered(caplog
 
     with caplog.at_level(logging.WARNING, logger="throttled_openai"):
         virtual_run(main())
-    assert "attempts was answered in 1" in caplog.records[0].getMessage()
+    assert "attempts was answered in 6" in caplog.records[0].getMessage()
 
 
 def test_an_outage_of_half_a_minute_costs_no_call():

@@ -128,8 +128,11 @@ class Gate:
             return 0.0
         longest = min(LONGEST_REST, REST * 2.0 ** min(call.refusals, 10))
         rest = longest * (1 + self._lane.throttle.random()) / 2
-        ends = since + self.patience.lasts(self._lane.configured_rate)
-        return rest if self.aside else min(rest, max(0.0, ends - now))
+        if self.aside:
+            return rest
+        rest = min(rest, max(0.0, since + self.patience.lasts(self._lane.configured_rate) - now))
+        self._step_aside(now, rest)
+        return rest
 
     def _outlasts(self, call: Call, now: float) -> bool:
         """Whether `call` asked to wait for longer than the wait that the server named."""
@@ -253,19 +256,23 @@ class Gate:
         warn = not before and self.notices.due(f"{cause} {breaker.open}", now)
         say(logging.WARNING if warn else logging.DEBUG, f"%s: {asked}; {then}", lane.name)
 
-    def _step_aside(self, now: float) -> None:
-        """Where the server answers nothing at all, throttling helps nobody: let the SDK's own retries decide."""
+    def _step_aside(self, now: float, rest: float = 0.0) -> None:
+        """Where the server answers nothing at all, throttling helps nobody: let the SDK's own retries decide.
+
+        `rest`: seconds until the next look, to say in time why calls wait.
+        """
         lane, patience, since = self._lane, self.patience, self.patience.failing_since
         assert since is not None
         _, oldest = next(iter(self._sent.values()), (0, math.inf))
-        what = f"%s: none of {patience.failed} attempts was answered in {spell(now - since)}; {lane.queue.waiting}"
+        waiting = lane.queue.waiting + (rest > 0)
+        what = f"%s: none of {patience.failed} attempts was answered in {spell(now - since)}; {waiting}"
         if patience.vain(now, lane.configured_rate, oldest):
             if not self.aside:
                 self.aside, self._most_waited = True, 0
                 lane.budget.forget()
                 then = "waiting calls are now sent as the SDK alone would send them; with max_wait= they wait that long"
                 say(logging.WARNING, f"{what} {then}", lane.name)
-        elif now - since >= SILENT and patience.failed > 1 and self.notices.due("silence", now):
+        elif now + rest - since >= SILENT and patience.failed > 1 and self.notices.due("silence", now):
             end = until(max(0.0, since + patience.lasts(lane.configured_rate) - now))
             then = f"wait. Unless one is answered by {end} they fail; max_refusals=0 leaves refusals to the SDK at once"
             say(logging.WARNING, f"{what} {then}", lane.name)

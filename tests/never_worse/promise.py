@@ -139,15 +139,14 @@ def unproven(cell):
         return MINUTE  # it was answering, and may again: an outage of less than that costs no call
     if not answer.refuses or answer.final:
         return 0.0
-    if cell.configured == "max_refusals=0" and cell.timing in {"once", "third"}:
-        return 0.0  # the SDK waits; but where refusals go on, the calls behind are held as ever
     wait = answer.wait or 0.0
     if cell.limit != "none":
         return max(MINUTE, KEPT_WAITS * wait if wait <= LONGEST_WAIT else 0.0)
-    # Refusals that come again and again may be a limit that nobody told.
+    # Refusals that come again and again may be a limit that nobody told. Of a single one the SDK keeps the wait where
+    # `max_refusals=0` leaves it to it.
     if cell.timing not in {"once", "third"}:
         return MINUTE
-    return min(wait, MINUTE)
+    return 0.0 if cell.configured == "max_refusals=0" else min(wait, MINUTE)
 
 
 def _time(cell, stock, ours):
