@@ -216,6 +216,40 @@ def test_a_wait_of_a_minute_named_again_and_again_is_taken_as_often_as_the_sdk_t
     virtual_run(main())
 
 
+def test_calls_take_turns_where_the_server_only_refuses():
+    async def main():
+        server = Server(lambda number: Says(429, {"error": {"message": "no"}}, {"retry-after-ms": "500"}))
+        results = await ends(throttled(server, max_retries=0), 12)
+        assert kinds(results) == {"RateLimitError": 12}
+        assert now() < 65
+        assert len(server.seen) <= 12 * 9  # the first in line alone would have made a hundred attempts
+
+    virtual_run(main())
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_wait_beside_the_word_not_to_send_it_again_holds_no_other_call(status):
+    async def main():
+        said = Says(status, {"error": {"message": "no"}}, {"retry-after": "30", "x-should-retry": "false"})
+        server = Server(lambda number: said if number == 0 else None)
+        assert kinds(await ends(throttled(server), 12))["done"] == 11
+        assert (len(server.seen), now() < 1) == (12, True)
+
+    virtual_run(main())
+
+
+def test_a_503_that_names_hours_is_the_sdks_server_error_for_those_that_wait_too():
+    async def main():
+        server = Server(lambda number: Says(503, {"error": {"message": "no"}}, {"retry-after": "7200"}))
+        client = throttled(server, max_concurrency=1)
+        results = await ends(client, 5)
+        assert kinds(results) == {"InternalServerError": 2, "ServerPaused": 3}
+        with pytest.raises(openai.InternalServerError, match="for 2 h"):
+            await say(client)
+
+    virtual_run(main())
+
+
 # --- a server that does not answer ----------------------------------------------------------------
 
 
@@ -334,6 +368,26 @@ def test_a_limit_that_is_announced_once_is_forgotten(odd, normal, before):
         assert kinds(await ends(client, before + 100)) == {"done": before + 100}
         assert now() < 200
         assert not any(window.period > 60 for budget in client.throttle.stats().budgets for window in budget.windows)
+
+    virtual_run(main())
+
+
+def test_two_limits_in_turn_leave_no_debt_behind():
+    """Nodes of a gateway that were told different limits."""
+
+    async def main():
+        few, many = [
+            {
+                "x-ratelimit-limit-requests": f"{limit}",
+                "x-ratelimit-remaining-requests": f"{limit - 1}",
+                "x-ratelimit-reset-requests": wait,
+            }
+            for limit, wait in ((60, "1s"), (100_000, "1ms"))
+        ]
+        client = throttled(Server(lambda number: Says(headers=few if number % 2 else many, delay=0.1)))
+        for _ in range(20):
+            await say(client)
+        assert now() < 25
 
     virtual_run(main())
 
