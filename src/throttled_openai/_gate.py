@@ -29,7 +29,7 @@ SILENT: Final = 10.0
 # pauses are as long, later other calls find out in its place, or a single one is not sent every few seconds.
 REST: Final = 0.5
 LONGEST_REST: Final = 30.0
-FIRST_REST: Final = 3
+FIRST_REST: Final = 6
 # Seconds over which a lane that steps aside spreads the calls that wait: each hears soon that it is refused, and the
 # server is not run over.
 SPREAD: Final = 2.0

@@ -17,9 +17,9 @@ SLACK = 5.0
 # Seconds of a wait that the server named without keeping to it: a probe a minute finds that out. As
 # long ours may try where no call of a lane has been accepted since the first refusal.
 MINUTE = 60.0
-# Attempts of a call more than stock's that a refusal for rate or room may cost: as many as fit into `MINUTE` with
-# pauses that double from a quarter of a second to fifteen.
-REFUSED_AGAIN = 8
+# Attempts of a call more than stock's that a refusal for rate or room may cost, as many as fit into `MINUTE`: six with
+# pauses that double from a quarter of a second, or as the server names them, then one every fifteen seconds.
+REFUSED_AGAIN = 9
 # Waits that the server names with its refusals and ours keeps to, one after another, while it finds out how many calls
 # at once or a second it takes. Stock keeps to two of them and then loses the calls.
 KEPT_WAITS = 6
