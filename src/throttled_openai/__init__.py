@@ -19,6 +19,7 @@ from .errors import (
     ClientClosed,
     QueueFull,
     RequestTooLarge,
+    ServerPaused,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PooledHttpxClient",
     "QueueFull",
     "RequestTooLarge",
+    "ServerPaused",
     "Stats",
     "SyncThrottled",
     "Throttle",

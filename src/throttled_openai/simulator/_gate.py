@@ -44,7 +44,7 @@ class Gate:
         if settings.max_in_flight is not None and in_flight >= settings.max_in_flight:
             status, wait = settings.overload_status, settings.overload_wait
             body = overload_body(status, explain=settings.explain_refusals, code=settings.overload_code)
-            headers = [] if wait is None else DIALECTS[settings.dialect].wait(wait, now)
+            headers = [] if wait is None else DIALECTS[settings.dialect].retry_after(wait, now)
             return reply_of(status, body, headers), "concurrency"
         limits = self.limits_of(request.model, settings, now)
         if settings.slow_down_above is not None:
