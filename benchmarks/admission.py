@@ -16,8 +16,9 @@ import time
 import tracemalloc
 from typing import Any
 
-from throttled_openai import Throttle, _lane
-from throttled_openai._permit import Call, Manners, Outcome
+from throttled_openai import Throttle
+from throttled_openai._admission import limiter as _lane
+from throttled_openai._admission.permit import Call, Manners, Outcome
 
 MANNERS = Manners()
 

@@ -15,9 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from test_headers import BROKEN, NOW, all_headers, announced, assert_possible, values
-from throttled_openai._core.bodies import read_body
-from throttled_openai._core.durations import DAY, MONTH
-from throttled_openai._core.refusals import Refusal, read_refusal, read_stream_error
+from throttled_openai._protocol.durations import DAY, MONTH
+from throttled_openai._protocol.error_body import read_body
+from throttled_openai._protocol.refusals import Refusal, read_refusal, read_stream_error
 
 
 def refused(body, status=429, headers=None, wall_now=NOW):

@@ -33,7 +33,7 @@ from clients import (
     throttled,
 )
 from throttled_openai import AdmissionTimeout, Limits, QueueFull, RequestTooLarge, Throttle, ThrottledAsyncOpenAI
-from throttled_openai._pool._loops import _lifetime
+from throttled_openai._pool.loops import _lifetime
 from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
 
 OURS = {
@@ -178,7 +178,7 @@ def test_the_system_is_asked_for_once_and_never_on_an_event_loop(monkeypatch):
         asked.append(threading.current_thread())
         return "Linux"
 
-    monkeypatch.setattr("throttled_openai._sdk._known", None)
+    monkeypatch.setattr("throttled_openai._clients.sdk._known", None)
     monkeypatch.setattr("openai._base_client.get_platform", ask)
 
     async def main():

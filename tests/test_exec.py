@@ -11,8 +11,9 @@ import openai
 import pytest
 
 import throttled_openai
-from throttled_openai import _exec, cli
-from throttled_openai._install import VARIABLES
+from throttled_openai._clients.install import VARIABLES
+from throttled_openai._commands import exec as _exec
+from throttled_openai._commands import main as cli
 
 SOURCE = str(Path(throttled_openai.__file__).parents[1])
 

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from clients import FAMILIES, HI, cancelled_at_the_end, say, settled, throttled
-from throttled_openai import _lane
+from throttled_openai._admission import limiter as _lane
 from throttled_openai.simulator import Fault, Simulator, virtual_run
 
 CALLS, CEILING = 300, 24

@@ -9,8 +9,8 @@ from statistics import fmean
 
 import pytest
 
-from throttled_openai._core.concurrency import ConcurrencyLimit
-from throttled_openai._core.knee import FEWEST, FLAT, GROW, Knee
+from throttled_openai._control.concurrency import ConcurrencyLimit
+from throttled_openai._control.latency_gradient import FEWEST, FLAT, GROW, Knee
 
 # What a call takes at most on average, in multiples of what it takes where it never waits.
 LONGEST = 1.8

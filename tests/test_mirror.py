@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support import Account, now, pass_time, start, virtual, virtual_run
-from throttled_openai._core.durations import DAY, MINUTE
-from throttled_openai._core.mirror import LEAST_SHARE, REORDERING, Mirror
+from throttled_openai._control.server_window import LEAST_SHARE, REORDERING, Mirror
+from throttled_openai._protocol.durations import DAY, MINUTE
 
 
 def mirror(limit=600.0, period=MINUTE, *, left=None):

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import now, pass_time, virtual, virtual_run
-from throttled_openai._core.learning import BETA, FLOOR_SHARE
-from throttled_openai._core.limits import BURST
-from throttled_openai._core.pace import GROWTH, HELD, UNPROVEN_BURST, WHOLE_BURST, Pace
+from throttled_openai._control.pacer import GROWTH, HELD, UNPROVEN_BURST, WHOLE_BURST, Pace
+from throttled_openai._control.rate_learner import BETA, FLOOR_SHARE
+from throttled_openai._limits import BURST
 
 # Seconds between two looks of a budget.
 STEP = 0.05

@@ -42,10 +42,10 @@ from throttled_openai import (
     RequestTooLarge,
     ThrottledAsyncOpenAI,
 )
-from throttled_openai import _lane as module
-from throttled_openai._core.budget import Budget
-from throttled_openai._core.estimate import Usage
-from throttled_openai._core.refusals import Refusal
+from throttled_openai._admission import limiter as module
+from throttled_openai._control.budget import Budget
+from throttled_openai._protocol.estimate import Usage
+from throttled_openai._protocol.refusals import Refusal
 from throttled_openai.simulator import Simulator, VirtualTimeLoop
 
 
@@ -629,7 +629,7 @@ async def test_no_timer_is_set_while_only_a_place_is_missing():
 
 
 def test_lanes_of_models_that_are_not_used_any_more_leave_and_what_they_did_stays_counted(monkeypatch):
-    monkeypatch.setattr("throttled_openai._throttle.MOST_LANES", 100)
+    monkeypatch.setattr("throttled_openai._admission.throttle.MOST_LANES", 100)
     t = throttle(max_concurrency=1000)
 
     async def main():

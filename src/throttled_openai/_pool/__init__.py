@@ -12,7 +12,7 @@ A client has a transport, whose pool (`_stack`) has one pool of connections for 
 reports each step to listeners and the log (`_events`).
 """
 
-from ._client import (
+from .client import (
     Kind,
     Pooled,
     PooledAsyncHttpxClient,
