@@ -146,7 +146,7 @@ def play(seed):
 def watched(monkeypatch):
     """What must hold at every admission and after every look at the queue; how often each permit was settled."""
     settlements = Counter()
-    lane = _lane.Lane
+    lane = _lane.Limiter
     settle, grant, admit_waiting = lane.settle, lane._grant, lane.admit_waiting
 
     def settled_once(self, permit, *more):

@@ -927,7 +927,7 @@ def timers_of_lanes(t):
 @given(st.integers(0, 2**32 - 1))
 def test_over_any_mix_of_endings_every_call_ends_once_and_what_is_reserved_is_used_or_refunded(seed):
     walk = Walk(seed)
-    grant, reserve, refund = module.Lane._grant, Budget.reserve, Budget.refund
+    grant, reserve, refund = module.Limiter._grant, Budget.reserve, Budget.refund
 
     def granted(self, asked, at):
         assert self.in_flight < self.limit
@@ -945,7 +945,7 @@ def test_over_any_mix_of_endings_every_call_ends_once_and_what_is_reserved_is_us
         refund(self, reservation, request=request)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Lane, "_grant", granted)
+        patch.setattr(module.Limiter, "_grant", granted)
         patch.setattr(Budget, "reserve", reserved)
         patch.setattr(Budget, "refund", refunded)
         virtual_run(walk.run(40))
@@ -982,14 +982,14 @@ def test_only_smaller_calls_pass_and_no_minute_has_more_than_its_limit(arrivals,
 def test_the_same_seed_is_the_same_run():
     def story():
         walk, lines = Walk(7), []
-        grant = module.Lane._grant
+        grant = module.Limiter._grant
 
         def granted(self, asked, at):
             lines.append((at, self.name, asked.tokens))
             return grant(self, asked, at)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module.Lane, "_grant", granted)
+            patch.setattr(module.Limiter, "_grant", granted)
             with contextlib.suppress(AssertionError):  # the ledger is not kept here
                 virtual_run(walk.run(60))
         return lines

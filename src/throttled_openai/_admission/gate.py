@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from throttled_openai._control.breaker import Cause
     from throttled_openai._protocol.refusals import Refusal
 
-    from .limiter import Lane
+    from .limiter import Limiter
     from .permit import Call, Permit
     from .queue import Waiter
 
@@ -46,7 +46,7 @@ class Gate:
     call is sent and tried again as the SDK alone would do it.
     """
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Limiter) -> None:
         self._lane = lane
         self.notices = Notices()
         self.breaker = Breaker()

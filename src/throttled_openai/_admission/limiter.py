@@ -52,7 +52,7 @@ AT_ONCE: Final = 32
 BLOCKED: Final = BILLING_EVERY
 
 
-class Lane:
+class Limiter:
     """One budget, its concurrency limit, and the queue before them."""
 
     def __init__(self, throttle: Throttle, name: str, limits: Limits | None, account: Account = NOBODY) -> None:

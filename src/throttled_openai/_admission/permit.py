@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from throttled_openai._protocol.refusals import Refusal
 
     from .home import Home
-    from .limiter import Lane
+    from .limiter import Limiter
 
 
 class Outcome(enum.Enum):
@@ -162,7 +162,7 @@ class Permit:
     )
 
     def __init__(
-        self, lane: Lane, call: Call, reservation: Reservation, busy: float, crowd: int, *, binding: bool
+        self, lane: Limiter, call: Call, reservation: Reservation, busy: float, crowd: int, *, binding: bool
     ) -> None:
         self.lane = lane
         self.budget = lane.budget

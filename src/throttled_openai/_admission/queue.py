@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
 
-    from .limiter import Lane
+    from .limiter import Limiter
     from .permit import Call, Permit
 
     Place = tuple[int, int]
@@ -32,7 +32,7 @@ class Waiter:
 
     __slots__ = ("call", "deadline", "future", "lane", "order", "queue", "since", "size", "turn")
 
-    lane: Lane
+    lane: Limiter
     queue: Queue
 
     def __init__(self, call: Call, order: Place, since: float, future: asyncio.Future[Permit | None]) -> None:

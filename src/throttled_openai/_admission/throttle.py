@@ -22,7 +22,7 @@ from throttled_openai._stats import Stats, sum_of
 from throttled_openai.errors import ClientClosed
 
 from .home import TrioHome, home, post
-from .limiter import Lane
+from .limiter import Limiter
 from .permit import Outcome, Permit, PostedPermit, check_count
 from .portal import portal
 from .queue import FAIR, Waiter
@@ -127,13 +127,13 @@ class Throttle:
         self._homes: set[weakref.ref[Home]] = set()  # of calls since the throttle last looked for closed ones
         self._silent: set[weakref.ref[Home]] = set()  # those that have not answered since they were called
         self._called_at = -math.inf
-        self._lanes: dict[object, Lane] = {}  # replaced, never changed: other threads may be reading it
-        self._lane_of: dict[object, Lane] = {}  # by account, endpoint and model
+        self._lanes: dict[object, Limiter] = {}  # replaced, never changed: other threads may be reading it
+        self._lane_of: dict[object, Limiter] = {}  # by account, endpoint and model
         self._first_account: Account | None = None  # of the first call
         # By server: the first account there, and the first one that said who it was.
         self._firsts: dict[object, tuple[Account, tuple[object, ...]]] = {}
         self._departed: BudgetStats | None = None  # what lanes that have left have done
-        self.in_line: set[Lane] = set()  # lanes where calls may wait
+        self.in_line: set[Limiter] = set()  # lanes where calls may wait
         self._overtaken = 0  # calls that went before the one that has waited longest, at the common ceiling
         self.streams = 0
         self._moved_at = -math.inf
@@ -366,7 +366,7 @@ class Throttle:
         self._flying.add(permit)
 
     def settle(
-        self, lane: Lane, permit: Permit, outcome: Outcome, refusal: Refusal | None = None, response: Any = None
+        self, lane: Limiter, permit: Permit, outcome: Outcome, refusal: Refusal | None = None, response: Any = None
     ) -> None:
         """An attempt ended; two threads may say so."""
         if not permit.settled:
@@ -375,7 +375,7 @@ class Throttle:
             self.streams -= permit.counted
             lane.settle(permit, outcome, refusal, response)
 
-    def _lane(self, model: str, endpoint: str = "", account: Account | None = None) -> Lane:
+    def _lane(self, model: str, endpoint: str = "", account: Account | None = None) -> Limiter:
         """The lane of that model; without an account, of the first that called."""
         if account is None:
             account = self._first_account or NOBODY
@@ -401,11 +401,11 @@ class Throttle:
             self._firsts[server] = first, owner
         return first if not account.owner or account.owner == owner else account
 
-    def _new_lane(self, account: Account, key: object, name: str, limits: Limits | None) -> Lane:
+    def _new_lane(self, account: Account, key: object, name: str, limits: Limits | None) -> Limiter:
         if len(self._lanes) >= MOST_LANES:
             self._dismiss_idle()
         self._first_account = self._first_account or account
-        lane = Lane(self, name, limits, account)
+        lane = Limiter(self, name, limits, account)
         self._lanes = {**self._lanes, (account, key): lane}
         return lane
 
@@ -417,7 +417,7 @@ class Throttle:
         self._lanes = {key: lane for key, lane in self._lanes.items() if lane not in going}
         self._lane_of = {whose: lane for whose, lane in self._lane_of.items() if lane not in going}
 
-    def share(self, lane: Lane, group: str) -> None:
+    def share(self, lane: Limiter, group: str) -> None:
         """The server said that `lane`'s model draws on the limits of `group`: from now on they have one budget."""
         key, name, limits = self._book.find(group)
         if name == lane.name or not self._book.is_each(lane.name):
@@ -444,7 +444,7 @@ class Throttle:
         """Whether the ceiling of all lanes together leaves room for one more; each lane keeps to it by itself."""
         return len(self._lanes) == 1 or self.in_flight < self.most_in_flight
 
-    def admit_waiting(self, lane: Lane) -> None:
+    def admit_waiting(self, lane: Limiter) -> None:
         """Something changed in `lane`, and if the ceiling was what held others back, for them too."""
         if len(self._lanes) == 1 or self.in_flight < self.most_in_flight - 1 or self.in_line <= {lane}:
             lane.admit_waiting()

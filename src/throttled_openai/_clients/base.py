@@ -93,7 +93,7 @@ class _Whom(NamedTuple):
     deployment: str
 
 
-class Seam:
+class ThrottledBase:
     """What synchronous and asynchronous clients have in common: their options, and what a call costs."""
 
     _threads: ClassVar = False
@@ -154,7 +154,7 @@ class Seam:
 
         def __init_subclass__(cls, **options: Any) -> None:
             super().__init_subclass__(**options)
-            sign(cls, cls.__mro__[cls.__mro__.index(Seam) + 1])
+            sign(cls, cls.__mro__[cls.__mro__.index(ThrottledBase) + 1])
 
     def _take_options(self, options: dict[str, Any]) -> Kind | None:
         """Take what is ours out of `options`; the rest is the SDK's. Returns `pool`."""
@@ -259,7 +259,7 @@ class Seam:
             return super()._process_response_data(data=data, cast_to=cast_to, response=response)
 
 
-class Throttled(Seam):
+class Throttled(ThrottledBase):
     """Makes a throttled client of any subclass of `AsyncOpenAI`: `class Mine(Throttled, TheirClient): ...`.
 
     It comes first among the bases. The constructor takes all arguments of the other class, and those
@@ -347,5 +347,5 @@ class Throttled(Seam):
 @functools.cache
 def _takes_http_client(cls: type[Any]) -> bool:
     """Whether the class of the SDK, or one built on it, lets us choose the connections."""
-    sdk: Any = cls.__mro__[cls.__mro__.index(Seam) + 1]
+    sdk: Any = cls.__mro__[cls.__mro__.index(ThrottledBase) + 1]
     return "http_client" in inspect.signature(sdk.__init__).parameters

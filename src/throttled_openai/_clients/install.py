@@ -13,7 +13,7 @@ from throttled_openai._admission.throttle import logger
 from throttled_openai._pool import http_client
 from throttled_openai._spelling import check_names, did_you_mean
 
-from .base import Seam
+from .base import ThrottledBase
 from .options import OPTIONS, THROTTLE_OPTIONS, read_options
 from .shared import shared
 from .wrap import throttled_class
@@ -115,7 +115,7 @@ def installed_stats() -> list[tuple[str, Stats]]:
 def _new(cls: Any, *args: Any, **options: Any) -> Any:
     """What stays in the SDK's classes: one that had a `__new__` cannot be without again."""
     del args, options
-    return object.__new__(cls if _installed is None or issubclass(cls, Seam) else _installed_class(cls))
+    return object.__new__(cls if _installed is None or issubclass(cls, ThrottledBase) else _installed_class(cls))
 
 
 class _Signature:

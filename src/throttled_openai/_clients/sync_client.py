@@ -12,7 +12,7 @@ from throttled_openai._exchange.send_sync import send_admitted
 from throttled_openai._pool import sync_http_client
 from throttled_openai.errors import AdmissionError
 
-from .base import CURRENT, Current, Seam
+from .base import CURRENT, Current, ThrottledBase
 from .sdk import retries_of
 from .waits import end_waits, wait_blocking
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from throttled_openai._pool import Kind
 
 
-class SyncThrottled(Seam):
+class SyncThrottled(ThrottledBase):
     """Makes a throttled client of any subclass of `OpenAI`: `class Mine(SyncThrottled, TheirClient): ...`.
 
     It comes first among the bases. The constructor takes all arguments of the other class, and those

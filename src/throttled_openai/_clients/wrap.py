@@ -13,7 +13,7 @@ from openai._resource import AsyncAPIResource, SyncAPIResource
 from throttled_openai._spelling import check_names
 
 from .async_client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
-from .base import Seam, Throttled
+from .base import Throttled, ThrottledBase
 from .options import OPTIONS
 from .rebind import Rebinding, is_wrapped
 from .sdk import hooked
@@ -49,7 +49,7 @@ def throttle(client: Any, **options: Unpack[Options]) -> Any:
 
     Raises `TypeError` for what is no client of the SDK, or one that is throttled already.
     """
-    if isinstance(client, Seam):
+    if isinstance(client, ThrottledBase):
         raise TypeError(f"this {type(client).__name__} is throttled: client.copy(rpm=...) makes one with other limits")
     if not isinstance(client, AsyncOpenAI | OpenAI):
         raise TypeError(
@@ -95,7 +95,7 @@ def _taken_over(client: Any, throttled: Any) -> dict[str, Any]:
 def throttled_class(cls: Any) -> type[Any]:
     """The class of throttled clients that are a `cls`."""
     for known in (ThrottledAsyncOpenAI, ThrottledAsyncAzureOpenAI, ThrottledOpenAI, ThrottledAzureOpenAI):
-        if known.__mro__[known.__mro__.index(Seam) + 1] is cls:
+        if known.__mro__[known.__mro__.index(ThrottledBase) + 1] is cls:
             return known
     mixin = Throttled if issubclass(cls, AsyncOpenAI) else SyncThrottled
     made: type[Any] = type(f"Throttled{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})

@@ -11,9 +11,9 @@ from throttled_openai._protocol.durations import DAY, MINUTE
 from throttled_openai._stats import WindowStats
 
 from .bucket import ROUNDING
-from .pacer import Pace
+from .pacer import Pacer
 from .periods import Periods
-from .server_window import Mirror, Stamp
+from .server_window import Checkpoint, ServerWindow
 from .sightings import DOUBTED, Sightings
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Reservation:
     number: int
     tokens: float
     at: float
-    stamps: tuple[tuple[Dimension, Stamp], ...]
+    stamps: tuple[tuple[Dimension, Checkpoint], ...]
     requests_spent: float
     tokens_spent: float
     against: tuple[tuple[Dimension, float], ...] = ()
@@ -83,12 +83,12 @@ class Budget:
         self._overloaded = False  # whether it was for lack of room that it refused last
         self._spent = {"requests": 0.0, "tokens": 0.0}
         per_minute = {"requests": self.limits.rpm, "tokens": self.limits.tpm}
-        self.paces: dict[Dimension, Pace] = {
-            dimension: Pace(None if (limit := per_minute[dimension]) is None else limit / MINUTE, self.limits.burst)
+        self.paces: dict[Dimension, Pacer] = {
+            dimension: Pacer(None if (limit := per_minute[dimension]) is None else limit / MINUTE, self.limits.burst)
             for dimension in _DIMENSIONS
         }
         # A day's worth is not enforced by the second: a bucket that may be spent at any pace.
-        self.mirrors: dict[tuple[Dimension, float], Mirror] = {}
+        self.mirrors: dict[tuple[Dimension, float], ServerWindow] = {}
         self._per_day: dict[Dimension, float | None] = {"requests": self.limits.rpd, "tokens": self.limits.tpd}
         self._periods = {dimension: Periods() for dimension in _DIMENSIONS}
         self._announced = Sightings()
@@ -96,7 +96,7 @@ class Budget:
         self._left_at = -math.inf  # when the newest attempt left
         for dimension, limit in self._per_day.items():
             if limit is not None:
-                self.mirrors[dimension, DAY] = Mirror(limit, DAY)
+                self.mirrors[dimension, DAY] = ServerWindow(limit, DAY)
 
     @property
     def request_rate(self) -> float | None:
@@ -197,7 +197,7 @@ class Budget:
         spent["tokens"] += tokens
         self.paces["requests"].spend(1.0, now, mirrored=self._is_mirrored("requests"))
         self.paces["tokens"].spend(tokens, now, mirrored=self._is_mirrored("tokens"))
-        stamps: list[tuple[Dimension, Stamp]] = []
+        stamps: list[tuple[Dimension, Checkpoint]] = []
         against = self._forbidden(tokens) if self._announced.doubtful else ()
         for (dimension, _), mirror in self.mirrors.items():
             stamps.append((dimension, mirror.spend(1.0 if dimension == "requests" else tokens, now)))
@@ -310,7 +310,7 @@ class Budget:
         self._announced.add(key, refused=refused)
         mirror = self.mirrors.get(key)
         if mirror is None:
-            mirror = self.mirrors[key] = Mirror(limit, window.period)
+            mirror = self.mirrors[key] = ServerWindow(limit, window.period)
         if remaining is not None:
             mirror.holds(window.size, remaining, now, self.paces[dimension].learner.unit)
         if reservation is None:
@@ -531,7 +531,7 @@ class Budget:
         for mirror in self.mirrors.values():
             mirror.rebind(same_clock=same_clock)
 
-    def _window_stats(self, key: tuple[Dimension, float], mirror: Mirror) -> WindowStats:
+    def _window_stats(self, key: tuple[Dimension, float], mirror: ServerWindow) -> WindowStats:
         return WindowStats(*key, mirror.limit, mirror.last_level, announced=key in self._announced)
 
     def stats(self) -> tuple[WindowStats, ...]:

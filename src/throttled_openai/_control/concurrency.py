@@ -12,7 +12,7 @@ This is the one place that decides it. The evidence:
   was before them (`in_vain`), and refusals of that share are not heard for a while.
 - **Faults** (timeouts, broken gateways) are about room only if they are many, and fewer with less in
   flight. Where nothing at all succeeds, less in flight would only make the failing slower.
-- **Latency**, before a server that neither announces nor refuses (`Knee`).
+- **Latency**, before a server that neither announces nor refuses (`LatencyGradient`).
 
 A refusal for a rate is the pacers' business and never moves this limit.
 """
@@ -24,7 +24,7 @@ from typing import Final
 
 from .bucket import ROUNDING
 from .doubt import DRY, Doubt
-from .latency_gradient import Knee
+from .latency_gradient import LatencyGradient
 
 # Attempts in flight before anything is known: small enough not to flood an unknown server.
 START: Final = 16.0
@@ -132,7 +132,7 @@ class ConcurrencyLimit:
         self._answered = 0.0  # answers, of which each counts less the longer ago it came
         self._answered_at = 0.0
         self._failed_from = (self._limit, 0, 0)  # the limit at the last fault that counted; answered and failed then
-        self._knee: Knee | None = Knee()
+        self._knee: LatencyGradient | None = LatencyGradient()
         self.latency: float | None = None  # smoothed seconds of successful attempts
 
     @property

@@ -30,7 +30,7 @@ LESS: Final = 0.3
 FORGETTING: Final = 0.002
 
 
-class Knee:
+class LatencyGradient:
     """Finds how many calls a queueing server can work on, from latency and calls in flight alone.
 
     Latencies are collected in windows of calls that began after the last change. With

@@ -23,7 +23,7 @@ GROWTH: Final = 0.25
 HELD: Final = 60.0
 
 
-class Pace:
+class Pacer:
     """A bucket in front of the server's: a small burst, refilled at the rate of the limit.
 
     `ceiling`: units per second the user allows. `burst`: seconds of the limit that the user says may

@@ -31,10 +31,10 @@ AGREEING: Final = 0.01
 STALENESS: Final = 0.5
 
 
-class Stamp(NamedTuple):
+class Checkpoint(NamedTuple):
     """What the mirror believed when an attempt left, to compare with the snapshot that attempt brings back."""
 
-    mirror: Mirror
+    mirror: ServerWindow
     at: float
     number: int  # attempts of this mirror until then
     refunds: int  # refunds until then
@@ -42,7 +42,7 @@ class Stamp(NamedTuple):
     corrected: float  # sum of all corrections made until then
 
 
-class Mirror:
+class ServerWindow:
     """A server's bucket of `limit` units per `period` seconds, as seen from here.
 
     A snapshot tells what was left when the server admitted *that* attempt; it arrives a service
@@ -121,7 +121,7 @@ class Mirror:
         """Seconds until `amount` may be sent, leaving `held` to somebody else."""
         return self._bucket.delay(amount, held)
 
-    def spend(self, amount: float, now: float) -> Stamp:
+    def spend(self, amount: float, now: float) -> Checkpoint:
         """Take `amount` for an attempt that leaves now."""
         self._pass_time(now)
         moment = int(now / REORDERING)
@@ -130,19 +130,19 @@ class Mirror:
         self._traffic[moment] = self._traffic.get(moment, 0.0) + amount
         self._number += 1
         self._bucket.spend(amount)
-        return Stamp(self, now, self._number, self._refunds, self._bucket.last_level, self.corrected)
+        return Checkpoint(self, now, self._number, self._refunds, self._bucket.last_level, self.corrected)
 
-    def stamp(self, at: float, level: float) -> Stamp:
+    def stamp(self, at: float, level: float) -> Checkpoint:
         """As if an attempt had left at that instant with that level: for the first snapshot of all."""
-        return Stamp(self, at, self._number, self._refunds, level, self.corrected)
+        return Checkpoint(self, at, self._number, self._refunds, level, self.corrected)
 
-    def give_back(self, amount: float, stamp: Stamp) -> None:
+    def give_back(self, amount: float, stamp: Checkpoint) -> None:
         """The attempt of `stamp` was not charged `amount`."""
         self._bucket.spend(-amount)
         self._refunds += 1
         self._refunded.append((self._refunds, stamp.number, amount))
 
-    def _refunded_since(self, stamp: Stamp) -> float:
+    def _refunded_since(self, stamp: Checkpoint) -> float:
         """What was given back since of attempts before that one: the server never counted it."""
         if self._refunds == stamp.refunds:
             return 0.0
@@ -150,7 +150,7 @@ class Mirror:
             amount for refund, number, amount in self._refunded if refund > stamp.refunds and number < stamp.number
         )
 
-    def _reordering(self, stamp: Stamp) -> float:
+    def _reordering(self, stamp: Checkpoint) -> float:
         """How far a snapshot may be off for attempts the server saw in another order: half of those around it."""
         moment = int(stamp.at / REORDERING)
         around = sum(self._traffic.get(moment + step, 0.0) for step in (-1, 0, 1))
@@ -162,7 +162,7 @@ class Mirror:
         if elapsed < math.inf:
             self._variance += max(DRIFT * self.rate, 0.3) ** 2 * elapsed
 
-    def observe(self, limit: float, remaining: float | None, stamp: Stamp | None, now: float, unit: float) -> None:
+    def observe(self, limit: float, remaining: float | None, stamp: Checkpoint | None, now: float, unit: float) -> None:
         """Correct level and limit by a snapshot of the attempt that left with `stamp`.
 
         `unit`: units of an average attempt. Without a stamp the snapshot is as of now.

@@ -8,7 +8,7 @@ about that, whatever else it mentions. The texts are quoted in tests/test_bodies
 import re
 from typing import Final
 
-from .error_body import Said
+from .error_body import ErrorBody
 
 _FLAGS: Final = re.ASCII | re.IGNORECASE
 
@@ -83,18 +83,18 @@ def is_one_calls(message: str) -> bool:
     return _ONE_CALL.search(message) is not None
 
 
-def is_billing(status: int, said: Said) -> bool:
+def is_billing(status: int, said: ErrorBody) -> bool:
     """Whether nothing is served until somebody pays, whatever the text says besides."""
     return status == 402 or any(map(_OWED.fullmatch, said.codes))
 
 
-def may_be_billing(said: Said) -> bool:
+def may_be_billing(said: ErrorBody) -> bool:
     """Whether it is billing too, unless the text names a rate or a wait."""
     quota = any(_QUOTA.fullmatch(code) or _PRICED.fullmatch(code) for code in said.codes)
     return quota or _SPENT.search(said.message) is not None
 
 
-def is_certain(said: Said) -> bool:
+def is_certain(said: ErrorBody) -> bool:
     """Whether a verdict of billing holds for the next call too, as far as the words tell."""
     if said.relayed or _RELAYED.search(said.message) or any(map(_PRICED.fullmatch, said.codes)):
         return False

@@ -43,7 +43,7 @@ _AT: Final = frozenset({"resetat", "resetsat", "retryat"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Said:
+class ErrorBody:
     """What an error body says, at whatever depth it says it. Lives as long as the body is read."""
 
     message: str  # empty for an HTML page: that is a gateway's, no error message
@@ -55,7 +55,7 @@ class Said:
     relayed: bool  # a gateway (OpenRouter) quotes the error of one of its providers
 
 
-def read_body(body: object) -> Said:
+def parse_error_body(body: object) -> ErrorBody:
     """Collect from the outside in, whatever the nesting.
 
     `[{"error": {…}}]` (Gemini), `{"response": {"error": {…}}}` (a stream's event),
@@ -99,7 +99,7 @@ def read_body(body: object) -> Said:
                 (instants if instant else delays).append(told)
         level = next((value for value in inner if value is not None), None)
     in_text = _CODE_IN_TEXT.match(message)
-    return Said(
+    return ErrorBody(
         message="" if message.lstrip()[:1] == "<" else message[:_LONGEST_MESSAGE],
         codes=frozenset(codes),
         code=code or (None if in_text is None else in_text[1]),

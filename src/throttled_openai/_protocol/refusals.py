@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from .billing import is_billing, is_billing_code, is_certain, is_one_calls, may_be_billing
 from .durations import DAY, LONGEST, MINUTE, MONTH, SPOKEN, UNITS, parse_delay, parse_instant, parse_spoken, plausible
-from .error_body import Said, read_body
+from .error_body import ErrorBody, parse_error_body
 from .headers import NOTHING, Announcement, Dimension, Window, exact_level, list_items, parse_number, read_limits
 
 Kind = Literal["rate", "overload", "too_large", "billing"]
@@ -198,7 +198,7 @@ def read_refusal(status: int, headers: Mapping[str, str], body: object, *, wall_
     """
     if status not in (402, 413, 429, 503, 529):
         return None
-    said = read_body(body)
+    said = parse_error_body(body)
     # Groq's too-large. Without this code it is a proxy that counts bytes.
     if status == 413 and "rate_limit_exceeded" not in said.codes:
         return None
@@ -210,7 +210,7 @@ def read_stream_error(error: object) -> Refusal | None:
 
     `error` is a whole event, its error, or a failed response, as text or parsed.
     """
-    said = read_body(error)
+    said = parse_error_body(error)
     if said.codes & _STREAMED_OVERLOAD or any(map(_NO_ROOM.search, said.codes)):
         return _refusal(503, {}, said, math.nan)
     if said.codes & _STREAMED_RATE or any(map(is_billing_code, said.codes)) or _NUMBERS.search(said.message):
@@ -218,7 +218,7 @@ def read_stream_error(error: object) -> Refusal | None:
     return None
 
 
-def _refusal(status: int, headers: Mapping[str, str], said: Said, wall_now: float) -> Refusal:
+def _refusal(status: int, headers: Mapping[str, str], said: ErrorBody, wall_now: float) -> Refusal:
     named = _named(said)
     slow_down = "slow_down" in said.codes or _SLOW_DOWN.search(said.message) is not None
     kind = _kind(status, said, named, slow_down=slow_down)
@@ -246,7 +246,7 @@ def _refusal(status: int, headers: Mapping[str, str], said: Said, wall_now: floa
     )
 
 
-def _kind(status: int, said: Said, named: _Limit, *, slow_down: bool) -> Kind:
+def _kind(status: int, said: ErrorBody, named: _Limit, *, slow_down: bool) -> Kind:
     if status in (503, 529):
         return "overload"
     if is_one_calls(said.message):
@@ -260,7 +260,7 @@ def _kind(status: int, said: Said, named: _Limit, *, slow_down: bool) -> Kind:
     return "overload" if no_room and named.limit is None and not slow_down else "rate"
 
 
-def _is_too_large(said: Said, named: _Limit) -> bool:
+def _is_too_large(said: ErrorBody, named: _Limit) -> bool:
     if named.limit == 0.0 or _NOTHING_ALLOWED.search(said.message):
         return True
     if named.limit is not None and named.requested is not None and named.requested > named.limit:
@@ -269,7 +269,7 @@ def _is_too_large(said: Said, named: _Limit) -> bool:
     return (named.dimension == "tokens" and _NEVER in message) or "request too large" in message
 
 
-def _retry_after(headers: Mapping[str, str], said: Said, wall_now: float) -> float | None:
+def _retry_after(headers: Mapping[str, str], said: ErrorBody, wall_now: float) -> float | None:
     """Seconds to wait as the best source tells them, from the most exact to the least (section 4)."""
     date = parse_instant(headers.get("date", ""))
     now = wall_now if date is None else date
@@ -281,7 +281,7 @@ def _retry_after(headers: Mapping[str, str], said: Said, wall_now: float) -> flo
     return None
 
 
-def _waits(headers: Mapping[str, str], said: Said, now: float) -> Iterator[float | None]:
+def _waits(headers: Mapping[str, str], said: ErrorBody, now: float) -> Iterator[float | None]:
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
         milliseconds = parse_number(headers.get(name, "").encode("utf-8", "replace"))
         yield None if milliseconds is None else milliseconds / 1000
@@ -337,7 +337,7 @@ def _refill(announced: Announcement, named: _Limit) -> float | None:
     return longest if 0.0 < longest <= LONGEST else None
 
 
-def _named(said: Said) -> _Limit:
+def _named(said: ErrorBody) -> _Limit:
     match = _NUMBERS.search(said.message)
     if match is not None:
         return _true_period(_limit(match), _message_wait(said.message))
