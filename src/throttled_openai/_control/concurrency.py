@@ -100,6 +100,7 @@ class ConcurrencyLimit:
         "_wall",
         "believes",
         "latency",
+        "may_grow",
     )
 
     def __init__(self, ceiling: int, most: int | None = None) -> None:
@@ -107,6 +108,8 @@ class ConcurrencyLimit:
         self._ceiling = ceiling
         self._most = ceiling if most is None else most
         self._limit = min(START, ceiling)
+        self.may_grow = False
+        """Whether the limit is to `grow` once what has arrived is known to hold no refusal."""
         self._needed = 0.0
         self._paced = False  # whether a rate is known, which paces what is sent
         self._found = False  # whether a refusal has told where the room ends
@@ -229,6 +232,13 @@ class ConcurrencyLimit:
             # Between a deeper cut and where it was refused: half of the way in each round trip.
             self._limit = self._proven = min(self._wall, proven + max(1.0, (self._wall - proven) / 2) / proven)
         elif self._calm >= PATIENCE and now - self._grown_at >= NEWS * self._news:
+            self.may_grow = True
+
+    def grow(self, now: float) -> None:
+        """Try more. Called when `may_grow`, once everything that has arrived by now has been heard."""
+        if self.may_grow:
+            self.may_grow = False
+            proven = self._proven
             if self._limit < self._tried:  # it was under way, and was served
                 proven = self._proven = self._wall = self._tried
                 self._steps += 1
@@ -242,6 +252,7 @@ class ConcurrencyLimit:
         `newest`: number of the newest attempt. `took`: seconds until the refusal came.
         """
         self._heard_at = now
+        self.may_grow = False
         event = number > self._echoes_until
         if event:
             self._doubt.went_badly()
@@ -307,6 +318,7 @@ class ConcurrencyLimit:
         waited in vain stood in too long a line: the limit goes to what is answered while it waited.
         """
         self._heard_at = now
+        self.may_grow = False
         self._faults += FAULT_GAIN * (1 - self._faults)
         event = number > self._echoes_until
         if event:
