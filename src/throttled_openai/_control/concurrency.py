@@ -95,6 +95,7 @@ class ConcurrencyLimit:
         "_proven",
         "_row_from",
         "_served",
+        "_served_lately",
         "_steps",
         "_tried",
         "_wall",
@@ -130,6 +131,7 @@ class ConcurrencyLimit:
         self._before = (self._limit, self._found)  # when the row of refusals began
         self._row_from: int | None = None  # number of the newest attempt at the first of some events close together
         self._served = 0  # most in flight at once of what was sent and served since
+        self._served_lately = 0  # the same since the last event
         self._faults = 0.0  # smoothed share of attempts that failed
         self._least = math.inf  # seconds of the quickest answer
         self._answered = 0.0  # answers, of which each counts less the longer ago it came
@@ -149,7 +151,7 @@ class ConcurrencyLimit:
 
     def has_served_more(self, crowd: int) -> bool:
         """Whether more than `crowd` attempts were served since refusals began, so that it is not room that lacks."""
-        return self._row_from is not None and self._served >= max(crowd + 2, MORE * crowd)
+        return self._row_from is not None and self._served_lately >= max(crowd + 2, MORE * crowd)
 
     def value(self) -> int:
         """The limit now."""
@@ -216,6 +218,8 @@ class ConcurrencyLimit:
             self._doubt.went_well()
         if self._row_from is not None and number > self._row_from:
             self._served = max(self._served, crowd)
+            if number > self._echoes_until:
+                self._served_lately = max(self._served_lately, crowd)
         if not binding:
             return
         if not self._found:
@@ -290,6 +294,8 @@ class ConcurrencyLimit:
             self._before = self._limit, self._found
         if self._row_from is None:
             self._row_from, self._served = newest, 0
+        if gap > DRY:  # what was served before tells nothing of a room that shrinks
+            self._served_lately = 0
         self._dry = self._dry + 1 if gap <= DRY else 1
         self._doubt.event(gap, self._limit)
         self._calm = self._steps = 0
