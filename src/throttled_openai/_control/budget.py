@@ -27,6 +27,9 @@ PAUSE_JITTER: Final = 0.1
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 LONGEST_OVERLOAD_PAUSE: Final = 8.0
+# And of a server that accepted another attempt in the last so many seconds: it has not stopped serving.
+LONGEST_AMID_ANSWERS: Final = 1.0
+LATELY: Final = 5.0
 
 # Before the server has answered anything, so many seconds double the attempts that may have left: a
 # refusal comes back within a round trip, so silence is the first good sign. A thousand may leave
@@ -79,6 +82,7 @@ class Budget:
         self._began_at: float | None = None  # when the first attempt left, until the server has answered one
         self._event_at = 0  # number of the newest attempt at the last congestion event
         self._at = -math.inf  # when the paces last changed
+        self._answered_at = -math.inf  # when the server last accepted an attempt
         self._streak = 0  # congestion events since the last sign that the server accepts what it is sent
         self._overloaded = False  # whether it was for lack of room that it refused last
         self._spent = {"requests": 0.0, "tokens": 0.0}
@@ -230,7 +234,7 @@ class Budget:
 
     def succeeded(self, reservation: Reservation, now: float) -> None:
         """The server accepted an attempt."""
-        self._began_at = None
+        self._began_at, self._answered_at = None, now
         if reservation.against:
             self._forget([key for key in reservation.against if key in self._announced.doubtful])
         if self._overloaded:
@@ -376,6 +380,8 @@ class Budget:
             # Refusals that say nothing are answered by fewer attempts in flight or a slower pace; a
             # pause is for those that go on being refused.
             longest = LONGEST_PAUSE if refusal.kind == "rate" else LONGEST_OVERLOAD_PAUSE
+            if now - self._answered_at < LATELY:
+                longest = LONGEST_AMID_ANSWERS
             self._pause_again(self._streak, longest, now, jitter)
         if event:
             self._streak += 1
@@ -525,7 +531,7 @@ class Budget:
         if not same_clock:
             self.paused_until = -math.inf
             self._began_at = None
-            self._at = self._left_at = -math.inf
+            self._at = self._left_at = self._answered_at = -math.inf
         for pace in self.paces.values():
             pace.rebind(same_clock=same_clock)
         for mirror in self.mirrors.values():
