@@ -481,7 +481,8 @@ class Limiter:
         if room and refusal.kind == "rate":
             if permit.crowd == 1:  # there is no server without room for one
                 return False, True
-            if concurrency.has_served_more(permit.crowd):
+            # At a rate that is known it is rather the room that has changed.
+            if concurrency.has_served_more(permit.crowd, lately=permit.budget.knows_a_rate):
                 concurrency.take_back()
                 return False, True
         if room and concurrency.in_vain(number, permit.budget.newest):

@@ -486,6 +486,11 @@ class Budget:
             pace.tighten(now)
 
     @property
+    def knows_a_rate(self) -> bool:
+        """Whether a limit per minute was configured or announced."""
+        return any(pace.known is not None for pace in self.paces.values())
+
+    @property
     def configured(self) -> dict[Dimension, float | None]:
         """Units per second by the limits that the user configured."""
         return {dimension: pace.ceiling for dimension, pace in self.paces.items()}

@@ -149,9 +149,13 @@ class ConcurrencyLimit:
         """Whether as many were never served since refusals began, though some were."""
         return self._row_from is not None and 0 < self._served < crowd
 
-    def has_served_more(self, crowd: int) -> bool:
-        """Whether more than `crowd` attempts were served since refusals began, so that it is not room that lacks."""
-        return self._row_from is not None and self._served_lately >= max(crowd + 2, MORE * crowd)
+    def has_served_more(self, crowd: int, *, lately: bool) -> bool:
+        """Whether more than `crowd` attempts were served, so that it is not room that lacks.
+
+        Since refusals began; or `lately`, since the last one, as the room may have shrunk in between.
+        """
+        served = self._served_lately if lately else self._served
+        return self._row_from is not None and served >= max(crowd + 2, MORE * crowd)
 
     def value(self) -> int:
         """The limit now."""
