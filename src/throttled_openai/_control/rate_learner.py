@@ -27,7 +27,7 @@ LONGEST_DOUBLING: Final = 5.0
 # Where others share the limit they come and go: a rate holds for this many seconds, then it doubles like a guess.
 PLATEAU: Final = 3.0
 # But the time of this many attempts where the same rate was found again: about 1 % of them are refused.
-STEADY_PLATEAU: Final = 80.0
+STEADY_PLATEAU: Final = 100.0
 # So many attempts between two refusals tell the rate; fewer tell an upper bound of it.
 EXACT: Final = 20.0
 BOUND: Final = 4.0
