@@ -12,18 +12,11 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
 from openai.types.responses import ResponseFunctionToolCall, ResponseUsage
 
-from throttled_openai._protocol.estimate import (
-    OPAQUE_TOKENS,
-    Estimate,
-    Usage,
-    estimate,
-    estimate_tokens,
-    is_metered,
-    model_of,
-    read_usage,
-    used_tokens,
-)
+from throttled_openai._protocol.endpoints import is_metered, model_of
+from throttled_openai._protocol.estimate import Estimate, estimate, estimate_tokens
 from throttled_openai._protocol.providers import PROVIDERS
+from throttled_openai._protocol.text_size import OPAQUE_TOKENS
+from throttled_openai._protocol.usage import Usage, read_usage
 
 CHAT = "/chat/completions"
 MISTRAL = PROVIDERS["mistral"]
@@ -57,6 +50,11 @@ def charged(endpoint, since="2025-03-20"):
             and "h" not in row["reset_tokens"]
         ):
             yield row, int(row["limit_tokens"]) - int(row["remaining_tokens"])
+
+
+def used_tokens(body):
+    usage = read_usage(body)
+    return None if usage is None else usage.input + usage.output
 
 
 def split(size, count):

@@ -20,7 +20,7 @@ from throttled_openai._admission import portal as _portal
 from throttled_openai._admission.home import post
 from throttled_openai._admission.permit import Call, PostedPermit
 from throttled_openai._admission.portal import Portal, Question
-from throttled_openai._protocol.estimate import Usage
+from throttled_openai._protocol.usage import Usage
 from throttled_openai.simulator import VirtualTimeLoop
 
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from throttled_openai._limits import Limits
     from throttled_openai._protocol.account import Account
-    from throttled_openai._protocol.estimate import Usage
     from throttled_openai._protocol.headers import Announcement
     from throttled_openai._protocol.refusals import Refusal
+    from throttled_openai._protocol.usage import Usage
 
     from .home import Home
     from .throttle import Throttle

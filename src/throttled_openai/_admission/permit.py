@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from throttled_openai._control.budget import Reservation
     from throttled_openai._protocol.account import Account
-    from throttled_openai._protocol.estimate import Estimate, Usage
+    from throttled_openai._protocol.estimate import Estimate
     from throttled_openai._protocol.headers import Announcement
     from throttled_openai._protocol.providers import Provider
     from throttled_openai._protocol.refusals import Refusal
+    from throttled_openai._protocol.usage import Usage
 
     from .home import Home
     from .limiter import Limiter

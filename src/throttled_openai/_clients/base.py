@@ -16,10 +16,12 @@ from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import PERMIT
 from throttled_openai._pool import http_client
 from throttled_openai._protocol.account import account_at
-from throttled_openai._protocol.estimate import estimate, is_metered, model_of, read_usage
+from throttled_openai._protocol.endpoints import is_metered, model_of
+from throttled_openai._protocol.estimate import estimate
 from throttled_openai._protocol.headers import read_limits
 from throttled_openai._protocol.providers import PROVIDERS, Provider, endpoint_of, provider_named, provider_of
 from throttled_openai._protocol.refusals import read_stream_error
+from throttled_openai._protocol.usage import read_usage
 from throttled_openai._spelling import suggesting, suggestions
 from throttled_openai.errors import AdmissionError, bare
 

@@ -12,8 +12,9 @@ from throttled_openai._admission.permit import Call
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import ADMITTED, PERMIT
 from throttled_openai._protocol.account import account_at, credentials_in
+from throttled_openai._protocol.endpoints import is_metered, model_of
 from throttled_openai._protocol.error_body import NOT_JSON
-from throttled_openai._protocol.estimate import estimate, is_metered, model_of
+from throttled_openai._protocol.estimate import estimate
 from throttled_openai._protocol.headers import read_limits
 from throttled_openai._protocol.providers import endpoint_of, provider_named, provider_of
 from throttled_openai._protocol.stream_tail import Tail, last_usage

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from .error_body import NOT_JSON
-from .estimate import Usage, read_usage
 from .refusals import read_stream_error
+from .usage import Usage, read_usage
 
 if TYPE_CHECKING:
     from .refusals import Refusal
