@@ -759,8 +759,8 @@ def new_api(message):
         ),
     ],
 )
-def test_money_may_be_missing_for_one_call_or_at_one_provider_only(status, body):
-    assert refused(body, status) == Refusal("billing", certain=False)
+def test_a_bare_402_and_a_gateways_quota_are_about_billing(status, body):
+    assert refused(body, status) == Refusal("billing")
 
 
 @pytest.mark.parametrize(
@@ -1228,7 +1228,7 @@ def test_slow_down_may_come_inside_a_stream():
 def test_the_end_of_money_may_come_inside_a_stream():
     assert read_stream_error({"code": "insufficient_quota", "message": "…"}) == Refusal("billing")
     assert read_stream_error({"error": {"code": 402, "message": "Insufficient credits"}}) == Refusal("billing")
-    assert read_stream_error(new_api("…")) == Refusal("billing", certain=False)
+    assert read_stream_error(new_api("…")) == Refusal("billing")
     assert read_stream_error({"error": {"type": "exceeded_current_quota_error"}}) == Refusal("billing")
 
 

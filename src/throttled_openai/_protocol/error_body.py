@@ -52,7 +52,6 @@ class ErrorBody:
     quotas: tuple[tuple[str, str], ...]  # the exhausted ones and their values (Google)
     delays: tuple[object, ...]  # waits: numbers are seconds or instants, texts are durations or dates
     limits: Mapping[str, str]  # headers that stand in the body (OpenRouter), by lower-case name
-    relayed: bool  # a gateway (OpenRouter) quotes the error of one of its providers
 
 
 def parse_error_body(body: object) -> ErrorBody:
@@ -70,7 +69,6 @@ def parse_error_body(body: object) -> ErrorBody:
     delays: list[object] = []
     instants: list[object] = []
     limits: dict[str, str] = {}
-    relayed = False
     for _ in range(6):
         if isinstance(level, list):  # Gemini
             level = level[0] if level else None
@@ -91,9 +89,7 @@ def parse_error_body(body: object) -> ErrorBody:
         if isinstance(metadata, Mapping):  # OpenRouter's; `raw` is what its provider said
             limits |= _headers_in(metadata)
             below.append(metadata)
-            raw = parse_json(metadata.get("raw"))
-            relayed = relayed or raw is not None
-            inner.append(raw)
+            inner.append(parse_json(metadata.get("raw")))
         for fields in (level, *below):
             for told, instant in _waits_in(fields):
                 (instants if instant else delays).append(told)
@@ -106,7 +102,6 @@ def parse_error_body(body: object) -> ErrorBody:
         quotas=tuple(_quotas_in(details)),
         delays=(*delays, *instants),
         limits=limits,
-        relayed=relayed,
     )
 
 
