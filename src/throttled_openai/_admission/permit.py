@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from throttled_openai._limits import check_number
-from throttled_openai._protocol.account import NOBODY
+from throttled_openai._protocol.account import NO_ACCOUNT
 from throttled_openai._protocol.providers import OPENAI
 
 from .home import post
@@ -106,7 +106,7 @@ class Call:
         estimate: Estimate | None = None,
         provider: Provider = OPENAI,
         endpoint: str = "",
-        account: Account = NOBODY,
+        account: Account = NO_ACCOUNT,
     ) -> None:
         self.model = model
         self.account = account
