@@ -19,7 +19,7 @@ from throttled_openai._protocol.headers import read_limits
 from throttled_openai._protocol.providers import endpoint_of, provider_named, provider_of
 from throttled_openai._protocol.stream_tail import Tail, last_usage
 from throttled_openai._spelling import did_you_mean
-from throttled_openai.errors import AdmissionError, bare
+from throttled_openai.errors import AdmissionError, redacted
 
 from .options import OPTIONS, current_manners, read_options
 from .rebind import Rebinding
@@ -130,7 +130,7 @@ class _View:
                 try:
                     return await wait(waits_of(client), throttle.admit(call))
                 except AdmissionError as error:
-                    error.request = bare(request)
+                    error.request = redacted(request)
                     raise
 
             response = await send_admitted(throttle, await admit(call), request, send, admit)
