@@ -1,4 +1,4 @@
-"""The portal: whoever asks gets the answer or gives it up, never both and never neither."""
+"""The portal: a caller gets the answer or gives it up, never both and never neither."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from throttled_openai.simulator import VirtualTimeLoop
 
 
 def turn(loop, turns=1):
-    """Let `loop` run what is ready, so many times; its clock stands still."""
+    """Let `loop` run what is ready, `times` times; its clock stands still."""
     for _ in range(turns):
         loop.call_soon(loop.stop)
         loop.run_forever()
@@ -470,7 +470,7 @@ def test_at_rest_it_has_done_what_was_posted_before_and_does_nothing_after(threa
     threaded.rest()
     post(loop, done.append, "late")
     assert done == list(range(100))
-    assert threaded.loop is not loop  # whoever asks after that is answered nevertheless
+    assert threaded.loop is not loop  # later questions are answered nevertheless
 
 
 def test_a_portal_that_never_began_rests_at_once():

@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors about unknown options show the usage of the subcommand, and suggest the right option."""
 
     program: str | None = None
-    """Name of the attribute for another program's command line: everything from the first argument that is no option."""
+    """The attribute for another program's command line, which starts at the first argument that is no option."""
 
     def parse_known_args(  # type: ignore[override]  # the overloads of typeshed
         self, args: Sequence[str] | None = None, namespace: Any = None

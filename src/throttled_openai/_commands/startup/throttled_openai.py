@@ -1,4 +1,4 @@
-"""Shadows `throttled_openai` where another tool has a `sitecustomize`: starts throttling, then imports the real module."""
+"""Shadows `throttled_openai` where another tool has a `sitecustomize`: starts throttling, imports the real module."""
 # ruff: noqa: INP001  # this directory is on the search path, and no package
 
 import _throttled_openai
