@@ -959,7 +959,7 @@ def test_a_bare_429_names_nothing(body):
     assert refused(body) == rate()
 
 
-def test_too_large_cannot_be_told_apart_by_the_type():
+def test_the_type_does_not_distinguish_too_large():
     """OpenAI's type and code are the same for a request to send again and for one never to send again."""
     assert refused(openai_error(TPM, "tokens")).kind != refused(openai_error(TOO_LARGE, "tokens")).kind
 
@@ -1025,7 +1025,7 @@ def test_digitalocean_says_when_a_request_will_fit_and_the_soonest_counts():
 
 
 @pytest.mark.parametrize("value", [*BROKEN, "-1", formatdate(NOW - 5, usegmt=True), str(32 * 86_400), "Thu, 99 Foo"])
-def test_a_wait_that_cannot_be_meant_is_not_told(value):
+def test_an_impossible_wait_counts_as_absent(value):
     if value != "0.5":
         assert waits({"retry-after": value}) is None
         assert waits({"retry-after-ms": "-" + value}) is None

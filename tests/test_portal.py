@@ -25,7 +25,7 @@ from throttled_openai.simulator import VirtualTimeLoop
 
 
 def turn(loop, turns=1):
-    """Let `loop` run what is ready, `times` times; its clock stands still."""
+    """Let `loop` run what is ready, `turns` times; its clock stands still."""
     for _ in range(turns):
         loop.call_soon(loop.stop)
         loop.run_forever()

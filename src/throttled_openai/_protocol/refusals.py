@@ -37,17 +37,17 @@ class Refusal:
     requested: float | None = None
     group: str | None = None  # the name of a bucket that several models share: "(for limit gpt-4.1)"
     slow_down: bool = False  # the rate grew too fast, whatever the limits: go back to the former rate for a while
-    again: bool = True  # False: the server asks not to send this call again (`x-should-retry: false`)
+    may_retry: bool = True  # False: the server asks not to send this call again (`x-should-retry: false`)
     # The provider's own code, for error messages: one word of at most 64 characters, or a number. Not compared.
     code: str | None = field(default=None, compare=False)
 
     @property
     def final(self) -> bool:
         """Whether sending the same request again is pointless, or not wanted."""
-        return self.kind in ("too_large", "billing") or not self.again
+        return self.kind in ("too_large", "billing") or not self.may_retry
 
     @property
-    def says_which(self) -> bool:
+    def is_explained(self) -> bool:
         """Whether the server gave any reason: a wait, a dimension or a number."""
         return not (self.retry_after is None and self.dimension is None and self.limit is None)
 
@@ -158,7 +158,7 @@ def _refusal(status: int, headers: Mapping[str, str], error: ErrorBody, wall_now
         requested=named.requested,
         group=None if group is None else group[1],
         slow_down=slow_down and not final,
-        again=headers.get("x-should-retry") != "false",
+        may_retry=headers.get("x-should-retry") != "false",
         code=error.code,
     )
 
