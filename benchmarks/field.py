@@ -247,9 +247,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--virtual", action="store_true", help="in memory, in no time")
-    parser.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="with --virtual: seeds; the worst counts"
-    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="with --virtual: seeds; the worst counts")
     parser.add_argument("--network", type=float, default=0.02, help="with --virtual: seconds each way")
     parser.add_argument("--stall", type=float, default=0.0, help="with --virtual: seconds that the loop stands still")
     given = parser.parse_args()

@@ -87,7 +87,7 @@ class AccountBlocked(openai.RateLimitError):
         self.retry_in = retry_in
         family = sys.modules[type(request).__module__.partition(".")[0]]
         super().__init__(
-            f"not sent: the server has just refused {model} for the account's billing "
+            f"not sent: the server has just refused a call of {model} for billing "
             f"({body['code'] or status}); settle the account; one call tries again in {retry_in:.0f} s",
             response=family.Response(status, request=request),
             body=body,
