@@ -123,7 +123,7 @@ class AccountPaused(AccountBlocked):
         )
 
 
-class ServerPaused(AccountPaused, openai.InternalServerError):
+class ServerPaused(AccountPaused, openai.InternalServerError):  # pyright: ignore[reportIncompatibleVariableOverride]
     """An `AccountPaused` after a 503 or 529, which the SDK raises as `InternalServerError`."""
 
 
