@@ -3,7 +3,7 @@
     python benchmarks/field.py                    # every row; the simulator has a process of its own
     python benchmarks/field.py room slow          # those whose names contain a word
     python benchmarks/field.py --virtual          # in memory, on a loop whose time jumps: for a quick look
-    python benchmarks/field.py --virtual --stall 0.3   # a loop that stands still so long every other second
+    python benchmarks/field.py --virtual --stall 0.3   # the loop stands still for 0.3 s every other second
 
 Each row says how long one who knows everything would take, what we took, and how many attempts were
 refused. Exits with 1 if a target is missed or a call is lost. On real sockets the figures depend on the
@@ -247,7 +247,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--virtual", action="store_true", help="in memory, in no time")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="with --virtual: the worst of so many")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="with --virtual: seeds; the worst counts")
     parser.add_argument("--network", type=float, default=0.02, help="with --virtual: seconds each way")
     parser.add_argument("--stall", type=float, default=0.0, help="with --virtual: seconds that the loop stands still")
     given = parser.parse_args()

@@ -48,7 +48,7 @@ LIMIT = 1_000
 RPM = 10_000_000
 # The rate test: 30,000 requests a minute need 1,000 calls in flight when each takes two seconds.
 # Counting begins some seconds after the first answer, when they are in flight.
-# Who has not got through it in PATIENCE seconds is told to stop.
+# A client that is not done after PATIENCE seconds is stopped.
 PATIENCE = 240.0
 RATE, LATENCY, WARM, SECONDS, QUEUED = 500, 2.0, 5.0, 60.0, 36_000
 

@@ -127,7 +127,7 @@ class Account:
 
 
 async def saturate(t, account, seconds, *, tokens=0, latency=0.5, network=0.02, announce=False, retry_after=False):
-    """Ask for more than `account` allows, for so long; (instant, accepted) of every attempt, as the server saw it.
+    """Ask for more than `account` allows for a while; (instant, accepted) of every attempt, as the server saw it.
 
     A refusal comes back at once, a success after its latency. What a server that announces has left
     is whole units, as it was when it accepted or refused that attempt.

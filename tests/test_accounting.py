@@ -153,7 +153,7 @@ def test_a_bill_fails_whoever_waits_with_the_servers_own_response(status, code):
         assert len(blocked) == 48
         assert all(isinstance(error, openai.RateLimitError) and error.code == code for error in blocked)
         assert all(error.response.status_code == status for error in blocked)
-        with pytest.raises(AccountBlocked, match=r"settle the account, a call is tried again in \d+ s"):
+        with pytest.raises(AccountBlocked, match=r"settle the account; one call tries again in \d+ s"):
             await say(client)
         assert len(script.seen) == 3
         await asyncio.sleep(10.1)

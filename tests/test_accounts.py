@@ -15,7 +15,7 @@ from clients import FAMILIES, HI, URL, Script, http_client, now, refuses, say, t
 from throttled_openai import AccountBlocked, Limits, Throttle, throttle_http_client
 from throttled_openai._clients.credentials import credentials_of
 from throttled_openai._clients.shared import Throttles, shared
-from throttled_openai._protocol.account import Account, Giver, account_at, credentials_in
+from throttled_openai._protocol.account import Account, CredentialSource, account_at, credentials_in
 from throttled_openai.simulator import Simulator, virtual_run
 
 BILLED = refuses(code="insufficient_quota", kind="insufficient_quota")
@@ -281,23 +281,23 @@ def test_keys_that_a_function_gives_change_and_the_account_stays():
 
 def test_functions_are_told_apart_by_what_they_do():
     """Programs make a new function for each client."""
-    assert Giver(giver_of("a")) == Giver(giver_of("a"))
-    assert hash(Giver(giver_of("a"))) == hash(Giver(giver_of("a")))
-    assert Giver(giver_of("a")) != Giver(giver_of("b"))
+    assert CredentialSource(giver_of("a")) == CredentialSource(giver_of("a"))
+    assert hash(CredentialSource(giver_of("a"))) == hash(CredentialSource(giver_of("a")))
+    assert CredentialSource(giver_of("a")) != CredentialSource(giver_of("b"))
 
     def given_by(vault):
         return lambda: vault.token
 
     vault, other = SimpleNamespace(token="x"), SimpleNamespace(token="y")
-    assert Giver(given_by(vault)) == Giver(given_by(vault)) != Giver(given_by(other))
+    assert CredentialSource(given_by(vault)) == CredentialSource(given_by(vault)) != CredentialSource(given_by(other))
 
     class Keys:
         def get(self):
             return "key"
 
     keys = Keys()
-    assert Giver(keys.get) == Giver(keys.get)
-    assert Giver(keys.get) != Giver(Keys().get)
+    assert CredentialSource(keys.get) == CredentialSource(keys.get)
+    assert CredentialSource(keys.get) != CredentialSource(Keys().get)
 
 
 def test_azures_tokens_are_told_apart_by_what_gives_them():

@@ -82,7 +82,7 @@ def test_announced_limits_are_reached_and_the_burst_grows_to_the_minute_that_is_
         await gather(throttled(simulator, **(limits if configured else {})), calls, text)
         ideal = max(0.5, (calls - 60 * rate) / rate + 0.5)
         assert simulator.succeeded == calls
-        assert ideal * 0.999 <= now() <= 1.05 * ideal + 20.0  # the burst takes so long to grow
+        assert ideal * 0.999 <= now() <= 1.05 * ideal + 20.0  # the time the burst takes to grow
         assert simulator.refused <= 3
 
     virtual_run(main())

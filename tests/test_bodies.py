@@ -759,8 +759,8 @@ def new_api(message):
         ),
     ],
 )
-def test_money_may_be_missing_for_one_call_or_at_one_provider_only(status, body):
-    assert refused(body, status) == Refusal("billing", certain=False)
+def test_a_bare_402_and_a_gateways_quota_are_about_billing(status, body):
+    assert refused(body, status) == Refusal("billing")
 
 
 @pytest.mark.parametrize(
@@ -959,7 +959,7 @@ def test_a_bare_429_names_nothing(body):
     assert refused(body) == rate()
 
 
-def test_too_large_cannot_be_told_apart_by_the_type():
+def test_the_type_does_not_distinguish_too_large():
     """OpenAI's type and code are the same for a request to send again and for one never to send again."""
     assert refused(openai_error(TPM, "tokens")).kind != refused(openai_error(TOO_LARGE, "tokens")).kind
 
@@ -1025,7 +1025,7 @@ def test_digitalocean_says_when_a_request_will_fit_and_the_soonest_counts():
 
 
 @pytest.mark.parametrize("value", [*BROKEN, "-1", formatdate(NOW - 5, usegmt=True), str(32 * 86_400), "Thu, 99 Foo"])
-def test_a_wait_that_cannot_be_meant_is_not_told(value):
+def test_an_impossible_wait_counts_as_absent(value):
     if value != "0.5":
         assert waits({"retry-after": value}) is None
         assert waits({"retry-after-ms": "-" + value}) is None
@@ -1228,7 +1228,7 @@ def test_slow_down_may_come_inside_a_stream():
 def test_the_end_of_money_may_come_inside_a_stream():
     assert read_stream_error({"code": "insufficient_quota", "message": "…"}) == Refusal("billing")
     assert read_stream_error({"error": {"code": 402, "message": "Insufficient credits"}}) == Refusal("billing")
-    assert read_stream_error(new_api("…")) == Refusal("billing", certain=False)
+    assert read_stream_error(new_api("…")) == Refusal("billing")
     assert read_stream_error({"error": {"type": "exceeded_current_quota_error"}}) == Refusal("billing")
 
 

@@ -182,7 +182,7 @@ async def test_a_configured_limit_is_a_ceiling_for_the_announced_one():
 
 
 def busy(budget, seconds, told, tokens=0):
-    """Whatever may leave in so long, each attempt answered at once."""
+    """Everything that may leave in that time, each attempt answered at once."""
     left, end = 0, now() + seconds
     while now() < end:
         if (delay := budget.delay(tokens, now())) > 0:

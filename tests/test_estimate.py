@@ -12,18 +12,11 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
 from openai.types.responses import ResponseFunctionToolCall, ResponseUsage
 
-from throttled_openai._protocol.estimate import (
-    OPAQUE_TOKENS,
-    Estimate,
-    Usage,
-    estimate,
-    estimate_tokens,
-    is_metered,
-    model_of,
-    read_usage,
-    used_tokens,
-)
+from throttled_openai._protocol.endpoints import is_metered, model_of
+from throttled_openai._protocol.estimate import Estimate, estimate, estimate_tokens
 from throttled_openai._protocol.providers import PROVIDERS
+from throttled_openai._protocol.text_size import OPAQUE_TOKENS
+from throttled_openai._protocol.usage import Usage, read_usage
 
 CHAT = "/chat/completions"
 MISTRAL = PROVIDERS["mistral"]
@@ -57,6 +50,11 @@ def charged(endpoint, since="2025-03-20"):
             and "h" not in row["reset_tokens"]
         ):
             yield row, int(row["limit_tokens"]) - int(row["remaining_tokens"])
+
+
+def used_tokens(body):
+    usage = read_usage(body)
+    return None if usage is None else usage.input + usage.output
 
 
 def split(size, count):
@@ -398,11 +396,11 @@ def test_every_answer_may_be_that_long():
 
 
 @pytest.mark.parametrize("value", [None, -1, "100", 1e3, float("nan"), True, [], 10**400])
-def test_a_most_output_that_is_no_number_is_not_told(value):
+def test_a_maximum_output_that_is_no_number_counts_as_absent(value):
     assert estimate(CHAT, chat("x", max_tokens=value)).output == 0
 
 
-def test_how_many_answers_are_written_is_told_apart_from_how_long_they_may_be():
+def test_the_number_of_answers_is_separate_from_their_maximum_length():
     assert estimate(CHAT, chat("x")).choices == 1
     assert estimate(CHAT, chat("x", n=3)).choices == 3
     assert estimate("/responses", {"input": "x"}).choices == 1
@@ -449,7 +447,7 @@ def test_openais_own_estimate_is_not_one_of_real_tokens():
     assert not estimate("/embeddings", {"input": "x"}).real
 
 
-def test_what_the_responses_api_charges_on_top_is_told():
+def test_the_surcharge_of_the_responses_api_is_separate():
     assert estimate("/responses", {"input": "x" * 400}) == Estimate(126, 0, choices=1, surcharge=19, real=True)
 
 

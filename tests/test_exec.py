@@ -159,7 +159,7 @@ def test_an_activated_environment_goes_before_the_one_we_are_in(monkeypatch, tmp
     assert _exec._search_path() == os.pathsep.join((str(Path(sys.executable).parent), str(tmp_path)))
 
 
-def test_processes_of_the_program_are_throttled_and_told_that_each_has_the_whole_limit(tmp_path):
+def test_processes_of_the_program_are_throttled_and_warn_that_each_has_the_whole_limit(tmp_path):
     write(tmp_path, "x.py", CLIENTS)
     write(tmp_path, "child.py", CHILD)
     code, out, err = run(
@@ -188,7 +188,7 @@ def test_a_sitecustomize_of_another_tool_is_run_too_behind_ours_or_before_it(tmp
     assert openai.__file__ in out
 
 
-def test_a_program_without_the_sdk_is_told_so_and_one_that_cannot_be_throttled_goes_on(tmp_path):
+def test_a_program_without_the_sdk_gets_a_notice_and_one_that_cannot_be_throttled_goes_on(tmp_path):
     write(tmp_path, "x.py", "print('done')")
     assert run(tmp_path, "x.py") == (0, "done\n", "throttled-openai: the program did not import the SDK\n")
     write(tmp_path, "openai.py", "")  # not the SDK

@@ -85,12 +85,12 @@ TWICE += [("x-ratelimit-reset-tokens", "100ms")]
         ("x-other", (Window(600, 60, 599),)),
     ],
 )
-def test_what_is_sent_twice_and_does_not_agree_is_not_told(name, windows, value):
+def test_what_is_sent_twice_and_does_not_agree_counts_as_absent(name, windows, value):
     for headers in ([(name, value), *TWICE], [*TWICE, (name, value)]):
         assert read_limits(httpx.Headers(headers)).tokens == windows
 
 
-def test_what_is_sent_twice_and_agrees_is_told():
+def test_what_is_sent_twice_and_agrees_is_read():
     assert read_limits(httpx.Headers(TWICE * 2)).tokens == (Window(600, 60, 599),)
 
 
@@ -227,7 +227,7 @@ def test_a_remainder_that_the_reset_does_not_make_finer_stays_whole(limit, remai
         pytest.param(50, 51, "8.64s", id="more left than there is"),
     ],
 )
-def test_a_period_that_would_be_a_guess_is_not_told(limit, remaining, reset):
+def test_a_period_that_would_be_a_guess_counts_as_absent(limit, remaining, reset):
     headers = announced(limit_requests=str(limit), remaining_requests=str(remaining), reset_requests=reset)
     assert read_limits(headers) == NOTHING
 
@@ -522,12 +522,12 @@ def test_limits_of_one_deployment_behind_a_proxy_are_not_ours():
     assert read_limits(headers | {"llm_provider-anthropic-ratelimit-requests-limit": "50"}) == NOTHING
 
 
-def test_one_dimension_may_be_told_in_one_dialect_and_the_other_in_another():
+def test_one_dimension_may_be_announced_in_one_dialect_and_the_other_in_another():
     headers = announced(**{"limit-requests": "600", "limit-tokens-minute": "75000", "remaining-tokens-minute": "5"})
     assert read_limits(headers) == Announcement((Window(600, 60, None),), (Window(75_000, 60, 5),))
 
 
-def test_of_two_limits_of_one_period_the_one_with_less_left_is_told():
+def test_of_two_limits_of_one_period_the_one_with_less_left_is_read():
     headers = {"ratelimit-policy": '"a";q=100;w=60,"b";q=50;w=60,"c";q=10;w=1', "ratelimit": '"a";r=5,"b";r=6'}
     assert read_limits(headers).requests == (Window(100, 60, 5), Window(10, 1, None))
 
@@ -568,14 +568,14 @@ BROKEN += ["9" * 16, "9" * 5000, "0.5", "null", "\udcff", "5 5", "[]"]
 
 
 @pytest.mark.parametrize("value", BROKEN)
-def test_a_broken_limit_is_not_told(value):
+def test_a_broken_limit_counts_as_absent(value):
     assert read_limits(announced(limit_requests=value)) == NOTHING
     assert read_limits(announced(**{"limit-req-minute": value})) == NOTHING
     assert read_limits({"ratelimit-policy": f'"a";q={value};w=60'}).tokens == ()
 
 
 @pytest.mark.parametrize("value", [value for value in BROKEN if value not in ("0", "0.5")] + ["501"])
-def test_a_broken_remainder_is_not_told(value):
+def test_a_broken_remainder_counts_as_absent(value):
     headers = announced(limit_requests="500", remaining_requests=value)
     assert read_limits(headers).requests == (Window(500, 60, None),)
     # A time to full is there to be compared with it: 500 a minute, or a day?
@@ -584,7 +584,7 @@ def test_a_broken_remainder_is_not_told(value):
 
 @pytest.mark.parametrize("value", [value for value in BROKEN if value not in ("", "0", "0.5")])
 @pytest.mark.parametrize("suffix", ["", "s", "ms"])
-def test_with_a_broken_reset_a_limit_that_depends_on_it_is_not_told(value, suffix):
+def test_with_a_broken_reset_a_limit_that_depends_on_it_counts_as_absent(value, suffix):
     headers = announced(limit_requests="500", remaining_requests="499", reset_requests=value + suffix)
     assert read_limits(headers).requests == ()
     headers["x-ratelimit-renewalperiod-requests"] = "10"

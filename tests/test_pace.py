@@ -30,7 +30,7 @@ def spend(pace, amount=1.0):
 
 
 def press(pace, seconds):
-    """Take whatever may leave, for so long or until nothing is held back; units a second."""
+    """Take everything that may leave, for that time or until nothing is held back; units a second."""
     left, end = 0, now() + seconds
     while now() < end and pace.level < math.inf:
         pass_time(STEP)

@@ -159,7 +159,7 @@ def serving(simulator):
 
 @contextlib.contextmanager
 def threads(count, work):
-    """So many threads that work beside the block, and are done after it."""
+    """Threads that work beside the block, and are done after it."""
     with ThreadPoolExecutor(count) as pool:
         futures = [pool.submit(work, number) for number in range(count)]
         yield futures
@@ -633,7 +633,7 @@ def test_a_stream_that_is_dropped_is_closed_and_settled(reads):
 
 
 def test_a_stream_is_closed_by_another_thread_than_the_one_that_dropped_it():
-    """Who collects it may hold the very lock that closing takes."""
+    """The thread that collects it may hold the very lock that closing takes."""
     body = Body(events())
     closers = []
     body.close = lambda: closers.append(threading.current_thread())

@@ -9,8 +9,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from throttled_openai._control.tariff import FIRST_OUTPUT, LEAST_RATIO, MOST_RATIO, Tariff
-from throttled_openai._protocol.estimate import Estimate, Usage
+from throttled_openai._protocol.estimate import Estimate
 from throttled_openai._protocol.providers import OPENAI, PROVIDERS
+from throttled_openai._protocol.usage import Usage
 
 AZURE = PROVIDERS["azure"]
 CEREBRAS = PROVIDERS["cerebras"]

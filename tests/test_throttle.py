@@ -44,8 +44,8 @@ from throttled_openai import (
 )
 from throttled_openai._admission import limiter as module
 from throttled_openai._control.budget import Budget
-from throttled_openai._protocol.estimate import Usage
 from throttled_openai._protocol.refusals import Refusal
+from throttled_openai._protocol.usage import Usage
 from throttled_openai.simulator import Simulator, VirtualTimeLoop
 
 

@@ -1,4 +1,4 @@
-"""`throttle(client)`: a throttled client out of one that is there."""
+"""`throttle(client)`: a throttled client made from an existing one."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""Limits: what a provider allows, as the user writes it, and which model they apply to."""
+"""Limits: what the user configures, and for which models."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
-# Seconds of the limit that may leave at once. OpenAI documents that a minute may be enforced in
-# shares of a second (60,000/min as 1,000/s), so the default stays under one second: 0.15 s is for
-# calls that reach the server closer together than they were admitted.
+# Seconds of the limit that may leave at once. OpenAI documents that it may enforce a limit per minute second by second
+# (60,000/min as 1,000/s), so the default stays under one second. The remaining 0.15 s allow for calls that reach the
+# server closer together than they were admitted.
 BURST: Final = 0.85
-# A call this many times larger than a limit can never be admitted: estimates are within 30 %.
+# A call estimated at this many times a limit can never be admitted, because estimates are within 30 %.
 OVERSIZE: Final = 1.5
 
 
@@ -23,15 +23,14 @@ _SNAPSHOT: Final = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one model, or one group of models, may spend. `None` means: not known, learn it.
+    """The limits of one model, or of one group of models. `None` means that a limit is unknown and will be learnt.
 
     `rpm`, `rpd`: requests per minute and per day. `tpm`, `tpd`: tokens per minute and per day.
-    `burst`: seconds of the per-minute limits that may leave at once. Raise it towards 60 where the
-    provider is known to take a whole minute's worth in one go; lower it for strict 1 s windows.
-    `None` is 0.85 s, and a part of that until the server has accepted a first call.
+    `burst`: seconds of the per-minute limits that may leave at once. Raise it towards 60 for a provider that accepts
+    a whole minute's worth at once; lower it for strict windows of 1 s. `None` means 0.85 s, of which a part is used
+    until the server has accepted a first call.
 
-    One `Limits` object is one shared budget: give the same object to several models to make them
-    draw on the same one.
+    One `Limits` object is one budget: models that are given the same object share it.
     """
 
     rpm: float | None = None
@@ -50,20 +49,21 @@ class Limits:
 
 
 def check_number(name: str, value: object, instead: str, *, least: float = 0.0, most: float = math.inf) -> None:
-    """Raise unless `value` is a finite number above `least` (0: strictly) and at most `most`.
+    """Raise unless `value` is a positive finite number between `least` and `most`.
 
-    A string or a boolean raises `TypeError`; a number out of range raises `ValueError`.
+    A string or a boolean raises `TypeError`; a number out of range raises `ValueError`. `instead` tells the user
+    what to write.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be {instead}; got {value!r}")
-    # Compared, not converted: a whole number may be too large for a float.
+    # Compared rather than converted, because an integer may be too large for a float.
     if not 0 < value < math.inf or value < least or value > min(most, sys.float_info.max):
         bounds = f"between {least:g} and {most:g}" if math.isfinite(most) else "positive and finite"
         raise ValueError(f"{name} must be {bounds}: write {instead}; got {value!r}")
 
 
 def family_of(model: str) -> str:
-    """The model a dated snapshot or a fine-tuned model draws its limits from.
+    """The model whose limits a dated snapshot or a fine-tuned model shares.
 
     `gpt-4o-2024-08-06` -> `gpt-4o`; `ft:gpt-4o-mini-2024-07-18:org::id` -> `gpt-4o-mini`.
     """
@@ -73,10 +73,10 @@ def family_of(model: str) -> str:
 
 
 class LimitsBook:
-    """Which `Limits` a model has, and which models share them.
+    """The `Limits` of each model, and which models share them.
 
-    Built from what the user passed: one `Limits` for everything together, a mapping from model
-    names, or a default that each model has for itself.
+    `limits`: one `Limits` that all models share, or a mapping from model names. `each_model`: the limits that every
+    other model has for itself.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class LimitsBook:
         self._each_model = each_model
 
     def find(self, model: str, endpoint: str = "") -> tuple[object, str, Limits | None]:
-        """`(key, name, limits)` of `model`'s budget. Equal keys are one budget.
+        """`(key, name, limits)` of `model`'s budget. Equal keys mean the same budget.
 
-        `endpoint`: where `model` is the name of a deployment of the user's own, which has limits at
-        each endpoint and says nothing of a family.
+        `endpoint`: set where `model` is the name of a deployment (Azure). Each endpoint then has its own limits, and
+        the name tells nothing about a model family.
         """
         family = f"{endpoint}/{model}" if endpoint else family_of(model)
         if isinstance(self._limits, Limits):
@@ -115,7 +115,7 @@ class LimitsBook:
         return family, family, self._each_model
 
     def is_each(self, name: str) -> bool:
-        """Whether the model of that name has limits for itself, rather than ones written down for it."""
+        """Whether the model `name` has a budget of its own, rather than limits that the user gave by name."""
         return self.find(name)[0] == name
 
 

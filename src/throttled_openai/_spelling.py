@@ -1,4 +1,4 @@
-"""Mistyped names, and which ones were probably meant."""
+"""Suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: `"; did you mean 'rpm'?"`, or nothing where none is close."""
+    """The end of an error about an unknown name: `"; did you mean 'rpm'?"`, or nothing if no known name is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def check_names(function: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises `TypeError` for the first of the names `given` to a function that is not one of its own."""
+    """Raise `TypeError` for the first name in `given` that is no parameter of `function`."""
     known = list(known)
     for name in given:
         if name not in known:
@@ -30,7 +30,7 @@ def check_names(function: str, given: Iterable[str], known: Iterable[str]) -> No
 
 
 def suggesting(function: Function) -> Function:
-    """Decorator: an unknown keyword argument is a `TypeError` with the name that was probably meant."""
+    """Decorator: the `TypeError` for an unknown keyword argument suggests the right name."""
     known = list(inspect.signature(function).parameters)
 
     @functools.wraps(function)
@@ -45,7 +45,7 @@ def suggesting(function: Function) -> Function:
 
 @contextlib.contextmanager
 def suggestions(cls: type[Any], ours: Iterable[str]) -> Iterator[None]:
-    """Adds what was probably meant to the `TypeError` for an option that neither `cls` has nor `ours` are."""
+    """Make the `TypeError` for an option that is neither a parameter of `cls` nor in `ours` suggest the right name."""
     try:
         yield
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""What a throttle tells about itself: frozen snapshots, without prompt text or keys."""
+"""Statistics of a throttle: frozen snapshots without prompts or keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 
 def spell(seconds: float) -> str:
-    """A duration as people say it: `0.4 s`, `3 min 20 s`, `2 h 5 min`, `3 days`."""
+    """A duration in words for messages: `0.4 s`, `3 min 20 s`, `2 h 5 min`, `3 days`."""
     if seconds < 99.95:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -21,9 +21,10 @@ def spell(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WindowStats:
-    """One limit: `limit` units per `period` seconds; `spendable` units may leave at once (negative: debt).
+    """One limit: `limit` units per `period` seconds.
 
-    `announced`: the server told this limit; otherwise it was configured.
+    `spendable`: units that may leave at once; negative is debt.
+    `announced`: True if the server announced this limit, False if it was configured.
     """
 
     dimension: Literal["requests", "tokens"]
@@ -39,9 +40,9 @@ class WindowStats:
 
 @dataclass(frozen=True, slots=True)
 class BudgetStats:
-    """One budget: a model, or several that share their limits.
+    """One budget: that of a model, or of several models that share their limits.
 
-    `admitted`, `succeeded`, `refused`: attempts so far. `tokens_used`: as reported by the server.
+    `admitted`, `succeeded`, `refused`: attempts so far. `tokens_used`: tokens that the server reported.
     """
 
     name: str
@@ -63,7 +64,7 @@ class BudgetStats:
 
 
 def sum_of(budgets: list[BudgetStats], name: str) -> BudgetStats:
-    """What budgets that are not kept any more have done together."""
+    """The totals of budgets that are no longer kept, as one budget called `name`."""
     admitted, succeeded, refused, tokens = (
         sum(getattr(budget, counted) for budget in budgets)
         for counted in ("admitted", "succeeded", "refused", "tokens_used")
@@ -73,7 +74,7 @@ def sum_of(budgets: list[BudgetStats], name: str) -> BudgetStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A throttle as it is now. `waiting`: calls not admitted; `in_flight`: attempts not settled."""
+    """The state of a throttle. `waiting`: calls not yet admitted. `in_flight`: attempts not yet settled."""
 
     waiting: int
     in_flight: int
@@ -92,7 +93,7 @@ class Stats:
         return sum(budget.refused for budget in self.budgets)
 
     def summary(self) -> str:
-        """One line."""
+        """The totals and every budget in one line."""
         parts = [f"{self.waiting} waiting, {self.in_flight} in flight, {self.succeeded} succeeded"]
         parts += [str(budget) for budget in self.budgets]
         return " | ".join(parts)

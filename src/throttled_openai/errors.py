@@ -1,4 +1,4 @@
-"""The errors of admission. Each is the SDK's own kind, so existing `except` clauses go on working."""
+"""The errors of calls that were not sent. Each derives from an error of the SDK, so `except` clauses keep working."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = [
     "ServerPaused",
 ]
 
-# Characters of a server's code that an error shows; those of real ones are a few words.
+# Characters of a server's code that an error shows; real codes are a few words.
 _LONGEST_CODE: Final = 100
 
 
 class AdmissionError(openai.APIConnectionError):
-    """The call was never sent: the throttle did not admit it.
+    """The call was not sent, because the throttle did not admit it.
 
-    `request` names the method and address only; the body did not exist yet.
+    `request` has the method and the address only; the body did not exist yet.
     """
 
     def __init__(self, message: str, *, request: Any = None) -> None:
@@ -38,7 +38,7 @@ class AdmissionError(openai.APIConnectionError):
 class AdmissionTimeout(AdmissionError, openai.APITimeoutError):
     """The call waited its whole `max_wait` without being admitted.
 
-    `waited`: seconds. `ahead`: at most so many calls of the same budget were to go before it.
+    `waited`: seconds. `ahead`: an upper bound on the number of calls queued ahead of it in the same budget.
     """
 
     def __init__(self, *, max_wait: float, waited: float, ahead: int, reason: str) -> None:
@@ -49,10 +49,10 @@ class AdmissionTimeout(AdmissionError, openai.APITimeoutError):
 
 
 class QueueFull(AdmissionError):
-    """As many calls were waiting as `max_queued` allows.
+    """The queue already held as many calls as `max_queued` allows.
 
-    `waiting`: calls of the same budget in the queue. `retry_after`: seconds until those have been
-    admitted, as far as the rate is known (for a `Retry-After` header of your own service).
+    `waiting`: calls of the same budget in the queue. `retry_after`: seconds until these have been admitted, as far
+    as the rate is known; your own service can send it as a `Retry-After` header.
     """
 
     def __init__(self, *, max_queued: int, waiting: int, retry_after: float) -> None:
@@ -64,7 +64,7 @@ class QueueFull(AdmissionError):
 
 
 class RequestTooLarge(AdmissionError):
-    """The call costs more tokens than the server's announced limit could ever admit."""
+    """The call costs more tokens than the limit that the server announced can ever admit."""
 
     def __init__(self, *, tokens: int, limit: float, model: str) -> None:
         self.tokens, self.limit = tokens, limit
@@ -75,33 +75,30 @@ class RequestTooLarge(AdmissionError):
 
 
 class AccountBlocked(openai.RateLimitError):
-    """The server refused another call for the account's billing just now, so this one was not sent.
+    """The server has just refused another call for billing, so this call was not sent.
 
-    `status_code` and `code`, such as `insufficient_quota`, are those of that refusal; of its call there
-    is no more than method and address. `retry_in`: seconds until one call will be sent to see whether
-    the account has been settled.
+    `status_code` and `code`, such as `insufficient_quota`, are those of that refusal. Of the refused call, the error
+    has only the method and the address. `retry_in`: seconds until one call is sent to find out whether the account
+    has been settled.
     """
 
     def __init__(self, *, model: str, status: int, body: dict[str, Any], retry_in: float, request: Any) -> None:
-        """`body`: the code, for all such errors of one refusal.
-
-        `request` is to be bare: without headers and body, which are another call's key and prompt.
-        """
+        """`body` is shared by all errors of one refusal; `request` is `redacted`, as it belongs to another call."""
         self.retry_in = retry_in
         family = sys.modules[type(request).__module__.partition(".")[0]]
         super().__init__(
-            f"not sent: the server has just refused {model} for the account's billing "
-            f"({body['code'] or status}); settle the account, a call is tried again in {retry_in:.0f} s",
+            f"not sent: the server has just refused a call of {model} for billing "
+            f"({body['code'] or status}); settle the account; one call tries again in {retry_in:.0f} s",
             response=family.Response(status, request=request),
             body=body,
         )
 
 
 class AccountPaused(AccountBlocked):
-    """The server asked another call to wait for longer than calls do unasked, so this one was not sent.
+    """The server asked for a wait longer than calls wait without `max_wait=`, so this call was not sent.
 
-    `ends_in`: seconds of that wait that are left. `retry_in`: seconds until one call will be sent to see
-    whether the server meant it.
+    `ends_in`: seconds left of that wait. `retry_in`: seconds until one call is sent to find out whether the server
+    meant it.
     """
 
     def __init__(
@@ -113,31 +110,31 @@ class AccountPaused(AccountBlocked):
         retry_in: float,
         request: Any,
         ends_in: float,
-        spelt: str,
+        wait: str,
     ) -> None:
         self.retry_in, self.ends_in = retry_in, ends_in
         family = sys.modules[type(request).__module__.partition(".")[0]]
         openai.RateLimitError.__init__(
             self,
-            f"not sent: the server has asked to send nothing more to {model} for {spelt}; "
-            f"a call is tried again in {retry_in:.0f} s, and with max_wait= calls wait that long",
+            f"not sent: the server has asked to send nothing more to {model} for {wait}; "
+            f"one call tries again in {retry_in:.0f} s; to let calls wait that long, set max_wait=",
             response=family.Response(status, request=request),
             body=body,
         )
 
 
-class ServerPaused(AccountPaused, openai.InternalServerError):
-    """The same where the server asked for that with a 503 or 529, which the SDK raises as `InternalServerError`."""
+class ServerPaused(AccountPaused, openai.InternalServerError):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """An `AccountPaused` after a 503 or 529, which the SDK raises as `InternalServerError`."""
 
 
 def refused_by(response: Any, code: str | None = None) -> dict[str, Any]:
-    """What `AccountBlocked` tells of the response to another call: status, code, and its bare request. Never raises.
+    """Arguments of `AccountBlocked` from the response to another call: status, body, redacted request. Never raises.
 
-    `code`: what is known of it where the body is a stream, which cannot be read a second time.
+    `code`: the code to use where the body was a stream, which cannot be read a second time.
     """
     try:
         content, request = response.content, response.request
-    except RuntimeError:  # a stream that nobody has read, or a response of no request
+    except RuntimeError:  # an unread stream, or a response without a request
         content, request = b"", getattr(response, "_request", None)
     body = parse_json(content)
     error = body.get("error", body) if isinstance(body, dict) else None
@@ -147,17 +144,20 @@ def refused_by(response: Any, code: str | None = None) -> dict[str, Any]:
     return {
         "status": response.status_code,
         "body": {"code": code[:_LONGEST_CODE] if isinstance(code, str) else None},
-        "request": bare(request),
+        "request": redacted(request),
     }
 
 
-def bare(request: Any) -> Any:
-    """Its method and address, for an error: headers, query and a password may be secrets, the body is the prompt."""
+def redacted(request: Any) -> Any:
+    """A copy of `request` for an error, with method and address only.
+
+    Headers, query and password may be secrets, and the body is the prompt.
+    """
     return type(request)(request.method, request.url.copy_with(query=None, userinfo=b""))
 
 
 class ClientClosed(AdmissionError):
-    """The client was closed while the call waited."""
+    """The client was closed while the call was waiting."""
 
     def __init__(self) -> None:
         super().__init__("not sent: the client was closed while the call waited for its turn")

@@ -49,7 +49,7 @@ class Bucket:
 
 
 class Room:
-    """A limit that is really enforced: so many in flight."""
+    """A limit of calls in flight that the server really enforces."""
 
     def __init__(self, size):
         self.size = size

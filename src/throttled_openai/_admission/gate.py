@@ -148,9 +148,9 @@ class Gate:
         if self.breaker.cause == "billing":
             return AccountBlocked(model=name, retry_in=retry_in, **self._verdict)
         left = max(0.0, self.breaker.ends_at - now)
-        spelt = f"{spell(left)} ({until(left)})"
+        wait = f"{spell(left)} ({until(left)})"
         kind = AccountPaused if self._verdict["status"] < 500 else ServerPaused
-        return kind(model=name, retry_in=retry_in, ends_in=left, spelt=spelt, **self._verdict)
+        return kind(model=name, retry_in=retry_in, ends_in=left, wait=wait, **self._verdict)
 
     def warn_of_wait(self, oldest: Waiter, delay: float, now: float) -> None:
         """A day's limit that is used up, or a server that asks for it, would hold calls without a word.

@@ -11,7 +11,7 @@ from throttled_openai._control.breaker import BILLING_EVERY
 from throttled_openai._control.budget import Budget
 from throttled_openai._control.concurrency import ConcurrencyLimit
 from throttled_openai._control.ledger import Ledger
-from throttled_openai._protocol.account import NOBODY
+from throttled_openai._protocol.account import NO_ACCOUNT
 from throttled_openai._protocol.headers import NOTHING, read_limits
 from throttled_openai._stats import BudgetStats, spell
 from throttled_openai.errors import AdmissionTimeout, QueueFull
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from throttled_openai._limits import Limits
     from throttled_openai._protocol.account import Account
-    from throttled_openai._protocol.estimate import Usage
     from throttled_openai._protocol.headers import Announcement
     from throttled_openai._protocol.refusals import Refusal
+    from throttled_openai._protocol.usage import Usage
 
     from .home import Home
     from .throttle import Throttle
@@ -59,7 +59,7 @@ BLOCKED: Final = BILLING_EVERY
 class Limiter:
     """One budget, its concurrency limit, and the queue before them."""
 
-    def __init__(self, throttle: Throttle, name: str, limits: Limits | None, account: Account = NOBODY) -> None:
+    def __init__(self, throttle: Throttle, name: str, limits: Limits | None, account: Account = NO_ACCOUNT) -> None:
         self.throttle = throttle
         self.account = account
         self.name = name

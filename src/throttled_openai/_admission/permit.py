@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from throttled_openai._limits import check_number
-from throttled_openai._protocol.account import NOBODY
+from throttled_openai._protocol.account import NO_ACCOUNT
 from throttled_openai._protocol.providers import OPENAI
 
 from .home import post
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from throttled_openai._control.budget import Reservation
     from throttled_openai._protocol.account import Account
-    from throttled_openai._protocol.estimate import Estimate, Usage
+    from throttled_openai._protocol.estimate import Estimate
     from throttled_openai._protocol.headers import Announcement
     from throttled_openai._protocol.providers import Provider
     from throttled_openai._protocol.refusals import Refusal
+    from throttled_openai._protocol.usage import Usage
 
     from .home import Home
     from .limiter import Limiter
@@ -105,7 +106,7 @@ class Call:
         estimate: Estimate | None = None,
         provider: Provider = OPENAI,
         endpoint: str = "",
-        account: Account = NOBODY,
+        account: Account = NO_ACCOUNT,
     ) -> None:
         self.model = model
         self.account = account

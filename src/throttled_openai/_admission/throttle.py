@@ -16,7 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from throttled_openai._limits import Limits, LimitsBook
-from throttled_openai._protocol.account import NOBODY
+from throttled_openai._protocol.account import NO_ACCOUNT
 from throttled_openai._spelling import suggesting
 from throttled_openai._stats import Stats, sum_of
 from throttled_openai.errors import ClientClosed
@@ -378,7 +378,7 @@ class Throttle:
     def _lane(self, model: str, endpoint: str = "", account: Account | None = None) -> Limiter:
         """The lane of that model; without an account, of the first that called."""
         if account is None:
-            account = self._first_account or NOBODY
+            account = self._first_account or NO_ACCOUNT
         whose = account, endpoint, model
         lane = self._lane_of.get(whose)
         if lane is None:

@@ -16,12 +16,14 @@ from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import PERMIT
 from throttled_openai._pool import http_client
 from throttled_openai._protocol.account import account_at
-from throttled_openai._protocol.estimate import estimate, is_metered, model_of, read_usage
+from throttled_openai._protocol.endpoints import is_metered, model_of
+from throttled_openai._protocol.estimate import estimate
 from throttled_openai._protocol.headers import read_limits
 from throttled_openai._protocol.providers import PROVIDERS, Provider, endpoint_of, provider_named, provider_of
 from throttled_openai._protocol.refusals import read_stream_error
+from throttled_openai._protocol.usage import read_usage
 from throttled_openai._spelling import suggesting, suggestions
-from throttled_openai.errors import AdmissionError, bare
+from throttled_openai.errors import AdmissionError, redacted
 
 from .credentials import credentials_of, fields_of, names_account
 from .http_client import throttle_http_client, unthrottled
@@ -245,7 +247,7 @@ class ThrottledBase:
         def _bare_request(self, options: Any) -> Any:
             """Method and address, for an error: the call that waited had no request yet."""
             url = options.url if "://" in options.url else f"{self.base_url}{options.url.lstrip('/')}"
-            return bare(self._client.build_request(options.method, url))
+            return redacted(self._client.build_request(options.method, url))
 
         def _process_response_data(self, *, data: object, cast_to: Any, response: Any) -> Any:
             """Usage: from the body, or the stream event, that the SDK has parsed anyway."""

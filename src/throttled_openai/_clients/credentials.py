@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from throttled_openai._protocol.account import CREDENTIALS, Giver
+from throttled_openai._protocol.account import CREDENTIALS, CredentialSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,12 +36,12 @@ def credentials_of(client: Any, headers: Mapping[str, object] | None = None) -> 
     if token is not None:
         shown["authorization"] = f"Bearer {token}"
     elif gives is not None:
-        shown["authorization"] = Giver(gives)
+        shown["authorization"] = CredentialSource(gives)
     elif key:
         name, text = ("api-key", key) if is_azure else ("authorization", f"Bearer {key}")
-        shown[name] = text if isinstance(key, str) else Giver(key)
+        shown[name] = text if isinstance(key, str) else CredentialSource(key)
     elif provider is not None:
-        shown["authorization"] = Giver(provider)
+        shown["authorization"] = CredentialSource(provider)
     for source in (own, headers or {}):
         # The last one wins, `Omit()` too: then that header is not sent.
         shown |= {name.lower(): value for name, value in source.items() if name.lower() in CREDENTIALS}  # type: ignore[attr-defined]

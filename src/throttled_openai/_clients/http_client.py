@@ -12,13 +12,14 @@ from throttled_openai._admission.permit import Call
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import ADMITTED, PERMIT
 from throttled_openai._protocol.account import account_at, credentials_in
+from throttled_openai._protocol.endpoints import is_metered, model_of
 from throttled_openai._protocol.error_body import NOT_JSON
-from throttled_openai._protocol.estimate import estimate, is_metered, model_of
+from throttled_openai._protocol.estimate import estimate
 from throttled_openai._protocol.headers import read_limits
 from throttled_openai._protocol.providers import endpoint_of, provider_named, provider_of
 from throttled_openai._protocol.stream_tail import Tail, last_usage
 from throttled_openai._spelling import did_you_mean
-from throttled_openai.errors import AdmissionError, bare
+from throttled_openai.errors import AdmissionError, redacted
 
 from .options import OPTIONS, current_manners, read_options
 from .rebind import Rebinding
@@ -129,7 +130,7 @@ class _View:
                 try:
                     return await wait(waits_of(client), throttle.admit(call))
                 except AdmissionError as error:
-                    error.request = bare(request)
+                    error.request = redacted(request)
                     raise
 
             response = await send_admitted(throttle, await admit(call), request, send, admit)

@@ -1,7 +1,7 @@
-"""The command `exec`: a program that knows nothing of throttling, run with throttled clients.
+"""The command `exec`: run an unchanged program with throttled clients.
 
-The program takes the place of this process, so that it is run as without us: same Python, arguments, exit code.
-Throttling reaches it, and the Python processes that it starts, through the environment: `startup/sitecustomize.py`.
+The program replaces this process, so it runs exactly as without us: same Python, arguments, exit code. The environment
+makes Python import `startup/sitecustomize.py`, which throttles the program and the Python processes that it starts.
 """
 # ruff: noqa: T201  # a command talks
 
@@ -34,16 +34,16 @@ _HELP: Final = {
     "rpd": "requests per day of each model",
     "tpd": "tokens per day of each model",
     "max_wait": "seconds a call may wait before it fails",
-    "max_concurrency": "most calls in flight; found by itself where left out",
-    "max_refusals": "how often one call may be refused",
-    "max_queued": "most calls that may wait",
-    "priority": "of all calls; higher goes first",
+    "max_concurrency": "most calls in flight; found automatically if left out",
+    "max_refusals": "most refusals of one call before it fails",
+    "max_queued": "most calls waiting; further calls fail",
+    "priority": "priority of all calls; higher goes first",
     "dialect": "how the server counts tokens, such as openai or self-hosted",
-    "pool": "connections: httpx, aiohttp or sdk",
+    "pool": "connection pool: httpx, aiohttp or sdk",
 }
 
 _STARTUP: Final = str(Path(__file__).with_name("startup"))
-# What a shell reports for a program that it found and cannot run.
+# Exit code that shells report for a program that they found and cannot run.
 _CANNOT_RUN: Final = 126
 
 
@@ -54,21 +54,21 @@ def add_arguments(parser: Parser) -> None:
         "       %(prog)s [options] command [argument ...]"
     )
     parser.epilog = (
-        "A command is one such as pytest, python or gunicorn. Python processes that the program starts are throttled "
-        "too. Each option can also be set in the environment, as THROTTLED_OPENAI_RPM=500. Limits that are not given "
-        "are learnt from the server. Clients of one account share its limits; each process has the whole limit."
+        "A command is a program such as pytest, python or gunicorn. Python processes that it starts are throttled too. "
+        "Each option can also be set in the environment, as THROTTLED_OPENAI_RPM=500. Limits that are not set are "
+        "learnt from the server. Clients of one account share its limits; each process has the whole limit."
     )
     for name, read in VARIABLES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=read, metavar="N" if read is not str else "NAME",
                             help=_HELP[name])  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="no summary at the end")
+    parser.add_argument("--quiet", action="store_true", help="print no summary at the end")
     parser.allow_abbrev = False
     parser.program = "program"
     parser.set_defaults(fail=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Become the program. Returns only where that does not work."""
+    """Become the program. Returns an exit code only if that fails."""
     if not arguments.program:
         arguments.fail("name a script, a command, or -m and a module")
     given = {name: value for name in VARIABLES if (value := getattr(arguments, name)) is not None}
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         except OSError as error:
             if error.errno != errno.ENOEXEC:
                 raise
-            # A script that may be executed, without a first line that names its interpreter.
+            # An executable script whose first line names no interpreter.
             return _become([*_python(), *command], environment)
     except OSError as error:
         print(f"throttled-openai exec: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
@@ -96,9 +96,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def command_of(program: list[str]) -> list[str]:
-    """The whole command line of `program`: a script, a module, code or stdin for Python, or a command.
+    """The whole command line of `program`, which is a script, module, code or stdin for Python, or another command.
 
-    As with `uv run`, commands are also looked for beside this Python. If nothing fits, Python says so.
+    As with `uv run`, commands are also looked for in the directory of this Python. If none is found, `program` goes
+    to Python, which then reports the error.
     """
     name = program[0]
     if name.startswith("-") or name.lower().endswith((".py", ".pyw", ".pyc", ".pyz")):
@@ -111,7 +112,7 @@ def command_of(program: list[str]) -> list[str]:
 
 
 def environment_of(given: dict[str, object], *, quiet: bool) -> dict[str, str]:
-    """The environment that makes Python throttle, with the options `given`."""
+    """The environment that makes a Python process throttle, with the options `given`."""
     environment = dict(os.environ)
     environment |= {f"THROTTLED_OPENAI_{name.upper()}": str(value) for name, value in given.items()}
     environment["THROTTLED_OPENAI_EXEC"] = "quiet" if quiet else "summary"
@@ -122,10 +123,10 @@ def environment_of(given: dict[str, object], *, quiet: bool) -> dict[str, str]:
 
 
 def begin() -> None:
-    """Throttle this process. Called when the SDK has been imported, by what is in `startup`."""
+    """Throttle this process. The modules in `startup` call this when the SDK has been imported."""
     install()
     if os.environ.get("THROTTLED_OPENAI_EXEC") == "summary":
-        atexit.register(_summarise, time.monotonic())  # after the program's threads
+        atexit.register(_summarise, time.monotonic())  # runs after the program's threads have ended
 
 
 def _summarise(began: float) -> None:
@@ -142,23 +143,23 @@ def _summarise(began: float) -> None:
         )
         lines += (f"    {budget}" for budget in stats.budgets)
     if lines and sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):  # stderr may be closed, or its reader gone
+        with contextlib.suppress(OSError, ValueError):  # stderr may be closed
             print("\n".join(lines), file=sys.stderr)
 
 
 def _python() -> list[str]:
-    """The Python that runs us, with the flags it was started with, such as `-X dev`."""
+    """The Python that runs this process, with its own flags, such as `-X dev`."""
     return [sys.executable, *_flags()]
 
 
 def _flags() -> list[str]:
-    # The end of `orig_argv` is `sys.argv` with the script, or the module behind `-m`, as it was written.
+    # `orig_argv` ends with `sys.argv`, in which it has the script, or the module after `-m`, as the user wrote it.
     flags = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv)]
     return flags[:-1] if flags[-1:] == ["-m"] else flags
 
 
 def _search_path() -> str:
-    """PATH with the directory of this Python on it, as if its environment were activated, unless another one is."""
+    """PATH with this Python's directory, as if its environment were activated, unless another environment is."""
     path, here = os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)
     activated = os.environ.get("VIRTUAL_ENV")
     if here in path.split(os.pathsep) or (activated and Path(activated).resolve() != Path(sys.prefix).resolve()):
@@ -167,7 +168,7 @@ def _search_path() -> str:
 
 
 def _ignores_environment(command: list[str]) -> str:
-    """The flag by which this command, if it is Python, would not read PYTHONPATH."""
+    """The flag that would make this command ignore PYTHONPATH, if the command is Python; else empty."""
     if not re.fullmatch(r"(python|pypy)[\d.]*w?(\.exe)?", Path(command[0]).name.lower()):
         return ""
     for argument in command[1:]:
@@ -181,15 +182,15 @@ def _ignores_environment(command: list[str]) -> str:
 def _become(command: list[str], environment: dict[str, str]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
-    if sys.platform == "win32":  # a new process there: the shell would not wait for it
+    if sys.platform == "win32":  # `execve` starts a new process there, and the shell would not wait for it
         return _wait_for(command, environment)
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and the program would inherit that
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these signals, and the program would inherit that
         signal.signal(ignored, signal.SIG_DFL)
     return os.execve(command[0], command, environment)  # noqa: S606
 
 
 def _wait_for(command: list[str], environment: dict[str, str]) -> int:
-    with subprocess.Popen(command, env=environment) as process:  # noqa: S603  # what the user asked for
+    with subprocess.Popen(command, env=environment) as process:  # noqa: S603  # the user's own command
         while True:
-            with contextlib.suppress(KeyboardInterrupt):  # the program gets it too, and decides
+            with contextlib.suppress(KeyboardInterrupt):  # the program receives it too, and decides
                 return process.wait()

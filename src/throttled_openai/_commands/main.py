@@ -1,4 +1,4 @@
-"""The command `throttled-openai`: programs throttled as they are, a server without a key, a demonstration."""
+"""The command `throttled-openai` and its exit codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .parser import Parser
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# What shells report for a command that Ctrl-C ended, or that wrote to a pipe nobody reads: 128 and the signal's number.
+# Exit codes that shells report for a command ended by Ctrl-C, or by a closed pipe: 128 plus the number of the signal.
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
@@ -31,27 +31,31 @@ PIPE_CLOSED = 141
 _UNWRITABLE: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EIO}
 
 COMMANDS: Final = (
-    ("demo", "the same calls through AsyncOpenAI and ThrottledAsyncOpenAI, side by side", demo),
-    ("exec", "run a program as it is, with every client of the SDK throttled", _exec),
-    ("bench", "measure a live endpoint, and find how many calls in flight suit it", bench),
-    ("simulate", "serve OpenAI's interface with rate limits, for tests and people without a key", simulator),
+    ("demo", "make the same calls with AsyncOpenAI and ThrottledAsyncOpenAI, and compare", demo),
+    ("exec", "run a program unchanged, with every client of the SDK throttled", _exec),
+    ("bench", "measure a live endpoint, and find how many calls in flight it handles best", bench),
+    (
+        "simulate",
+        "serve OpenAI's interface with rate limits, for tests and for use without a key",
+        simulator,
+    ),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 fine, 1 failed, 2 usage, 130 Ctrl-C, 141 nobody reads its output.
+    """Run one command and return its exit code: 0 success, 1 failure, 2 usage, 130 Ctrl-C, 141 closed pipe.
 
-    `simulate` serves until Ctrl-C, which is how it is meant to end: 0.
+    `simulate` serves until Ctrl-C, so its exit code is then 0.
     """
     try:
         try:
             return _run(sys.argv[1:] if argv is None else argv)
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where what goes wrong can be said
+                sys.stdout.flush()  # here, because a failure at exit could not be reported
     except KeyboardInterrupt:
         with suppress(OSError):
-            print(flush=True)  # the shell's prompt belongs on a line of its own, not behind ^C
+            print(flush=True)  # the shell's prompt starts on a new line, not behind ^C
         return INTERRUPTED
     except BrokenPipeError:
         _drop_output()
@@ -85,21 +89,21 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=_versions())
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, says, command in COMMANDS:
-        subparser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
+    for name, summary, command in COMMANDS:
+        subparser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     return parser
 
 
 def _drop_output() -> None:
-    """Have what is still to be written to stdout go nowhere: Python tries again at its exit, and complains."""
+    """Discard the rest of stdout, because Python would try to write it again at exit, and print an error."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _versions() -> str:
-    """All that a bug report needs."""
+    """The versions that a bug report needs."""
     try:
         ours = version("throttled-openai")
     except PackageNotFoundError:  # run from a checkout

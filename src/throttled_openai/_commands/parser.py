@@ -1,4 +1,4 @@
-"""The parser of command lines: errors that suggest the right name, and the arguments of another program kept whole."""
+"""A parser of command lines that suggests the right option, and leaves the arguments of another program alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """A command with unknown options fails with its own usage, and with the option that was probably meant."""
+    """A parser whose errors about unknown options show the usage of the subcommand, and suggest the right option."""
 
     program: str | None = None
-    """Name of the attribute for another program and its arguments: all from the first argument that is no option."""
+    """The attribute for another program's command line, which starts at the first argument that is no option."""
 
     def parse_known_args(  # type: ignore[override]  # the overloads of typeshed
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         if self.program is not None:
             end = self._end_of_options(args)
             args, program = args[:end], args[end:]
-        if self._subparsers is None:  # before what argparse says of them, such as that a required one is missing
+        if self._subparsers is None:  # before argparse complains about something else, such as a missing argument
             self._refuse([word for word in args if word.startswith("--") and not self._is_option(word)])
         found, unknown = super().parse_known_args(args, namespace)
         self._refuse(unknown)
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         at = 0
         while at < len(args):
             name, given, _ = args[at].partition("=")
-            # `-m` and `-c` are for Python, and so is what follows them; `-` is a program from stdin.
+            # `-m` and `-c` and all that follows are for Python; `-` is a program on stdin.
             if name in {"-", "--"} or not name.startswith("-") or name[:2] in {"-m", "-c"}:
                 break
             action = self._option_string_actions.get(name)
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         return at
 
     def _is_option(self, word: str) -> bool:
-        """Whether argparse takes it for one: options may be shortened."""
+        """Whether argparse recognises `word` as an option, which may be abbreviated."""
         name = word.partition("=")[0]
         return any(option.startswith(name) for option in self._option_string_actions)
 

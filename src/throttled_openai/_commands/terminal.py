@@ -1,4 +1,4 @@
-"""The terminal of a command: aligned tables, a line of progress that is updated in place, and a question to confirm."""
+"""The terminal of a command: aligned tables, a progress line updated in place, and a confirmation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TextIO
 
-# Seconds between two lines of progress: in place on a terminal, one below the other in a log.
+# Seconds between two lines of progress, which are written in place on a terminal and one below the other in a log.
 _ON_TERMINAL: Final = 0.2
 _IN_LOG: Final = 5.0
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines of aligned cells: the first column to the left, the others to the right."""
+    """The rows as lines of aligned cells: the first column left-aligned, the others right-aligned."""
     first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))]).rstrip()
@@ -26,16 +26,16 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 async def report_progress(line: Callable[[], str], stream: TextIO) -> None:
-    """Show `line()` again and again, until this task is cancelled."""
+    """Show `line()` repeatedly until this task is cancelled."""
     while True:
         await asyncio.sleep(_ON_TERMINAL if stream.isatty() else _IN_LOG)
         show(line(), stream)
 
 
 def show(line: str, stream: TextIO, *, last: bool = False) -> None:
-    """Show a line of progress. On a terminal it replaces the one before, until the `last`."""
+    """Show a line of progress. On a terminal it replaces the previous one, until the `last`."""
     if stream.isatty():
-        # Exactly one row: a shorter line would leave the end of the one before it, a longer one would wrap.
+        # Exactly one row: a shorter line would leave the end of the previous one, a longer one would wrap.
         width = shutil.get_terminal_size().columns - 1
         print(f"\r{line[:width]:<{width}}", end="\n" if last else "", file=stream, flush=True)
     else:
@@ -43,7 +43,7 @@ def show(line: str, stream: TextIO, *, last: bool = False) -> None:
 
 
 def confirmed(stream: TextIO) -> bool:
-    """Ask whether to send. No answer means no, and so does standard input that is not a terminal."""
+    """Ask whether to send. No answer means no, and so does a standard input that is not a terminal."""
     if not sys.stdin.isatty():
         print("Cannot ask: standard input is not a terminal; --yes sends without asking.", file=stream, flush=True)
         return False

@@ -443,7 +443,7 @@ class Budget:
         """
         if refusal.kind == "overload":
             return True, False
-        if refusal.says_which:
+        if refusal.is_explained:
             return False, True
         known = self.request_rate is not None or self.token_rate is not None
         if binding and calm:  # one more than the server had long served

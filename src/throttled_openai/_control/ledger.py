@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from .tariff import Tariff
 
 if TYPE_CHECKING:
-    from throttled_openai._protocol.estimate import Estimate, Usage
+    from throttled_openai._protocol.estimate import Estimate
     from throttled_openai._protocol.headers import Announcement
     from throttled_openai._protocol.providers import Provider
+    from throttled_openai._protocol.usage import Usage
 
 # Snapshots that are kept; in what order they come is up to the service times.
 KEPT: Final = 256

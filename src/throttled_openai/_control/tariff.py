@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from throttled_openai._protocol.estimate import Estimate, Usage
+    from throttled_openai._protocol.estimate import Estimate
     from throttled_openai._protocol.providers import Provider
+    from throttled_openai._protocol.usage import Usage
 
 # The share of each response in the moving averages (7).
 ALPHA: Final = 0.1

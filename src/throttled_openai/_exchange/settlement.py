@@ -48,7 +48,7 @@ class Exchange:
     def is_last(self) -> bool:
         """Whether sending the request again is pointless, or the server asks not to."""
         refusal, response = self.refusal, self.response
-        return refusal is None or not refusal.again or refusal.kind == "too_large" or response.status_code == 402
+        return refusal is None or not refusal.may_retry or refusal.kind == "too_large" or response.status_code == 402
 
 
 def begin(permit: Permit, response: Any, content: bytes | None) -> Refusal | None:

@@ -1,4 +1,4 @@
-"""Account: who grants the limits, a server, and to whom it grants them there."""
+"""Account: the server that grants limits, and the credentials to which it grants them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# Headers that say who asks, by lower-case name.
+# Headers that carry credentials, by lower-case name.
 CREDENTIALS: Final = frozenset(
     {
         "api-key",  # Azure
@@ -27,21 +27,21 @@ CREDENTIALS: Final = frozenset(
     }
 )
 
-# Claims of a JSON web token that are new in each token of one account.
-_MADE_ANEW: Final = frozenset({"aio", "auth_time", "exp", "iat", "jti", "nbf", "nonce", "rh", "timestamp", "uti"})
+# Claims of a JSON web token that differ between the tokens of one account.
+_CHANGING: Final = frozenset({"aio", "auth_time", "exp", "iat", "jti", "nbf", "nonce", "rh", "timestamp", "uti"})
 _LONGEST_TOKEN: Final = 16_384
 
-# What may tell two givers apart before they are compared.
-_PLAIN: Final = (CodeType, str, bytes, int)
+# Types of parts that are hashed by value; of others, which may have no hash, only the type counts.
+_HASHABLE: Final = (CodeType, str, bytes, int)
 
-# A digest of a key is good in this process only.
+# Makes digests of keys useless outside this process.
 _SALT: Final = os.urandom(16)
 
 
 class Account(NamedTuple):
-    """A server, and whom it knows us as.
+    """A server, and the credentials we have there.
 
-    `owner`: digest of the credentials, and what gives those that change; empty where there are none to see.
+    `owner`: a digest of the fixed credentials, and the sources of those that change; empty without credentials.
     """
 
     scheme: str
@@ -53,24 +53,24 @@ class Account(NamedTuple):
         return f"<Account at {self.scheme}://{self.host}{'' if self.port is None else f':{self.port}'}>"
 
 
-NOBODY: Final = Account("", "", None, ())
+NO_ACCOUNT: Final = Account("", "", None, ())
 
 
-class Giver:
-    """What gives keys or tokens; these change, and the account stays.
+class CredentialSource:
+    """A function or object that supplies keys or tokens, which change while the account stays the same.
 
-    Two functions are one giver if they have the same code and hold on to the same things: programs
-    make a new function for each client.
+    Two functions are equal sources if they have the same code, defaults and closure, because programs make a new
+    function for each client.
     """
 
     __slots__ = ("_hash", "_parts")
 
-    def __init__(self, gives: object) -> None:
-        self._parts = tuple(_parts(gives))
-        self._hash = hash(tuple(part if isinstance(part, _PLAIN) else type(part) for part in self._parts))
+    def __init__(self, supplier: object) -> None:
+        self._parts = tuple(_parts(supplier))
+        self._hash = hash(tuple(part if isinstance(part, _HASHABLE) else type(part) for part in self._parts))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Giver) or len(self._parts) != len(other._parts):
+        if not isinstance(other, CredentialSource) or len(self._parts) != len(other._parts):
             return False
         return all(map(_same, self._parts, other._parts))
 
@@ -79,57 +79,59 @@ class Giver:
 
 
 def account_at(url: Any, credentials: Mapping[str, object]) -> Account:
-    """The account at `url`, of httpx. `credentials`: by lower-case name of the header, a text or a `Giver`."""
+    """The account at `url`, an httpx URL.
+
+    `credentials`: for each lower-case name of a header its value, or the `CredentialSource` of its values.
+    """
     digest = hashlib.blake2b(key=_SALT, digest_size=16)
-    givers: list[Giver] = []
-    said = False
+    sources: list[CredentialSource] = []
+    has_fixed = False
     for name in sorted(credentials):
         value = credentials[name]
-        if isinstance(value, Giver):
-            givers.append(value)
+        if isinstance(value, CredentialSource):
+            sources.append(value)
         elif isinstance(value, str) and value:
-            said = True
-            digest.update(f"{name}\0{_lasting(value)}\0".encode("utf-8", "surrogateescape"))
-    owner = (digest.digest(), *givers) if said or givers else ()
+            has_fixed = True
+            digest.update(f"{name}\0{_fixed_part(value)}\0".encode("utf-8", "surrogateescape"))
+    owner = (digest.digest(), *sources) if has_fixed or sources else ()
     return Account(url.scheme, url.host, url.port, owner)
 
 
 def credentials_in(headers: Mapping[str, str]) -> dict[str, object]:
-    """Those of a request that is ready to be sent."""
+    """The credentials in the headers of a request that is ready to be sent."""
     return {name: headers[name] for name in CREDENTIALS if name in headers}
 
 
-def _lasting(value: str) -> str:
-    """What stays of credentials that are made anew for each request or hour."""
-    if value.startswith(
-        "AWS4-"
-    ):  # ... Credential=KEY/date/region/service/aws4_request, SignedHeaders=..., Signature=...
+def _fixed_part(value: str) -> str:
+    """The part of a credential that stays the same when it is renewed for each request or hour."""
+    # AWS4-HMAC-SHA256 Credential=KEY/date/region/service/aws4_request, SignedHeaders=..., Signature=...
+    if value.startswith("AWS4-"):
         return value.partition("Credential=")[2].partition("/")[0]
     if value.startswith("Bearer eyJ") and value.count(".") == 2 and len(value) < _LONGEST_TOKEN:
         try:
             claims = json.loads(base64.urlsafe_b64decode(value.split(".")[1] + "=="))
             if isinstance(claims, dict):
-                return json.dumps({name: claims[name] for name in sorted(claims) if name not in _MADE_ANEW})
+                return json.dumps({name: claims[name] for name in sorted(claims) if name not in _CHANGING})
         except (ValueError, RecursionError):
             pass
     return value
 
 
-def _parts(gives: object, depth: int = 4) -> Iterator[object]:
-    """Code first, then what it holds on to; anything that is no function is itself."""
-    if isinstance(gives, functools.partial):
-        yield from _parts(gives.func, depth)
-        yield from gives.args
-        yield from gives.keywords.values()
+def _parts(supplier: object, depth: int = 4) -> Iterator[object]:
+    """The code of a function, then its defaults and closure; an object that is no function has itself as its part."""
+    if isinstance(supplier, functools.partial):
+        yield from _parts(supplier.func, depth)
+        yield from supplier.args
+        yield from supplier.keywords.values()
         return
-    function: Any = getattr(gives, "__func__", gives)
+    function: Any = getattr(supplier, "__func__", supplier)
     code = getattr(function, "__code__", None)
     if code is None or not depth:
-        yield gives
+        yield supplier
         return
     yield code
-    if function is not gives:
-        yield getattr(gives, "__self__", None)
+    if function is not supplier:
+        yield getattr(supplier, "__self__", None)
     held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
         try:
@@ -145,5 +147,5 @@ def _same(one: object, other: object) -> bool:
         return True
     try:
         return type(one) is type(other) and bool(one == other)
-    except Exception:  # noqa: BLE001  # somebody's `__eq__`, such as an array's
+    except Exception:  # noqa: BLE001  # from a foreign `__eq__`, such as an array's
         return False

@@ -1,4 +1,4 @@
-"""Durations and instants as providers write them -> seconds."""
+"""Durations and instants as providers write them, read as seconds."""
 
 import math
 import re
@@ -14,18 +14,18 @@ MONTH: Final = 2_592_000.0
 # By the first three letters of their names: providers write min, minute, minutes.
 UNITS: Final = {"sec": 1.0, "min": MINUTE, "hou": 3600.0, "day": DAY, "wee": WEEK, "mon": MONTH}
 
-# No limit known to us is longer than a month, so no wait is either (section 4).
+# We know of no limit with a period longer than a month, so no wait is longer either.
 LONGEST: Final = 31 * DAY
 
 _PART: Final = r"\d{1,15}(?:\.\d{1,15})?(?:ms|us|µs|μs|ns|h|m|s)"
 _GO: Final = re.compile(rf"(?:{_PART}){{1,8}}", re.ASCII)
 _GO_PART: Final = re.compile(r"([\d.]+)(\D+)", re.ASCII)
 BARE: Final = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
-# How many of a unit make a second, where one would be inexact: 534 / 1000 is 0.534.
+# How many of these units make a second: 534 / 1000 is exactly 0.534, and 534 * 0.001 is not.
 _PER_SECOND: Final = {"ms": 1e3, "us": 1e6, "µs": 1e6, "μs": 1e6, "ns": 1e9, "s": 1.0}
 _SECONDS: Final = {"h": 3600.0, "m": 60.0}
 
-# As sentences say it: "4 days 20 hours", "1 hour and 30 minutes", "1h 30m", "an hour"; but not "a few minutes".
+# Durations in sentences: "4 days 20 hours", "1 hour and 30 minutes", "1h 30m", "an hour"; but not "a few minutes".
 _UNIT: Final = r"(?:(?:milli)?second|sec|minute|min|hour|hr|day|week)s?|ms|us|µs|μs|ns|[dhms]"
 _SPOKEN_PART: Final = (
     rf"(?:\d{{1,15}}(?:\.\d{{1,15}})? ?(?:{_UNIT})|(?:an?|one) (?:second|minute|hour|day|week))(?![a-z])"
@@ -39,9 +39,9 @@ _SPOKEN_SECONDS: Final = {"d": DAY, "hr": 3600.0, "hrs": 3600.0, **_SECONDS}
 def parse_duration(text: str) -> float | None:
     """Seconds of a Go duration (`1m26.4s`, `120ms`) or of a bare number; None if it is neither.
 
-    Also None above 31 days, more than any limit's period.
+    Also None above 31 days, which is more than any limit's period.
     """
-    # A single part is 98 % of OpenAI's (1.4); the pattern for all costs four times as much.
+    # 98 % of OpenAI's durations have a single part; the pattern for all of them costs four times as much.
     if text[-1:] == "s":
         number = text[:-1]
         if number[-1:] == "m":
@@ -60,7 +60,7 @@ def parse_duration(text: str) -> float | None:
 
 
 def parse_spoken(text: str) -> float | None:
-    """Seconds of what `SPOKEN` matches, in lower case; None above 31 days."""
+    """Seconds of a duration in words, which `SPOKEN` matches, in lower case; None above 31 days."""
     exact = parse_duration(text)
     if exact is not None:
         return exact
@@ -75,11 +75,12 @@ def parse_spoken(text: str) -> float | None:
 
 
 def plausible(seconds: float) -> float | None:
+    """`seconds` if a wait or a period can be that long, else None."""
     return seconds if 0.0 <= seconds <= LONGEST else None
 
 
 def parse_instant(text: str) -> float | None:
-    """Seconds since 1970 of an RFC 3339 or HTTP date; of LiteLLM's `2026-05-31 10:04:41 UTC`."""
+    """Seconds since 1970 of an RFC 3339 date, an HTTP date, or LiteLLM's `2026-05-31 10:04:41 UTC`."""
     text = text.strip()[:64]
     try:
         when = datetime.fromisoformat(text.removesuffix(" UTC"))
@@ -95,7 +96,7 @@ def parse_instant(text: str) -> float | None:
 
 
 def parse_delay(value: object, now: float) -> float | None:
-    """Seconds from `now`: of a duration, also in words, a number of seconds, an epoch in s or ms, or a date."""
+    """Seconds from `now`, of a duration (also in words), a number of seconds, an epoch in s or ms, or a date."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = f"{value:.3f}" if abs(value) < 1e14 else ""
     if not isinstance(value, str):

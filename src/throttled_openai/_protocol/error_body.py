@@ -1,7 +1,6 @@
-"""Error bodies, of whatever shape -> what they say.
+"""Error bodies of every known shape: their message, codes, waits and quotas.
 
-What a server sends is material, not truth: nothing here raises. Numbers in brackets are sections
-of the project's reference on how providers count, announce and refuse.
+Server input is untrusted: nothing here raises.
 """
 
 import json
@@ -10,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-# The ways in which JSON fails. A number of 5,000 digits is a ValueError, 100,000 brackets are a RecursionError.
+# What parsing JSON raises. A number of 5,000 digits is a ValueError, 100,000 brackets are a RecursionError.
 NOT_JSON: Final = (ValueError, RecursionError)
 
 # Longer texts are not error messages but pages, or attacks.
@@ -19,7 +18,7 @@ _LONGEST_MESSAGE: Final = 4_096
 _LONGEST_NAME: Final = 256
 _LONGEST_CODE: Final = 64
 
-# Where an error's code, type and status stand; Together and TGI have `error_type`.
+# The fields of an error's code, type and status; Together and TGI have `error_type`.
 _CODES: Final = ("code", "type", "status", "error_type")
 _CODE: Final = re.compile(r"[\w.:-]+", re.ASCII)
 # Cloudflare's whole answer to a blocked client, as text: "error code: 1015".
@@ -44,23 +43,22 @@ _AT: Final = frozenset({"resetat", "resetsat", "retryat"})
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ErrorBody:
-    """What an error body says, at whatever depth it says it. Lives as long as the body is read."""
+    """What an error body says, collected from all its levels. It is not kept after the body has been read."""
 
-    message: str  # empty for an HTML page: that is a gateway's, no error message
+    message: str  # empty for an HTML page, which comes from a gateway
     codes: frozenset[str]  # every code, type and status, in lower case
-    code: str | None  # the innermost of them, as it was written: a word of at most 64 characters
-    quotas: tuple[tuple[str, str], ...]  # the exhausted ones and their values (Google)
-    delays: tuple[object, ...]  # waits: numbers are seconds or instants, texts are durations or dates
-    limits: Mapping[str, str]  # headers that stand in the body (OpenRouter), by lower-case name
-    relayed: bool  # a gateway (OpenRouter) quotes the error of one of its providers
+    code: str | None  # the innermost of them, in its original spelling: a word of at most 64 characters
+    quotas: tuple[tuple[str, str], ...]  # names and values of exhausted quotas (Google)
+    delays: tuple[object, ...]  # waits: numbers are seconds or instants, strings are durations or dates
+    limits: Mapping[str, str]  # headers quoted in the body (OpenRouter), by lower-case name
 
 
 def parse_error_body(body: object) -> ErrorBody:
-    """Collect from the outside in, whatever the nesting.
+    """Collect what an error body says from its outermost level to its innermost.
 
-    `[{"error": {…}}]` (Gemini), `{"response": {"error": {…}}}` (a stream's event),
-    `{"error": "…"}` (Ollama), `{"error": {"metadata": {"raw": "{…}"}}}`
-    (OpenRouter), `{"message": …}` (Mistral), `{"errors": [{…}]}` (Cloudflare), text.
+    Known shapes: `[{"error": {…}}]` (Gemini), `{"response": {"error": {…}}}` (a stream's event), `{"error": "…"}`
+    (Ollama), `{"error": {"metadata": {"raw": "{…}"}}}` (OpenRouter), `{"message": …}` (Mistral),
+    `{"errors": [{…}]}` (Cloudflare), text.
     """
     level = parse_json(body)
     message = ""
@@ -70,7 +68,6 @@ def parse_error_body(body: object) -> ErrorBody:
     delays: list[object] = []
     instants: list[object] = []
     limits: dict[str, str] = {}
-    relayed = False
     for _ in range(6):
         if isinstance(level, list):  # Gemini
             level = level[0] if level else None
@@ -78,9 +75,9 @@ def parse_error_body(body: object) -> ErrorBody:
             message = level
         if not isinstance(level, Mapping):
             break
-        named = [str(level[key])[:_LONGEST_CODE] for key in _CODES if _is_code(level.get(key))]
-        codes.update(name.lower() for name in named)
-        code = _best(named) or code
+        found = [str(level[key])[:_LONGEST_CODE] for key in _CODES if _is_code(level.get(key))]
+        codes.update(name.lower() for name in found)
+        code = _best(found) or code
         text = level.get("message")
         message = text if isinstance(text, str) else message
         listed = level.get("details")
@@ -88,15 +85,13 @@ def parse_error_body(body: object) -> ErrorBody:
         details += below
         inner = [level.get(key) for key in ("error", "response", "detail", "errors")]
         metadata = level.get("metadata")
-        if isinstance(metadata, Mapping):  # OpenRouter's; `raw` is what its provider said
+        if isinstance(metadata, Mapping):  # OpenRouter; `raw` is the error of its provider
             limits |= _headers_in(metadata)
             below.append(metadata)
-            raw = parse_json(metadata.get("raw"))
-            relayed = relayed or raw is not None
-            inner.append(raw)
+            inner.append(parse_json(metadata.get("raw")))
         for fields in (level, *below):
-            for told, instant in _waits_in(fields):
-                (instants if instant else delays).append(told)
+            for wait, is_instant in _waits_in(fields):
+                (instants if is_instant else delays).append(wait)
         level = next((value for value in inner if value is not None), None)
     in_text = _CODE_IN_TEXT.match(message)
     return ErrorBody(
@@ -106,7 +101,6 @@ def parse_error_body(body: object) -> ErrorBody:
         quotas=tuple(_quotas_in(details)),
         delays=(*delays, *instants),
         limits=limits,
-        relayed=relayed,
     )
 
 
@@ -114,14 +108,14 @@ def _is_code(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1_000_000)
 
 
-def _best(named: list[str]) -> str | None:
-    """Of a code, a type and a status the first that is a word, else the first number; never a sentence."""
-    words = [name for name in named if _CODE.fullmatch(name)]
+def _best(codes: list[str]) -> str | None:
+    """The first code that is a word, else the first that is a number; never a sentence."""
+    words = [code for code in codes if _CODE.fullmatch(code)]
     return next((word for word in words if not word.isdigit()), words[0] if words else None)
 
 
 def _quotas_in(details: list[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
-    """Names and values of Google's exhausted quotas: of its QuotaFailure, and before 2025 of its ErrorInfo."""
+    """Names and values of Google's exhausted quotas, from its QuotaFailure, or before 2025 from its ErrorInfo."""
     for detail in details:
         violations = detail.get("violations")
         for violation in violations[:16] if isinstance(violations, list) else []:
@@ -133,7 +127,7 @@ def _quotas_in(details: list[Mapping[str, object]]) -> Iterator[tuple[str, str]]
 
 
 def _waits_in(fields: Mapping[str, object]) -> Iterator[tuple[object, bool]]:
-    """Waits that stand in fields of their own, each with whether it is an instant."""
+    """Waits in fields of their own, each with whether it is an instant rather than a duration."""
     for name, value in list(fields.items())[:32]:
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, (int, float, str)):
             continue
@@ -147,7 +141,7 @@ def _waits_in(fields: Mapping[str, object]) -> Iterator[tuple[object, bool]]:
 
 
 def _headers_in(metadata: Mapping[str, object]) -> dict[str, str]:
-    """`{"headers": {"X-RateLimit-Limit": "50", "X-RateLimit-Reset": "1791331200000"}}` (3)."""
+    """The headers in OpenRouter's `{"headers": {"X-RateLimit-Limit": "50", "X-RateLimit-Reset": "1791331200000"}}`."""
     headers = metadata.get("headers")
     if not isinstance(headers, Mapping):
         return {}
@@ -161,7 +155,7 @@ def _text(value: object) -> str:
 
 
 def parse_json(body: object) -> object:
-    """Bytes or text as what it says in JSON, if it does; anything else as it is."""
+    """The value of a JSON object or list in bytes or text; anything else unchanged."""
     if isinstance(body, (bytes, bytearray)):
         body = bytes(body[:LONGEST_BODY]).decode("utf-8", "replace")
     if isinstance(body, str) and len(body) <= LONGEST_BODY and body.lstrip()[:1] in ("{", "["):

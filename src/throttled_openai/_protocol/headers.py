@@ -1,9 +1,8 @@
-"""Response headers -> the limits the server announced.
+"""Response headers: the limits that the server announces.
 
-What a server sends is material, not truth: a value that is negative, not finite, absurdly large or
-of the wrong type is "not told", and nothing here raises. Nor is a limit told whose unit or period
-would be a guess: guessed wrong, it makes us faster than the server allows. Numbers in brackets are
-sections of the project's reference on how providers count, announce and refuse.
+Server input is untrusted: a value that is negative, not finite, absurdly large or of the wrong type counts as absent,
+and nothing here raises. A limit also counts as absent if its unit or period would be a guess, because a wrong guess
+would make us faster than the server allows.
 """
 
 import functools
@@ -16,20 +15,19 @@ from .durations import DAY, LONGEST, MINUTE, MONTH, UNITS, parse_delay, parse_du
 Dimension = Literal["requests", "tokens"]
 
 
-# Named tuples: two to four are made on every response, and a frozen dataclass takes twice as long.
+# Named tuples, because two to four are made for every response and a frozen dataclass takes twice as long.
 class Window(NamedTuple):
     """One announced limit: `limit` units per `period` seconds.
 
-    `remaining` is what was left when the server admitted that attempt: to a
-    fraction of a unit where the server's time to full tells one, else rounded
-    down; None: not told.
+    `remaining` is what was left when the server admitted that attempt, or None if the server did not say. It has a
+    fraction of a unit where the server also announces the time until the bucket is full, else it is rounded down.
     """
 
     limit: float
     period: float
     remaining: float | None
     size: float | None = None
-    """What the server's bucket holds when it is full, where that is less than the limit."""
+    """What the server's full bucket holds, where that is less than the limit; else None."""
 
     @property
     def rate(self) -> float:
@@ -38,7 +36,7 @@ class Window(NamedTuple):
 
 
 class Announcement(NamedTuple):
-    """All limits one response told of, say of a minute and of a day, one a period; empty: not told."""
+    """All limits that one response announced, one for each period, say a minute and a day; empty if there were none."""
 
     requests: tuple[Window, ...]
     tokens: tuple[Window, ...]
@@ -70,21 +68,19 @@ _REQUESTS: Final = _family(b"requests")
 _TOKENS: Final = _family(b"tokens")
 _PROJECT_TOKENS: Final = _family(b"project-tokens")
 _ANTHROPIC_REQUESTS: Final = _anthropic(b"requests")
-# Our cost is the input. `tokens` is the most restrictive of several limits, for want of that one.
+# We count the input. `tokens` is the most restrictive of several limits, and used only where `input-tokens` is absent.
 _ANTHROPIC_INPUT: Final = _anthropic(b"input-tokens")
 _ANTHROPIC_TOKENS: Final = _anthropic(b"tokens")
 
-# What we count, and per what where the name says so: `req-10-second` and `tokens-month` (Mistral),
-# `requests-day` (Cerebras), `tokens-per-minute` (DigitalOcean), and `minute` alone (Kong), which counts
-# requests. `tokens_usage_based` is OpenAI's of 2023. Fireworks's two count all input and that which no
-# cache had; it documents them as per second, but sends 7200000 where it documents 3.6 million a minute
-# to start with.
+# Names of limits that we count, some of which name their period: `req-10-second` and `tokens-month` (Mistral),
+# `requests-day` (Cerebras), `tokens-per-minute` (DigitalOcean), and `minute` alone (Kong), which counts requests.
+# `tokens_usage_based` is OpenAI's of 2023. Fireworks's two count all input, and uncached input; it documents them as
+# per second, but sends 7200000 where it documents that accounts start with 3.6 million a minute.
 #
-# Not here: generated tokens, images, audio. Nor `x-ratelimit-limit` and `x-tokenlimit-limit`, which
-# do not say per what. Together documents a second; its recorded 200 with a reset in 2 s counted
-# across two seconds, and since 2026 it sends them with refusals only, where the reset is the wait.
-# Nor LiteLLM's `llm_provider-…`: limits of one deployment of several. It repeats them under the
-# plain names where there is no other limit.
+# Left out: output tokens, images, audio. `x-ratelimit-limit` and `x-tokenlimit-limit`, which name no period:
+# Together documents a second for them, but its recorded 200 with a reset in 2 s counted across two seconds, and since
+# 2026 it sends them with refusals only, where the reset is the wait. LiteLLM's `llm_provider-…`, which are the limits
+# of one deployment of several; where there is no other limit, it repeats them under the plain names.
 _LIMIT_NAME: Final = re.compile(
     rb"x-ratelimit-limit-"
     rb"((?:(requests|req|tokens|project-tokens|tokens_usage_based|tokens-prompt|tokens-cache-adjusted-prompt)"
@@ -99,7 +95,7 @@ _GATEWAYS: Final = frozenset(
 
 _NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?")
 
-# Of a limit: a bucket that holds less is not the one that the limit's own numbers describe.
+# Share of the limit. A bucket that holds less than this is smaller than the limit's own numbers say.
 _LESS: Final = 0.9
 
 # Go durations are rounded to milliseconds.
@@ -109,9 +105,9 @@ NOTHING: Final = Announcement((), ())
 
 
 def read_limits(headers: Mapping[str, str]) -> Announcement:
-    """Limits that a response announces, whatever its status; runs on every one, so in microseconds.
+    """Limits that a response of any status announces. Takes microseconds, because it runs for every response.
 
-    `headers` ignores case or has lower-case names.
+    `headers` either ignores case or has lower-case names.
     """
     table = _table(headers)
     requests = _window(table, _REQUESTS, least=1.0)
@@ -121,13 +117,16 @@ def read_limits(headers: Mapping[str, str]) -> Announcement:
     if not _GATEWAYS.isdisjoint(table):  # Kong's own limit beside those of the provider behind it
         return _other_dialects({name.lower(): value for name, value in table.items()}, headers)
     project = _window(table, _PROJECT_TOKENS)
-    return Announcement((requests,), (tokens,) if project is None else _binding((tokens, project)))
+    return Announcement((requests,), (tokens,) if project is None else _strictest((tokens, project)))
 
 
 def _table(headers: Mapping[str, str]) -> dict[bytes, bytes]:
-    """Headers by name, all in lower case unless the limits are; what was sent twice and does not agree is `?`."""
-    # httpx.Headers scans all names at every look-up, 1.5 us each with 20
-    # headers; a dict of its `raw` list costs 2.3 us once, and 2 us more in lower case.
+    """Headers by name; `?` replaces values that were sent twice and differ.
+
+    All names are in lower case, or at least those of the limits.
+    """
+    # httpx.Headers scans all names at every look-up, which takes 1.5 us with 20 headers. A dict of its `raw` list
+    # takes 2.3 us once, and 2 us more in lower case.
     raw = getattr(headers, "raw", None)
     if not isinstance(raw, list):
         raw = [(name.encode("utf-8", "replace"), value.encode("utf-8", "replace")) for name, value in headers.items()]
@@ -145,21 +144,21 @@ def _table(headers: Mapping[str, str]) -> dict[bytes, bytes]:
 def _other_dialects(table: dict[bytes, bytes], headers: Mapping[str, str]) -> Announcement:
     requests: list[Window] = []
     tokens: list[Window] = []
-    for names, what, period in _limit_names(tuple(table)):
-        kind, least = (requests, 1.0) if what == "requests" else (tokens, 0.0)
-        kind += _told(_window(table, names, least, period))
-    requests = requests or _told(_window(table, _ANTHROPIC_REQUESTS, period=MINUTE))
-    tokens = tokens or _told(
+    for names, dimension, period in _limit_names(tuple(table)):
+        found, least = (requests, 1.0) if dimension == "requests" else (tokens, 0.0)
+        found += _listed(_window(table, names, least, period))
+    requests = requests or _listed(_window(table, _ANTHROPIC_REQUESTS, period=MINUTE))
+    tokens = tokens or _listed(
         _window(table, _ANTHROPIC_INPUT, period=MINUTE) or _window(table, _ANTHROPIC_TOKENS, period=MINUTE)
     )
     if not requests and not tokens and (b"ratelimit-policy" in table or b"ratelimit-limit" in table):
         requests, tokens = _ietf(headers)
-    return Announcement(_binding(requests), _binding(tokens)) if requests or tokens else NOTHING
+    return Announcement(_strictest(requests), _strictest(tokens)) if requests or tokens else NOTHING
 
 
-@functools.lru_cache(maxsize=256)  # a server's responses have the same names again and again
+@functools.lru_cache(maxsize=256)  # all responses of a server have the same names
 def _limit_names(names: tuple[bytes, ...]) -> list[tuple[_Names, Dimension, float | None]]:
-    """The families of limits among names of headers, of what, and their periods where the name tells."""
+    """Families of limits among the names of headers, with their dimension, and their period if the name has one."""
     found: list[tuple[_Names, Dimension, float | None]] = []
     for match in map(_LIMIT_NAME.fullmatch, names):
         if match is None:
@@ -172,12 +171,12 @@ def _limit_names(names: tuple[bytes, ...]) -> list[tuple[_Names, Dimension, floa
     return found
 
 
-def _told(window: Window | None) -> list[Window]:
+def _listed(window: Window | None) -> list[Window]:
     return [] if window is None else [window]
 
 
-def _binding(windows: Iterable[Window]) -> tuple[Window, ...]:
-    """At most one window a period, since a budget keeps one level for each; of two, that with less left."""
+def _strictest(windows: Iterable[Window]) -> tuple[Window, ...]:
+    """One window for each period, because a budget keeps one level for each: of two, the one with less left."""
     found: dict[float, Window] = {}
     for window in windows:
         other = found.setdefault(window.period, window)
@@ -191,7 +190,10 @@ def _left(window: Window) -> tuple[float, float]:
 
 
 def _window(table: dict[bytes, bytes], names: _Names, least: float = 0.0, period: float | None = None) -> Window | None:
-    """`least`: units that are certainly missing, as the snapshot includes the attempt itself."""
+    """The limit that the headers `names` announce, if they do.
+
+    `least`: units that are certainly missing, because the numbers include the attempt itself.
+    """
     limit_name, remaining_name, reset_name, renewal_name = names
     limit = parse_number(table.get(limit_name))
     if limit is None or limit < 1.0:
@@ -202,7 +204,7 @@ def _window(table: dict[bytes, bytes], names: _Names, least: float = 0.0, period
     reset = table.get(reset_name)
     if reset is None:
         reset = _forwarded_reset(table, names)
-    # A bare number is Azure's, in no known unit, or the end of a fixed window.
+    # Not a bare number, which is Azure's in no known unit, or the end of a fixed window.
     wait = parse_duration(reset.decode("latin-1")) if reset[-1:] == b"s" else None
     if period is None and renewal_name in table:
         period = parse_number(table[renewal_name])
@@ -225,9 +227,9 @@ def _window(table: dict[bytes, bytes], names: _Names, least: float = 0.0, period
 def _smaller_size(
     limit: float, period: float, level: float | None, remaining: float | None, wait: float | None
 ) -> float | None:
-    """What is left and what is missing, where the server tells them of a bucket for less than the limit.
+    """The size of the server's bucket (units left plus units missing) if that is less than the limit.
 
-    So does one that enforces a limit of a minute in shorter windows.
+    It is less at a server that enforces a limit per minute in shorter windows.
     """
     if level is not None or remaining is None or wait is None:
         return None
@@ -238,11 +240,10 @@ def _smaller_size(
 def exact_level(
     limit: float, period: float, remaining: float | None, wait: float | None, least: float = 0.0
 ) -> float | None:
-    """What is left of `limit` per `period` that is full in `wait`; None where that is not what remains.
+    """Units left in a bucket of `limit` per `period` that will be full in `wait` seconds; None if `remaining` differs.
 
-    `remaining` is rounded down to whole units and `wait` to milliseconds; 832 of
-    842 recorded values are that exact. At 1,000 units a second and more, the
-    remainder is the finer of the two.
+    `remaining` is rounded down to whole units and `wait` to milliseconds; 832 of 842 recorded values are that exact.
+    At 1,000 units a second and more, `remaining` is the finer of the two.
     """
     if not wait or remaining is None:
         return None
@@ -254,7 +255,7 @@ def exact_level(
 
 
 def _forwarded_reset(table: dict[bytes, bytes], names: _Names) -> bytes:
-    """LiteLLM repeats limit and remainder of the provider under the plain names, but not the reset (3)."""
+    """The reset of the provider behind LiteLLM, which repeats only limit and remainder under the plain names."""
     limit, remaining, reset, _ = (table.get(b"llm_provider-" + name, b"") for name in names)
     same = limit == table.get(names.limit) and remaining == table.get(names.remaining)
     return reset if same and reset[-1:] == b"s" else b""
@@ -264,54 +265,50 @@ def parse_number(text: bytes | None) -> float | None:
     """Value of a plain number; None for signs, exponents, lists, and more than 15 digits."""
     if text is None:
         return None
-    if text.isdigit() and len(text) <= 15:  # of bytes, ASCII digits only
+    if text.isdigit() and len(text) <= 15:  # in bytes, these are ASCII digits only
         return float(text)
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def _period(limit: float, remaining: float | None, wait: float, least: float) -> float | None:
-    """Seconds in which a bucket fills that takes `wait` to be full, if not a minute; None: cannot be told.
+    """The period in which the bucket must fill to be full in `wait` seconds; None if no period explains that.
 
-    OpenAI and Groq announce daily limits under the names of limits per minute (1.4).
+    OpenAI and Groq announce daily limits under the names of limits per minute.
     """
     if remaining is None:
         return None
     missing = limit - remaining
-    # Nebius rounds up to seconds, which may look like a longer period.
+    # Nebius rounds up to whole seconds, which may look like a longer period.
     whole = wait <= MINUTE and wait % 1.0 == 0.0
     if whole and abs(wait - missing * MINUTE / limit) <= 1.0:
         return MINUTE
-    if missing > 1.0 or least:  # or else every longer one fits
+    if missing > 1.0 or least:  # else every longer period fits
         for period in (3600.0, DAY, MONTH):
             level = exact_level(limit, period, remaining, wait, least)
             if level is not None:
-                # Whole seconds for a fraction of a unit: it may as well be the end of a fixed minute.
+                # Whole seconds for a fraction of a unit may just as well be the end of a fixed minute.
                 return None if whole and level > remaining + 1e-6 else period
         for period in (10.0, 1.0):
-            # A limit per minute that is enforced per second is a bucket of
-            # limit/60. Empty, it looks like a limit per second: believing that
-            # would be 60 times too fast.
+            # A limit per minute that is enforced per second is a bucket of limit/60. When it is empty, it looks like
+            # a limit per second, and believing that would be 60 times too fast.
             burst = limit * period / MINUTE
             if burst < max(1.0, remaining) and exact_level(limit, period, remaining, wait, least) is not None:
                 return period
-    # Noise, or the end of a fixed window. Of a minute, neither is longer than that.
+    # Noise, or the end of a fixed window; for a limit per minute, neither is longer than a minute.
     return MINUTE if wait <= MINUTE else None
 
 
 def _is_within_minute(table: dict[bytes, bytes], reset: bytes) -> bool:
-    """Whether a limit is one per minute, by a reset that is no Go duration, or is missing.
+    """Whether a limit is one per minute, where the reset is missing or no Go duration.
 
-    These names mean a minute everywhere but in OpenAI's and Groq's daily limits,
-    which always have a time to full. Without it, `limit-requests: 10000` may be
-    10,000 a minute (gpt-4o, tier 4) or a day (gpt-4o-mini, tier 1), and the
-    minute is taken: a day for a minute would slow us down for good, while a
-    minute for a day is corrected by the next reset, or by the first refusal,
-    which names the day.
+    These names mean a minute everywhere except in OpenAI's and Groq's daily limits, which always come with the time
+    until the bucket is full. Without that time, `limit-requests: 10000` may be 10,000 a minute (gpt-4o, tier 4) or a
+    day (gpt-4o-mini, tier 1). We assume the minute: taking a minute for a day would slow us down for good, while
+    taking a day for a minute is corrected by the next reset, or by the first refusal, which names the day.
 
-    A fixed window of a minute ends within one. Later, it is a longer one, and
-    nothing tells how long.
+    A fixed window of a minute ends within a minute. A later end means a longer window of unknown length.
     """
-    # Azure's resets are in no known unit (2).
+    # Azure's resets are in no known unit.
     if not reset or b"apim-request-id" in table or b"x-ms-region" in table:
         return True
     seconds = parse_number(reset)
@@ -325,30 +322,30 @@ def _ietf(headers: Mapping[str, str]) -> tuple[list[Window], list[Window]]:
     """`RateLimit-Policy: "burst";q=100;w=60` with `RateLimit: "burst";r=50;t=30`, and drafts before 07."""
     requests: list[Window] = []
     tokens: list[Window] = []
-    left = {name: parse_number(told.get("r")) for name, told in list_items(headers.get("ratelimit"))}
-    for name, told in list_items(headers.get("ratelimit-policy")):
-        unit = told.get("qu", b"requests").strip(b'"')
-        kind = {b"requests": requests, b"tokens": tokens}.get(unit)
-        if kind is not None:
-            kind += _policy(parse_number(told.get("q")), told, left.get(name))
+    left = {name: parse_number(parameters.get("r")) for name, parameters in list_items(headers.get("ratelimit"))}
+    for name, parameters in list_items(headers.get("ratelimit-policy")):
+        unit = parameters.get("qu", b"requests").strip(b'"')
+        found = {b"requests": requests, b"tokens": tokens}.get(unit)
+        if found is not None:
+            found += _policy(parse_number(parameters.get("q")), parameters, left.get(name))
     if not requests and not tokens:
-        # The first value is the limit that `remaining` is of; those with a window follow.
+        # The first value is the limit to which `remaining` belongs; the limits with a window follow.
         listed = list(list_items(headers.get("ratelimit-limit")))
         remaining = parse_number(headers.get("ratelimit-remaining", "").encode("utf-8", "replace"))
-        for name, told in listed[:16]:
-            requests += _policy(parse_number(name), told, remaining if name == listed[0][0] else None)
+        for name, parameters in listed[:16]:
+            requests += _policy(parse_number(name), parameters, remaining if name == listed[0][0] else None)
     return requests, tokens
 
 
-def _policy(limit: float | None, told: dict[str, bytes], remaining: float | None) -> list[Window]:
-    period = parse_number(told.get("w"))
+def _policy(limit: float | None, parameters: dict[str, bytes], remaining: float | None) -> list[Window]:
+    period = parse_number(parameters.get("w"))
     if limit is None or limit < 1.0 or not period or period > LONGEST:
         return []
     return [Window(limit, period, remaining if remaining is not None and remaining <= limit else None)]
 
 
 def list_items(field: str | None) -> Iterator[tuple[bytes, dict[str, bytes]]]:
-    """Members of a structured list, each with its parameters."""
+    """The members of a structured list (RFC 9651), each with its parameters."""
     for member in (field or "")[:1024].split(","):
         name, *parameters = (part.strip() for part in member.split(";"))
         pairs = (parameter.partition("=") for parameter in parameters)

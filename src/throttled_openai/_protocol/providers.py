@@ -1,7 +1,7 @@
 """Providers: whose API a base URL is, and what that API takes from the token limit.
 
-Only what the arithmetic of costs or the choice of a limiter needs. Header dialects are read from the headers
-themselves. Numbers in brackets are sections of the project's reference on how providers count.
+A provider has only the facts that the arithmetic of costs and the choice of a limiter need. Its dialect of headers is
+recognised from the headers themselves.
 """
 
 import ipaddress
@@ -16,12 +16,12 @@ from typing import Final, Literal
 class Provider:
     """How one provider counts tokens against the limit per minute.
 
-    `charges`: what is taken in the end, the estimate at admission or the real usage at completion.
-    `reserves_output`: whether the most output the request allows is taken at admission; None: not known, learnt.
-    `hosted`: a company's API with rate limits; a server of one's own may queue instead of refusing.
-    `counts_output`: whether output draws on the same limit as input, where usage is charged.
-    `counts_cached`: whether input that a cache had is charged, where usage is.
-    `default_output`: tokens reserved for an answer whose request tells no most, where output is reserved.
+    `charges`: what is charged in the end, the estimate at admission or the real usage at completion.
+    `reserves_output`: whether the maximum output of the request is charged at admission; None: unknown, so learnt.
+    `hosted`: a company's API with rate limits; a self-hosted server may queue instead of refusing.
+    `counts_output`: whether output is charged to the same limit as input, where usage is charged.
+    `counts_cached`: whether cached input is charged, where usage is charged.
+    `default_output`: tokens reserved for an answer where output is reserved and the request sets no maximum.
     """
 
     name: str
@@ -30,48 +30,48 @@ class Provider:
     hosted: bool = True
     counts_output: bool = True
     counts_cached: bool = True
-    default_output: int = 16  # OpenAI until 2025-03 (1.3) and Azure in 2024 (2)
+    default_output: int = 16  # OpenAI until 2025-03 and Azure in 2024
 
 
 PROVIDERS: Final[Mapping[str, Provider]] = MappingProxyType(
     {
         provider.name: provider
         for provider in (
-            # Reserved until 2025-03-19, and the documentation still says so; traffic since says no (1.3).
+            # Reserved until 2025-03-19. The documentation still says so, but traffic since then shows otherwise.
             Provider("openai", reserves_output=False),
-            # Documented as reserved; the one sample with `max_tokens` of 2025 was not charged them (2).
+            # Documented as reserved; the one sample of 2025 with `max_tokens` was not charged for them.
             Provider("azure"),
             # "Requested 32979" for a small prompt with a large `max_tokens` (four reports of 2026, see
             # zeeyado/koassistant.koplugin#106); without `max_tokens` nothing beyond the prompt was taken
             # (7 samples of 2024).
             Provider("groq", reserves_output=True, default_output=0),
-            # `x-ratelimit-tokens-query-cost` is prompt and completion, exactly (3).
+            # `x-ratelimit-tokens-query-cost` is exactly prompt and completion.
             Provider("mistral", charges="usage", reserves_output=False),
-            # Documented (3). What it reserves without a maximum is an upper bound it does not tell.
+            # Documented. Without a maximum it reserves an upper bound that it does not publish.
             Provider("cerebras", reserves_output=True),
-            # Of its limits ours is that of input tokens: estimated, then corrected, without cache reads (3).
+            # We count its limit of input tokens: estimated, then corrected, without cache reads.
             Provider("anthropic", charges="usage", reserves_output=False, counts_output=False, counts_cached=False),
             Provider("together"),
-            # Input and output have limits of their own; the ones announced for input are read (3).
+            # Input and output have separate limits; we read those of input.
             Provider("fireworks", charges="usage", reserves_output=False, counts_output=False),
-            # Requests only (3).
+            # It limits requests only.
             Provider("openrouter", reserves_output=False),
-            # The limit is one of input tokens (3).
+            # The limit is one of input tokens.
             Provider("gemini", charges="usage", reserves_output=False, counts_output=False),
-            # Prompt, completion and reasoning (3).
+            # It counts prompt, completion and reasoning.
             Provider("xai", charges="usage", reserves_output=False),
-            # Calls in flight only (3).
+            # It limits calls in flight only.
             Provider("deepseek", reserves_output=False),
-            # Requests only (3).
+            # It limits requests only.
             Provider("perplexity", reserves_output=False),
             Provider("nvidia"),
             Provider("digitalocean"),
             Provider("nebius"),
-            # Its own name or address says nothing; it passes on the headers of what is behind it (3).
+            # No address shows it, so it has to be named; it passes on the headers of the provider behind it.
             Provider("litellm"),
-            # vLLM, SGLang, Ollama, llama.cpp, TGI, NIM (3).
+            # vLLM, SGLang, Ollama, llama.cpp, TGI, NIM.
             Provider("self-hosted", reserves_output=False, hosted=False),
-            # May be anybody's own server at a public address.
+            # Possibly a self-hosted server at a public address.
             Provider("unknown", hosted=False),
         )
     }
@@ -103,7 +103,7 @@ _DOMAINS: Final = {
     "do-ai.run": "digitalocean",
     "nebius.ai": "nebius",
     "nebius.com": "nebius",
-    # Names that exist in one network only; `svc` without its `cluster.local` is common in a cluster.
+    # Names that exist only inside one network; clusters often use `svc` without its `cluster.local`.
     "home.arpa": "self-hosted",
     "internal": "self-hosted",
     "lan": "self-hosted",
@@ -117,7 +117,7 @@ _SCHEME: Final = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 
 
 def provider_of(base_url: str) -> Provider:
-    """Provider at `base_url`, by its host name; whatever cannot be read is `unknown`."""
+    """Provider at `base_url`, by its host name; `unknown` for a URL that cannot be read."""
     scheme = _SCHEME.match(base_url)
     if scheme is not None and "unix" in scheme[0].lower():
         return PROVIDERS["self-hosted"]
@@ -141,14 +141,14 @@ def provider_of(base_url: str) -> Provider:
 
 
 def endpoint_of(host: str, port: int | None, provider: Provider) -> str:
-    """The server, where each has limits of its own for a deployment; empty where the account has."""
+    """The host and port where limits belong to a deployment at one endpoint (Azure); empty where they do not."""
     if provider.name != "azure":
         return ""
     return host if port is None else f"{host}:{port}"
 
 
 def provider_named(name: str) -> Provider:
-    """The provider of that name; `ValueError` lists the names there are."""
+    """The provider of that name; for an unknown one, a `ValueError` lists all names."""
     provider = next((provider for provider in PROVIDERS.values() if provider.name == name), None)
     if provider is None:
         raise ValueError(f"dialect must be one of {', '.join(map(repr, PROVIDERS))}; got {name!r}")
@@ -156,7 +156,7 @@ def provider_named(name: str) -> Provider:
 
 
 def _host(rest: str) -> str:
-    """Host of what follows `://`, in lower case. Not `urlsplit`, which raises on half of an IPv6 address."""
+    """The host in the part of a URL after `://`, in lower case. `urlsplit` would raise on half an IPv6 address."""
     for end in "/?#":
         rest = rest.partition(end)[0]
     rest = rest.rpartition("@")[2]

@@ -1,4 +1,4 @@
-"""The tail of a body: what it says of usage, or of a refusal, found without parsing all of it."""
+"""The tail of a body: its usage, or the refusal in it, found without parsing all of it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from .error_body import NOT_JSON
-from .estimate import Usage, read_usage
 from .refusals import read_stream_error
+from .usage import Usage, read_usage
 
 if TYPE_CHECKING:
     from .refusals import Refusal
 
-# Bytes kept of what has passed: the object of a usage, with its details, is some 600.
+# Bytes of a stream that are kept: a usage object with its details has about 600.
 KEPT: Final = 4096
-# Places that are looked at: after a usage come its event's other fields, and at most a few events without one.
+# How often the word is looked for: after a usage come its event's other fields, and at most a few events without one.
 TRIES: Final = 64
 _USAGE: Final = b'"usage"'
 _DECODER: Final = json.JSONDecoder()
@@ -23,7 +23,7 @@ _DECODER: Final = json.JSONDecoder()
 def last_usage(body: bytes) -> Usage | None:
     """The last usage in a JSON body, or in the events of a stream; None if there is none.
 
-    Quotes in texts are escaped, so what people write can never look like one.
+    Quotes inside a text are escaped, so a prompt or an answer can never look like a usage.
     """
     at = len(body)
     for _ in range(TRIES):
@@ -35,7 +35,7 @@ def last_usage(body: bytes) -> Usage | None:
             continue
         try:
             found, _ = _DECODER.raw_decode(after[1:].lstrip())
-        except NOT_JSON:  # or cut off
+        except NOT_JSON:  # also if it is cut off
             continue
         usage = read_usage({"usage": found}) if isinstance(found, dict) else None
         if usage is not None:
@@ -44,7 +44,7 @@ def last_usage(body: bytes) -> Usage | None:
 
 
 class Tail:
-    """The end of what has passed of a stream's bytes. `usage` and `refusal`: what it told so far."""
+    """The last bytes of a stream so far. `usage` and `refusal`: the last of each that the stream has reported."""
 
     __slots__ = ("_kept", "refusal", "usage")
 
@@ -54,6 +54,7 @@ class Tail:
         self._kept = b""
 
     def add(self, chunk: bytes) -> None:
+        """Read the next bytes of the stream."""
         body = self._kept + chunk
         self._kept = body[-KEPT:]
         if _USAGE in body:
@@ -63,7 +64,7 @@ class Tail:
 
 
 def _refusal_in(body: bytes) -> Refusal | None:
-    """The refusal that the last complete event tells of, if one does: status 200 had been sent by then."""
+    """The refusal in the last complete event, if it has one: the status, 200, was sent before."""
     for line in reversed(body.splitlines()):
         if line.startswith(b"data:"):
             try:

@@ -1,8 +1,8 @@
-"""What every Python process of a program run by `throttled-openai exec` begins with.
+"""The startup code of every Python process under `throttled-openai exec`.
 
 `exec` puts this directory on PYTHONPATH, for the program and the processes it starts. Python imports `sitecustomize`
-from here at startup; where that of another tool is found first, it imports `openai` from here later. Any Python may
-run this, also one without the SDK: only the standard library, only old syntax, no imports that cost time.
+from here at startup. If it finds the `sitecustomize` of another tool first, it imports `openai` from here later. Any
+Python may run this, even one without the SDK, so it uses only the standard library, old syntax and fast imports.
 """
 # ruff: noqa: INP001, PTH100, PTH120  # pathlib would slow down every start
 
@@ -11,14 +11,14 @@ import os
 import sys
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
-# Where this package is, for a Python that does not find it by itself.
+# The directory that contains this package, for a Python in which it is not installed.
 _HOME = os.path.dirname(os.path.dirname(os.path.dirname(_HERE)))
-# Once one of these is imported, and none is half imported, throttling is installed.
+# Throttling is installed when one of these has been imported, and none is in the middle of its import.
 _NAMES = ("openai", "throttled_openai")
 
 
 class _Finder:
-    """Lets the other finders find the SDK, and installs throttling as soon as it is imported."""
+    """Lets the other finders find the SDK, and installs throttling as soon as the SDK has been imported."""
 
     def __init__(self) -> None:
         self._loading = []  # type: ignore[var-annotated]
@@ -36,7 +36,7 @@ class _Finder:
 
     def _attend(self, name: str, loader: object) -> None:
         execute = getattr(loader, "exec_module", None)
-        if execute is None:  # a namespace
+        if execute is None:  # a namespace package
             return
 
         def exec_module(module: object) -> None:
@@ -54,7 +54,7 @@ class _Finder:
 
 
 def _begin() -> None:
-    """Install throttling. If that fails the program goes on without it, and is told."""
+    """Install throttling. If that fails, the program goes on without it, and stderr says so."""
     try:
         try:
             from throttled_openai._commands import exec as _exec  # noqa: PLC0415
@@ -65,12 +65,12 @@ def _begin() -> None:
             finally:
                 sys.path.remove(_HOME)
         _exec.begin()
-    except Exception as problem:  # noqa: BLE001  # the program is not ours to stop
+    except Exception as problem:  # noqa: BLE001  # our failure must not stop the program
         _say("NOT throttled: " + type(problem).__name__ + ": " + str(problem))
 
 
 def _end() -> None:
-    """Registered before the program has begun, so that all else is over by now."""
+    """Report that there was nothing to throttle. Registered before the program began, so everything else has ended."""
     if "throttled_openai._commands.exec" not in sys.modules and os.environ.get("THROTTLED_OPENAI_EXEC_PID") == str(
         os.getpid()
     ):
@@ -83,8 +83,8 @@ def _say(text: str) -> None:
 
 
 def start() -> None:
-    """Have throttling installed as soon as the SDK is imported."""
-    # The first Python process is the program; those that it starts find its number here.
+    """Install throttling now if the SDK has been imported, else as soon as it is."""
+    # The first Python process is the program. Processes that it starts find its number here.
     os.environ.setdefault("THROTTLED_OPENAI_EXEC_PID", str(os.getpid()))
     if os.environ.get("THROTTLED_OPENAI_EXEC") == "summary":
         atexit.register(_end)
@@ -95,7 +95,7 @@ def start() -> None:
 
 
 def make_way(name: str) -> None:
-    """Leave `sys.path` as it would be without us, and import the module `name` that ours stood before."""
+    """Remove this directory from `sys.path`, and import the module `name` that ours has shadowed."""
     sys.path[:] = [path for path in sys.path if os.path.abspath(path or ".") != _HERE]
     ours = sys.modules.pop(name)
     try:
@@ -103,4 +103,4 @@ def make_way(name: str) -> None:
     except ImportError as problem:
         if name != "sitecustomize" or problem.name != name:
             raise
-        sys.modules[name] = ours  # the import system looks for it when that file is done
+        sys.modules[name] = ours  # the import system looks for it when it has run that file

@@ -1,5 +1,5 @@
-"""The module that Python imports at startup."""
-# ruff: noqa: INP001  # a directory of the search path, no package
+"""Python imports this module at startup; it starts throttling, then imports the `sitecustomize` that it shadows."""
+# ruff: noqa: INP001  # this directory is on the search path, and no package
 
 import _throttled_openai
 

@@ -1,5 +1,5 @@
-"""What is imported as `throttled_openai` if another tool's `sitecustomize` is found first: it makes way."""
-# ruff: noqa: INP001  # a directory of the search path, no package
+"""Shadows `throttled_openai` where another tool has a `sitecustomize`: starts throttling, imports the real module."""
+# ruff: noqa: INP001  # this directory is on the search path, and no package
 
 import _throttled_openai
 
