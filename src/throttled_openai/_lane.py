@@ -574,6 +574,7 @@ class Lane:
             refused=self.refused,
             tokens_used=self.tokens_used,
             windows=self.budget.stats(),
+            tokens_per_call=self.tokens_per_call,
         )
 
 

@@ -42,6 +42,7 @@ class BudgetStats:
     """One budget: a model, or several that share their limits.
 
     `admitted`, `succeeded`, `refused`: attempts so far. `tokens_used`: as reported by the server.
+    `tokens_per_call`: what an attempt takes from the token limit, on average.
     """
 
     name: str
@@ -53,6 +54,7 @@ class BudgetStats:
     refused: int
     tokens_used: int
     windows: tuple[WindowStats, ...]
+    tokens_per_call: float = 0.0
 
     def __str__(self) -> str:
         limits = ", ".join(map(str, self.windows)) or "no limit known"
