@@ -1,5 +1,7 @@
 """AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s."""
 
+from typing import TYPE_CHECKING, Any
+
 from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from ._core.limits import Limits
 from ._core.stats import BudgetStats, Stats, WindowStats
@@ -21,11 +23,16 @@ from .errors import (
     RequestTooLarge,
 )
 
+if TYPE_CHECKING:
+    from .batch import BatchResult, BatchStoppedError, run_batch, run_file
+
 __all__ = [
     "AccountBlocked",
     "AccountPaused",
     "AdmissionError",
     "AdmissionTimeout",
+    "BatchResult",
+    "BatchStoppedError",
     "BudgetStats",
     "ClientClosed",
     "Limits",
@@ -44,7 +51,18 @@ __all__ = [
     "WindowStats",
     "install",
     "manners",
+    "run_batch",
+    "run_file",
     "throttle",
     "throttle_http_client",
     "uninstall",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What is for files of requests is imported with its first use."""
+    if name not in {"BatchResult", "BatchStoppedError", "run_batch", "run_file"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import batch  # noqa: PLC0415
+
+    return getattr(batch, name)

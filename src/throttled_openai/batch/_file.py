@@ -26,7 +26,7 @@ from ._output import SYNC_EVERY, Output, compress, cut, decompress, keep, scan, 
 from ._result import BatchResult, Written, encoded
 from ._runner import Runner
 from ._sidecar import Sidecar, WrongRunError
-from ._source import STDIN, measure
+from ._source import STDIN, InputError, measure, zstd
 from ._status import Status, status_of
 from ._tally import Tally
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from openai import AsyncOpenAI
 
+    from .._core.stats import BudgetStats
     from ._prices import Prices
 
 Order = Literal["completion", "input"]
@@ -93,7 +94,9 @@ class Summary:
         lines = [f"{served:,} requests served and {self.failed:,} failed in {spell(self.seconds)} -> {self.output}"]
         if self.before:
             lines.append(f"{self.before:,} had been done before, {self.failed_before:,} of them failed")
-        lines.append(f"{self.input_tokens:,} tokens in, {self.output_tokens:,} out; {self.refusals:,} refusals on the way")
+        lines.append(
+            f"{self.input_tokens:,} tokens in, {self.output_tokens:,} out; {self.refusals:,} refusals on the way"
+        )
         if self.cost is not None:
             lines[-1] += f"; cost {self.cost:,.4f}"
         lines += [f"    {count:,} x {what}" for what, count in Counter(self.errors).most_common(10)]
@@ -115,8 +118,10 @@ class FileRun:
         self._rules = rules
         self._calls = RawCalls(self._client, retries=rules.max_retries)
         self._name = output
-        self._target = None if output == STDIN else Path(output).resolve()
+        self._target = None if output == STDIN or _is_stream(Path(output)) else Path(output).resolve()
         self._path = None if self._target is None else working_path(self._target)
+        if self._target is not None and not source.is_stream and self._target == Path(source.name).resolve():
+            raise ValueError("the output is the input")
         self._output: Output | None = None
         self._sidecar: Sidecar | None = None
         self._run = "0" * 8
@@ -159,6 +164,10 @@ class FileRun:
         stats = self._calls.throttle.stats()
         return status_of(self.tally, stats, reading=runner is None, draining=runner is not None and runner.draining)
 
+    def model_stats(self) -> tuple[BudgetStats, ...]:
+        """What the throttle knows of each model."""
+        return self._calls.throttle.stats().budgets
+
     def summary(self) -> Summary:
         tally, runner = self.tally, self._runner
         return Summary(
@@ -184,14 +193,12 @@ class FileRun:
     def _open(self, ids: Ids) -> Container[int]:
         """Take the output, put it right, and find out what is done."""
         source, tally = self._source, self.tally
-        known = None if source.is_stream else measure(source.name, source.kind)
+        known = None if source.is_stream else measure(source.name, source.kind, self._look)
         tally.total = None if known is None else known.records
         if self._target is None or self._path is None:
             return frozenset()
-        if self._target.name.endswith(".zst"):
-            from ._source import zstd  # noqa: PLC0415
-
-            zstd()  # told now that it is missing
+        if self._target.name.lower().endswith(".zst"):
+            zstd()  # told now, if it is missing
         self._sidecar = sidecar = Sidecar(self._target.with_name(self._target.name + ".run.json"))
         there = next((path for path in (self._path, self._target) if path.exists() and path.stat().st_size), None)
         if sidecar.is_new and there is not None:
@@ -205,6 +212,10 @@ class FileRun:
         if there != self._path:
             decompress(there, self._path)
         return self._put_right(ids)
+
+    def _look(self, _: int) -> None:
+        if self._interrupts:
+            raise InputError("interrupted while it was read")
 
     def _put_right(self, ids: Ids) -> Container[int]:
         path, tally = self._path, self.tally
@@ -245,19 +256,20 @@ class FileRun:
             await asyncio.wait({syncing})
             self.tally.ended = self.tally.began + self.tally.seconds
             await asyncio.to_thread(self._close, output)
-        if self._runner.stopped is None:
+        if self._runner.stopped is None and not self._runner.reached_limit:
             await asyncio.to_thread(self._finish)
 
     async def _to_stdout(self, feed: FileFeed) -> None:
         loop = asyncio.get_running_loop()
         kept: list[bytes] = []
+        stream = sys.stdout.buffer if self._name == STDIN else Path(self._name).open("wb", buffering=0)  # noqa: ASYNC230, SIM115
 
         def flush() -> None:
             data = b"".join(kept)
             kept.clear()
             try:
-                sys.stdout.buffer.write(data)
-                sys.stdout.buffer.flush()
+                stream.write(data)
+                stream.flush()
             except OSError as error:
                 self._cannot_write(error)
 
@@ -278,10 +290,17 @@ class FileRun:
                 in_order.close()
         if kept:
             flush()
+        if stream is not sys.stdout.buffer:
+            stream.close()
 
     def _made_runner(self, feed: Any, sink: Any, **more: Any) -> Runner:
         rules = self._rules
-        told = {"limit": rules.limit, "prices": rules.prices, "max_cost": rules.max_cost, "keep_going": rules.keep_going}
+        told = {
+            "limit": rules.limit,
+            "prices": rules.prices,
+            "max_cost": rules.max_cost,
+            "keep_going": rules.keep_going,
+        }
         return Runner(self._calls, feed, sink, self.tally, **told, **more)
 
     def _skip(self, count: int) -> None:
@@ -292,7 +311,7 @@ class FileRun:
         if self._path is None and isinstance(error, BrokenPipeError):
             self._runner.abort("nobody reads the results")
             return
-        where = "standard output" if self._path is None else self._path.name
+        where = "standard output" if self._name == STDIN else self._name
         said = os.strerror(error.errno) if error.errno else str(error)
         self._runner.abort(f"cannot write {where}: {said}; answers that came since are asked for again")
 
@@ -318,6 +337,11 @@ class FileRun:
             sort(self._path)
         if self._path != self._target:
             compress(self._path, self._target)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is a pipe or a device, to which nothing can be appended later."""
+    return path.exists() and not path.is_file()
 
 
 async def run_file(

@@ -74,7 +74,9 @@ def scan(path: Path, run: str, seen: Callable[[Written, bytes], object] = lambda
             at += len(line)
             told = written(line)
             if told is not None and told.run != run:
-                raise WrongRunError(f"{path.name} holds results of another run, {told.run}, than its sidecar says, {run}")
+                raise WrongRunError(
+                    f"{path.name} holds results of another run, {told.run}, than its sidecar says, {run}"
+                )
             if told is None or not done.add(told.line):
                 damaged += 1
                 continue

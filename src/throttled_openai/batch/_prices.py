@@ -1,9 +1,9 @@
 """The prices: what tokens cost by model, as a file of the user's says. There are none built in: they would be wrong.
 
-    [gpt-4o-mini]
-    input = 0.15
-    output = 0.60
-    cached = 0.075
+[gpt-4o-mini]
+input = 0.15
+output = 0.60
+cached = 0.075
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ PATHS: Final = ("/chat/completions", "/responses", "/embeddings", "/completions"
 LONGEST: Final = 64 * 1024 * 1024
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+_COLON: Final = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
+_COMMA: Final = re.compile(r"[ \t\n\r]*([,}])[ \t\n\r]*")
 _NOT_JSON: Final = (ValueError, RecursionError)
 
 
@@ -110,7 +112,9 @@ def path_of(url: object) -> str:
 
 def check_body(body: object) -> None:
     if not isinstance(body, dict):
-        raise BadLineError("invalid_body", "body is missing" if body is None else f"body must be an object, not {_kind(body)}")
+        raise BadLineError(
+            "invalid_body", "body is missing" if body is None else f"body must be an object, not {_kind(body)}"
+        )
     model = body.get("model")
     if not isinstance(model, str) or not model:
         reason = "is missing" if model is None else f"must be a text, not {_kind(model)}"
@@ -144,47 +148,33 @@ def _members(text: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
     try:
         if text[:1] != "{":
             raise BadLineError("invalid_json", f"is {_kind(_DECODER.decode(text))}, not an object")
-        at = _after_space(text, 1)
-        if text[at : at + 1] == "}":
-            _end(text, at + 1)
+        at = _SPACE.match(text, 1).end()  # type: ignore[union-attr]  # it always matches
+        if text[at : at + 1] == "}" and not text[at + 1 :]:
             return found, spans
         while True:
             key, at = _DECODER.raw_decode(text, at)
             if not isinstance(key, str):
                 raise BadLineError("invalid_json", "has a name that is no text")
-            at = _after_space(text, at)
-            _expect(text, at, ":")
-            start = _after_space(text, at + 1)
+            start = _found(_COLON, text, at, "':'").end()
             found[key], at = _DECODER.raw_decode(text, start)
             spans[key] = start, at
-            at = _after_space(text, at)
-            if text[at : at + 1] == "}":
-                _end(text, at + 1)
+            after = _found(_COMMA, text, at, "',' or '}'")
+            at = after.end()
+            if after[1] == "}":
+                if at != len(text):
+                    raise json.JSONDecodeError("Extra data", "", at)
                 return found, spans
-            _expect(text, at, ",")
-            at = _after_space(text, at + 1)
     except BadLineError:
         raise
     except _NOT_JSON as error:
         raise BadLineError("invalid_json", _why(error)) from None
 
 
-def _after_space(text: str, at: int) -> int:
-    if text[at : at + 1] not in {" ", "\t", "\n", "\r"}:
-        return at
-    match = _SPACE.match(text, at)
-    assert match is not None
-    return match.end()
-
-
-def _expect(text: str, at: int, what: str) -> None:
-    if text[at : at + 1] != what:
-        raise json.JSONDecodeError(f"Expecting {what!r}", "", at)
-
-
-def _end(text: str, at: int) -> None:
-    if _after_space(text, at) != len(text):
-        raise json.JSONDecodeError("Extra data", "", at)
+def _found(pattern: re.Pattern[str], text: str, at: int, what: str) -> re.Match[str]:
+    match = pattern.match(text, at)
+    if match is None:
+        raise json.JSONDecodeError(f"Expecting {what}", "", at)
+    return match
 
 
 def _not_finite(name: str) -> object:

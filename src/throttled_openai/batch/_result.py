@@ -63,7 +63,12 @@ def encoded(result: BatchResult, run: str, raw: bytes | None = None) -> bytes:
         told = json.dumps(result.request_id or name)
         response = b'{"status_code":%d,"request_id":%b,"body":%b}' % (result.status_code, told.encode(), raw)
     error = b"null" if result.error is None else json.dumps(result.error, separators=(",", ":")).encode()
-    return b'{"id":"%b","custom_id":%b,"response":%b,"error":%b}\n' % (name.encode(), custom_id.encode(), response, error)
+    return b'{"id":"%b","custom_id":%b,"response":%b,"error":%b}\n' % (
+        name.encode(),
+        custom_id.encode(),
+        response,
+        error,
+    )
 
 
 def written(line: bytes) -> Written | None:

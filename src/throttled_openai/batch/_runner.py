@@ -42,7 +42,6 @@ _SAMPLE: Final = 1.0
 _LONGEST_TEXT: Final = 10_000
 
 
-
 class Runner:
     """`limit`: requests that are sent at most. `max_cost`: what they may cost, by `prices`."""
 
@@ -77,6 +76,7 @@ class Runner:
         self._over: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
         self.stopped: str | None = None
+        self.reached_limit = False
         self.draining = False
 
     @property
@@ -104,18 +104,18 @@ class Runner:
             await asyncio.gather(looks, *self._workers, return_exceptions=True)
 
     def drain(self) -> None:
-        """Send nothing more; what is in flight is waited for."""
+        """Read nothing more; what is in flight is waited for."""
         if self.draining:
             return
         self.draining = True
         if self._reading is not None and not self._reading.done():
             self._reading.set_result(False)
-        self._calls.end_waits(self._workers)
 
     def stop(self, why: str) -> None:
-        """Drain, for a reason."""
+        """Drain, for a reason: what waits for its turn is not sent either."""
         self.stopped = self.stopped or why
         self.drain()
+        self._calls.end_waits(self._workers)
 
     def abort(self, why: str) -> None:
         """End at once."""
@@ -239,7 +239,7 @@ class Runner:
         try:
             answer = await self._calls.post(request.path, request.content, request.body)
         except ClientClosed:
-            if not self.draining:
+            if self.stopped is None:
                 self.stop("the client was closed")
             return False
         except openai.OpenAIError as failure:
@@ -252,7 +252,7 @@ class Runner:
         result, raw = result_of(request, answer, error)
         why = None if result.ok else self._verdict.about(answer, error)
         if why is not None:
-            if self.draining:
+            if self.stopped is not None:
                 return False
             for held in self._verdict.hold(result, why):
                 self._hand_over(held, None)
@@ -281,7 +281,8 @@ class Runner:
         """What the request may cost; None where it is not to be sent."""
         if self._left is not None:
             if self._left <= 0:
-                self.stop("as many requests were sent as --limit says")
+                self.reached_limit = True
+                self.drain()
                 return None
             self._left -= 1
         if self._max_cost is None or self._prices is None:
@@ -363,5 +364,3 @@ def reason_of(result: BatchResult) -> str:
     found = body.get("error")
     code = found.get("code") or found.get("type") if isinstance(found, dict) else None
     return f"status {result.status_code}" + (f" {code}"[:60] if isinstance(code, str) else "")
-
-

@@ -115,7 +115,9 @@ def _without_prompts(told: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     was, given = before.get("input", {}), now["input"]
     if given.get("sha256") != was.get("sha256"):
-        sizes = [f"{each.get('records') or 0:,} records, sha256 {str(each.get('sha256'))[:12]}" for each in (given, was)]
+        sizes = [
+            f"{each.get('records') or 0:,} records, sha256 {str(each.get('sha256'))[:12]}" for each in (given, was)
+        ]
         yield f"the input is {given['name']} ({sizes[0]}), it was {was.get('name')} ({sizes[1]})"
     before_settings, settings = before.get("settings", {}), now["settings"]
     for name in sorted(before_settings.keys() | settings.keys()):

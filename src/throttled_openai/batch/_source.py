@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import io
 import os
-import sys
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,12 +99,17 @@ def _is_compressed(name: str) -> bool:
 def opened(name: str) -> Iterator[IO[bytes]]:
     """The bytes of a file, decompressed, or of standard input."""
     if name == STDIN:
-        yield sys.stdin.buffer
+        # Unbuffered: a thread that waits for a buffered reader holds up the end of the process.
+        with io.FileIO(0, closefd=False) as file:
+            yield file  # type: ignore[misc]
     elif name.lower().endswith(".gz"):
         with gzip.open(name, "rb") as file:
             yield file  # type: ignore[misc]  # a GzipFile is one, all but by name
     elif name.lower().endswith(".zst"):
-        with Path(name).open("rb") as file, zstd().ZstdDecompressor().stream_reader(file, read_across_frames=True) as it:
+        with (
+            Path(name).open("rb") as file,
+            zstd().ZstdDecompressor().stream_reader(file, read_across_frames=True) as it,
+        ):
             yield it
     else:
         with Path(name).open("rb") as file:
@@ -169,7 +173,8 @@ def _lines(name: str) -> Iterator[list[Record]]:
 def _text(name: str) -> Iterator[io.TextIOWrapper]:
     # What is not UTF-8 costs its row, not the file: a surrogate is no text that can be sent.
     with opened(name) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        buffered: Any = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
+        text = io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape", newline="")
         try:
             yield text
         finally:

@@ -182,6 +182,10 @@ class Tally:
             self.samples = [_merged(list(pair)) for pair in pairs]
             self._width *= 2
 
+    def all_samples(self) -> list[Sample]:
+        """The samples, with the last ones that wait for others."""
+        return [*self.samples, _merged(self._group)] if self._group else list(self.samples)
+
 
 def limit_of(budgets: tuple[BudgetStats, ...]) -> float | None:
     """Calls per second that the limits of models in use come to together; None where one has none known."""

@@ -49,7 +49,9 @@ class Verdict:
             raise StopRunError(said(error))
         if isinstance(error, AdmissionTimeout):
             raise StopRunError(said(error))
-        if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError | ClientClosed):
+        if isinstance(error, openai.APIConnectionError) and not isinstance(
+            error, openai.APITimeoutError | ClientClosed
+        ):
             return "the server cannot be reached"
         if answer is None:
             return None
