@@ -302,13 +302,13 @@ def parsed(content: bytes) -> object:
 
 
 def _may_try_again(answer: Answer) -> bool:
-    told = answer.headers.get("x-should-retry")
+    told: object = answer.headers.get("x-should-retry")
     if told in {"true", "false"}:
         return told == "true"
     asked = _asked(answer.headers)
     if asked is not None and asked > _LONGEST_ASKED:
         return False
-    return answer.status in _TRIED_AGAIN or answer.status >= 500
+    return answer.status >= 500 or answer.status in _TRIED_AGAIN
 
 
 def _asked(headers: Mapping[str, str]) -> float | None:

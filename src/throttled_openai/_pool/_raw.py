@@ -100,7 +100,7 @@ class RawExchange:
         return self._family.Request("POST", self._template.url)
 
     def _named_by_httpx(self, failure: Exception) -> Exception:
-        """httpcore's error as httpx names it; others as they are."""
+        """Httpcore's error as httpx names it; others as they are."""
         for kind in type(failure).__mro__:
             named = getattr(self._family, kind.__name__, None) if kind.__module__.startswith("httpcore") else None
             if named is not None:

@@ -27,7 +27,8 @@ from ._survey import plan, survey
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._parser import Parser
+    from throttled_openai._parser import Parser
+
     from ._file import Summary
     from ._progress import Progress
 
@@ -58,19 +59,19 @@ def add_arguments(parser: Parser) -> None:
     limits.add_argument("--limits", metavar="TOML", help="limits by model: a table [model] with rpm, tpm, rpd, tpd")
     limits.add_argument("--max-concurrency", type=_count, metavar="N", help="most requests in flight; found by itself")
     limits.add_argument("--max-wait", type=_positive, metavar="SECONDS", help="wait through an outage, or for a limit "
-                        "that comes back later, at most so long; without it the run ends, and goes on later")  # fmt: skip
+                        "that comes back later, at most this long; without it the run ends, to go on later")  # fmt: skip
     server = parser.add_argument_group("server")
     server.add_argument("--base-url", metavar="URL", help="of the API (default: OPENAI_BASE_URL, or OpenAI's)")
     server.add_argument(
         "--api-key-env", metavar="NAME", help="environment variable with the key (default: OPENAI_API_KEY)"
     )
-    server.add_argument("--azure", action="store_true", help="an Azure endpoint, with its environment variables; models "
-                        "are deployments")  # fmt: skip
+    server.add_argument("--azure", action="store_true", help="an Azure endpoint, with its environment variables; "
+                        "models are deployments")  # fmt: skip
     server.add_argument("--api-version", metavar="DATE", help="of Azure's API (default: OPENAI_API_VERSION)")
     server.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="of every request")
     server.add_argument("--timeout", type=_positive, metavar="SECONDS", help="of an answer (default: 600)")
-    server.add_argument("--max-retries", type=_whole, default=RETRIES, metavar="N", help="after errors of the server or "
-                        f"the network (default: {RETRIES}); refusals are sent again anyway")  # fmt: skip
+    server.add_argument("--max-retries", type=_whole, default=RETRIES, metavar="N", help="after errors of the server "
+                        f"or the network (default: {RETRIES}); refusals are sent again anyway")  # fmt: skip
     server.add_argument("--dialect", metavar="NAME", help="how the server counts tokens, such as openai or self-hosted")
     run = parser.add_argument_group("run")
     run.add_argument("--order", choices=("completion", "input"), default="completion", help="of the results: as they "

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ._ids import check_unique
 from ._request import BadLineError, Request, dumped, read_body, read_request
 from ._result import BatchResult
 
@@ -56,9 +57,7 @@ class FileFeed:
                 if request is None:
                     self._blank(1)
                     continue
-                before = self._ids.add(dumped(request.custom_id), request.line)
-                if before is not None:
-                    raise BadLineError("duplicate_custom_id", f"has the custom_id of line {before}")
+                check_unique(self._ids, request)
             except BadLineError as error:
                 return refused(record[0], error)
             return request

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from .._core.stats import spell
-from .._raw import RawCalls
-from .._seam import Throttled
-from .._wrap import throttle
+from throttled_openai._core.stats import spell
+from throttled_openai._raw import RawCalls
+from throttled_openai._seam import Throttled
+from throttled_openai._wrap import throttle
+
 from ._feed import FileFeed
 from ._ids import Ids
 from ._input import Asked, Input
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
 
     from openai import AsyncOpenAI
 
-    from .._core.stats import BudgetStats
+    from throttled_openai._core.stats import BudgetStats
+
+    from ._feed import Feed
+    from ._order import Sink
     from ._prices import Prices
 
 Order = Literal["completion", "input"]
@@ -283,7 +287,7 @@ class FileRun:
             await self._runner.run()
         else:
             in_order = InOrder(feed, sink)
-            self._runner = self._made_runner(in_order, in_order.sink, room=in_order.has_room)
+            self._runner = self._made_runner(in_order, in_order.sink, in_order.has_room)
             try:
                 await self._runner.run()
             finally:
@@ -293,15 +297,19 @@ class FileRun:
         if stream is not sys.stdout.buffer:
             stream.close()
 
-    def _made_runner(self, feed: Any, sink: Any, **more: Any) -> Runner:
+    def _made_runner(self, feed: Feed, sink: Sink, room: Callable[[], bool] = lambda: True) -> Runner:
         rules = self._rules
-        told = {
-            "limit": rules.limit,
-            "prices": rules.prices,
-            "max_cost": rules.max_cost,
-            "keep_going": rules.keep_going,
-        }
-        return Runner(self._calls, feed, sink, self.tally, **told, **more)
+        return Runner(
+            self._calls,
+            feed,
+            sink,
+            self.tally,
+            limit=rules.limit,
+            prices=rules.prices,
+            max_cost=rules.max_cost,
+            keep_going=rules.keep_going,
+            room=room,
+        )
 
     def _skip(self, count: int) -> None:
         self.tally.blank += count

@@ -8,10 +8,13 @@ one in 370,000.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from hashlib import blake2b
 from struct import Struct
 from typing import IO, Final
+
+from ._request import BadLineError, Request, dumped
 
 # A slot: hash (never 0) and line.
 _SLOT: Final = Struct("<QQ")
@@ -19,6 +22,13 @@ _SLOT: Final = Struct("<QQ")
 _BUCKET: Final = 8
 _FIRST: Final = 1 << 12
 _FULL: Final = 0.5
+
+
+def check_unique(ids: Ids, request: Request) -> None:
+    """Raises `BadLineError` for a request whose `custom_id` another line has."""
+    before = ids.add(dumped(request.custom_id), request.line)
+    if before is not None:
+        raise BadLineError("duplicate_custom_id", f"has the custom_id of line {before}")
 
 
 class Ids:
@@ -70,14 +80,16 @@ class Ids:
                         self._put(name, line)
 
 
-if hasattr(os, "pread"):
-    _read, _write = os.pread, os.pwrite
-else:  # Windows
+def _read(file: int, size: int, at: int) -> bytes:
+    if sys.platform != "win32":
+        return os.pread(file, size, at)
+    os.lseek(file, at, os.SEEK_SET)
+    return os.read(file, size)
 
-    def _read(file: int, size: int, at: int) -> bytes:
-        os.lseek(file, at, os.SEEK_SET)
-        return os.read(file, size)
 
-    def _write(file: int, data: bytes, at: int) -> int:
-        os.lseek(file, at, os.SEEK_SET)
-        return os.write(file, data)
+def _write(file: int, data: bytes, at: int) -> None:
+    if sys.platform != "win32":
+        os.pwrite(file, data, at)
+        return
+    os.lseek(file, at, os.SEEK_SET)
+    os.write(file, data)

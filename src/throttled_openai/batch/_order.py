@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from ._result import BatchResult
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._feed import Feed
     from ._request import Request
+    from ._result import BatchResult
+
+    # Takes a result, and its body as JSON where that is at hand.
+    Sink = Callable[["BatchResult", "bytes | None"], None]
 
 # Results that are held while an earlier one is missing, beyond which nothing is read.
 MOST_HELD: Final = 2000
@@ -22,7 +24,7 @@ _MISSING: Final[Any] = object()
 class InOrder:
     """A feed, and a sink, between which results are put in order. Requests without a result are left out at the end."""
 
-    def __init__(self, feed: Feed, sink: Callable[[BatchResult, bytes | None], None]) -> None:
+    def __init__(self, feed: Feed, sink: Sink) -> None:
         self._feed = feed
         self._sink = sink
         self._lines: deque[int] = deque()

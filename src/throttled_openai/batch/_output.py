@@ -15,7 +15,6 @@ import os
 import shutil
 import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from ._disk import replaced, sync, sync_directory
@@ -25,6 +24,7 @@ from ._source import opened, zstd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
 SYNC_EVERY: Final = 1.0
 # Bytes that are sorted in memory.
@@ -49,7 +49,8 @@ class Lines:
         self.count += 1
         return True
 
-    def __contains__(self, line: int) -> bool:
+    def __contains__(self, line: object) -> bool:
+        assert isinstance(line, int)
         at = line >> 3
         return at < len(self._bits) and bool(self._bits[at] & 1 << (line & 7))
 
@@ -221,7 +222,7 @@ def _runs_of(path: Path) -> Iterator[list[bytes]]:
 
 
 def _run_on_disk(lines: list[bytes], stack: ExitStack, directory: Path) -> IO[bytes]:
-    file = stack.enter_context(tempfile.TemporaryFile(dir=directory))
+    file = stack.enter_context(tempfile.TemporaryFile(dir=directory))  # noqa: SIM115  # closed by the stack
     file.writelines(line for _, line in sorted(_numbered(lines)))
     file.seek(0)
     return file

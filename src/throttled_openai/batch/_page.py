@@ -6,13 +6,15 @@ import time
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from .._core.stats import spell
+from throttled_openai._core.stats import spell
+
 from ._timechart import Series, TimeChart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from .._core.stats import BudgetStats
+    from throttled_openai._core.stats import BudgetStats
+
     from ._file import Summary
     from ._tally import Histogram, Sample, Tally
 
@@ -43,16 +45,22 @@ th { font-weight: 600; color: var(--soft); } th:first-child, td:first-child { te
 footer { color: var(--soft); font-size: .9em; margin: 2.5em 0; }
 """
 
+_MEANING: Final = (
+    "Latency: of the last attempt, from its admission to its answer. Waiting: before admission, in the queue of this "
+    "process. Limit: what requests and tokens per minute come to, in requests. Made by throttled-openai run."
+)
+
 
 def page(summary: Summary, tally: Tally, budgets: Sequence[BudgetStats]) -> str:
     """One HTML document, without scripts and links."""
     samples = tally.all_samples()
     stopped = "" if summary.stopped is None else f'<p class="stopped">Stopped: {escape(summary.stopped)}</p>'
     total = "" if summary.total is None else f" of {summary.total:,}"
+    said = f"{summary.before + summary.done:,}{total} records done, in {spell(summary.seconds)}"
+    said += f"; {time.strftime('%Y-%m-%d %H:%M')}"
     parts = [
         f"<h1>{escape(summary.output)}</h1>",
-        f'<p class="said">{summary.before + summary.done:,}{total} records done, in {spell(summary.seconds)}; '
-        f"{time.strftime('%Y-%m-%d %H:%M')}</p>",
+        f'<p class="said">{said}</p>',
         stopped,
         _tiles(summary, samples),
         f'<div class="charts">{"".join(map(str, _charts(samples, summary.seconds)))}</div>',
@@ -77,9 +85,7 @@ def page(summary: Summary, tally: Tally, budgets: Sequence[BudgetStats]) -> str:
             ],
         ),
         _failures(summary),
-        "<footer>Latency: of the last attempt, from its admission to its answer. Waiting: before admission, in the "
-        "queue of this process. Limit: what requests and tokens per minute come to, in requests. "
-        "Made by throttled-openai run.</footer>",
+        f"<footer>{_MEANING}</footer>",
     ]
     body = "\n".join(filter(None, parts))
     return (

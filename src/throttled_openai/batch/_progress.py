@@ -1,14 +1,17 @@
 """The progress: a run shown while it lasts, on standard error: in place with rich, as lines, as JSON, or not at all."""
+# ruff: noqa: T201  # a command talks
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from .._core.stats import spell
+from throttled_openai._core.stats import spell
+
 from ._status import shown
 
 if TYPE_CHECKING:
@@ -94,16 +97,14 @@ class Live:
 
 
 class _Rich:
-    """The parts of rich that are used."""
+    """The parts of rich, an extra, that are used."""
 
     def __init__(self) -> None:
-        from rich.console import Console, Group  # noqa: PLC0415  # an extra
-        from rich.live import Live as RichLive  # noqa: PLC0415
-        from rich.progress_bar import ProgressBar  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-
-        self.Console, self.Group, self.Live = Console, Group, RichLive
-        self.ProgressBar, self.Table = ProgressBar, Table
+        console = importlib.import_module("rich.console")
+        self.Console, self.Group = console.Console, console.Group
+        self.Live = importlib.import_module("rich.live").Live
+        self.ProgressBar = importlib.import_module("rich.progress_bar").ProgressBar
+        self.Table = importlib.import_module("rich.table").Table
 
 
 def rows(status: Status) -> list[tuple[str, str]]:

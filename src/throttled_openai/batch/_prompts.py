@@ -6,11 +6,13 @@ What belongs here is how a text becomes the body of a request.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ._request import BadLineError, Request, check_body, dumped
+from ._request import BadLineError, Request, checked_body, dumped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _NAME: Final = re.compile(r"\{\{|\}\}|\{(\w[\w .-]*)\}")
 # Columns that are taken for the text where none is named.
@@ -71,7 +73,7 @@ class Prompts:
         if not text.strip():
             raise BadLineError("empty", "has no text")
         body = {"model": self.model, **self._asked(text), **self.more}
-        check_body(body)
+        checked_body(body)
         return Request(line, custom_id, self.path, dumped(body), body)
 
     def _filled(self, fields: Mapping[str, str]) -> str:

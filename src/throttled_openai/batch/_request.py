@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # The endpoints of batch files, as they are below the base URL.
 PATHS: Final = ("/chat/completions", "/responses", "/embeddings", "/completions", "/moderations")
@@ -17,6 +19,7 @@ PATHS: Final = ("/chat/completions", "/responses", "/embeddings", "/completions"
 LONGEST: Final = 64 * 1024 * 1024
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+_QUOTE: Final = re.compile('"')
 _COLON: Final = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 _COMMA: Final = re.compile(r"[ \t\n\r]*([,}])[ \t\n\r]*")
 _NOT_JSON: Final = (ValueError, RecursionError)
@@ -50,10 +53,9 @@ def read_request(raw: bytes, line: int, changes: Mapping[str, Any]) -> Request:
         raise BadLineError("invalid_custom_id", f"custom_id {reason}")
     try:
         method, url, body = found.get("method", "POST"), found.get("url"), found.get("body")
-        if not isinstance(method, str) or method.upper() != "POST":
-            raise BadLineError("invalid_method", "method must be POST")
+        _check_method(method)
         path = path_of(url)
-        check_body(body)
+        body = checked_body(body)
     except BadLineError as error:
         error.custom_id = custom_id
         raise
@@ -70,14 +72,14 @@ def read_body(raw: bytes, line: int, path: str | None, changes: Mapping[str, Any
     """The request that a line is which is a body. `path`: its endpoint; None: by its fields."""
     text = text_of(raw)
     try:
-        body = _DECODER.decode(text)
+        body = _object(_DECODER.decode(text))
+    except BadLineError:
+        raise
     except _NOT_JSON as error:
         raise BadLineError("invalid_json", _why(error)) from None
-    if not isinstance(body, dict):
-        raise BadLineError("invalid_json", f"is {_kind(body)}, not an object")
     if changes:
         body |= changes
-    check_body(body)
+    checked_body(body)
     return Request(line, f"line-{line}", path or guessed_path(body), dumped(body) if changes else text.encode(), body)
 
 
@@ -110,7 +112,13 @@ def path_of(url: object) -> str:
     return path
 
 
-def check_body(body: object) -> None:
+def _check_method(method: object) -> None:
+    if not isinstance(method, str) or method.upper() != "POST":
+        raise BadLineError("invalid_method", "method must be POST")
+
+
+def checked_body(body: object) -> dict[str, Any]:
+    """`body`, if it is one of a request."""
     if not isinstance(body, dict):
         raise BadLineError(
             "invalid_body", "body is missing" if body is None else f"body must be an object, not {_kind(body)}"
@@ -121,6 +129,7 @@ def check_body(body: object) -> None:
         raise BadLineError("invalid_model", f"the body's model {reason}")
     if body.get("stream"):
         raise BadLineError("invalid_body", "the body asks for a stream, which has no place in a file of results")
+    return body
 
 
 def guessed_path(body: Mapping[str, Any]) -> str:
@@ -147,14 +156,13 @@ def _members(text: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
     spans: dict[str, tuple[int, int]] = {}
     try:
         if text[:1] != "{":
-            raise BadLineError("invalid_json", f"is {_kind(_DECODER.decode(text))}, not an object")
+            found = _object(_DECODER.decode(text))
         at = _SPACE.match(text, 1).end()  # type: ignore[union-attr]  # it always matches
         if text[at : at + 1] == "}" and not text[at + 1 :]:
             return found, spans
         while True:
+            _found(_QUOTE, text, at, "a name in double quotes")
             key, at = _DECODER.raw_decode(text, at)
-            if not isinstance(key, str):
-                raise BadLineError("invalid_json", "has a name that is no text")
             start = _found(_COLON, text, at, "':'").end()
             found[key], at = _DECODER.raw_decode(text, start)
             spans[key] = start, at
@@ -168,6 +176,12 @@ def _members(text: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
         raise
     except _NOT_JSON as error:
         raise BadLineError("invalid_json", _why(error)) from None
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadLineError("invalid_json", f"is {_kind(value)}, not an object")
+    return value
 
 
 def _found(pattern: re.Pattern[str], text: str, at: int, what: str) -> re.Match[str]:

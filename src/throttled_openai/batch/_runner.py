@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import openai
 
-from .._core.estimate import Usage
-from ..errors import ClientClosed, RequestTooLarge
+from throttled_openai._core.estimate import Usage
+from throttled_openai.errors import ClientClosed, RequestTooLarge
+
 from ._request import BadLineError, Request
 from ._result import BatchResult
 from ._source import InputError
@@ -22,8 +23,10 @@ from ._verdict import StopRunError, Verdict, said
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._raw import Answer, RawCalls
+    from throttled_openai._raw import Answer, RawCalls
+
     from ._feed import Feed
+    from ._order import Sink
     from ._prices import Prices
     from ._tally import Tally
 
@@ -49,7 +52,7 @@ class Runner:
         self,
         calls: RawCalls,
         feed: Feed,
-        sink: Callable[[BatchResult, bytes | None], None],
+        sink: Sink,
         tally: Tally,
         *,
         limit: int | None = None,
@@ -250,16 +253,20 @@ class Runner:
         if answer is not None:
             self._count(request, answer)
         result, raw = result_of(request, answer, error)
-        why = None if result.ok else self._verdict.about(answer, error)
+        return self._judge(
+            result, raw, None if result.ok else self._verdict.about(answer, error), answered=answer is not None
+        )
+
+    def _judge(self, result: BatchResult, raw: bytes | None, why: str | None, *, answered: bool) -> bool:
+        """Hand a result over, or hold it back: `why` is what every request may fail of."""
         if why is not None:
             if self.stopped is not None:
                 return False
             for held in self._verdict.hold(result, why):
                 self._hand_over(held, None)
             return True
-        if answer is not None:
-            for held in self._verdict.served():
-                self._hand_over(held, None)
+        for held in self._verdict.served() if answered else ():
+            self._hand_over(held, None)
         self._hand_over(result, raw)
         return True
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import openai
 
-from .._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
-from .._core.limits import Limits, LimitsBook
-from .._core.providers import OPENAI, provider_named, provider_of
+from throttled_openai._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
+from throttled_openai._core.limits import Limits, LimitsBook
+from throttled_openai._core.providers import OPENAI, provider_named, provider_of
+
 from ._file import Rules
 from ._input import Asked
 from ._prices import Prices
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from openai import AsyncOpenAI
 
-    from .._core.providers import Provider
+    from throttled_openai._core.providers import Provider
 
 _LIMITS: Final = "rpm", "tpm", "rpd", "tpd"
 _KEY: Final = "OPENAI_API_KEY"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import importlib
 import io
 import os
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ._request import LONGEST
 
@@ -96,77 +97,86 @@ def _is_compressed(name: str) -> bool:
 
 
 @contextmanager
-def opened(name: str) -> Iterator[IO[bytes]]:
+def opened(name: str) -> Iterator[Any]:
     """The bytes of a file, decompressed, or of standard input."""
     if name == STDIN:
         # Unbuffered: a thread that waits for a buffered reader holds up the end of the process.
         with io.FileIO(0, closefd=False) as file:
-            yield file  # type: ignore[misc]
+            yield file
     elif name.lower().endswith(".gz"):
-        with gzip.open(name, "rb") as file:
-            yield file  # type: ignore[misc]  # a GzipFile is one, all but by name
+        with gzip.open(name, "rb") as unpacked:
+            yield unpacked
     elif name.lower().endswith(".zst"):
-        with (
-            Path(name).open("rb") as file,
-            zstd().ZstdDecompressor().stream_reader(file, read_across_frames=True) as it,
-        ):
-            yield it
+        reader = zstd().ZstdDecompressor().stream_reader
+        with Path(name).open("rb") as packed, reader(packed, read_across_frames=True) as stream:
+            yield stream
     else:
-        with Path(name).open("rb") as file:
+        with Path(name).open("rb", buffering=0) as file:
             yield file
 
 
 def zstd() -> Any:
     try:
-        import zstandard  # noqa: PLC0415  # an extra
+        return importlib.import_module("zstandard")  # an extra
     except ImportError as missing:
         raise InputError('.zst needs zstandard: pip install "throttled-openai[run]"') from missing
-    return zstandard
 
 
 def _parquet() -> Any:
     try:
-        import pyarrow.parquet  # noqa: PLC0415  # an extra
+        return importlib.import_module("pyarrow.parquet")  # an extra
     except ImportError as missing:
         raise InputError('Parquet needs pyarrow: pip install "throttled-openai[parquet]"') from missing
-    return pyarrow.parquet
 
 
 def _lines(name: str) -> Iterator[list[Record]]:
-    number, parts, size = 0, [], 0
-    chunk: list[Record] = []
+    splitter = _Splitter()
     with opened(name) as stream:
-        read = getattr(stream, "read1", stream.read)  # of a pipe, as much as there is
-        while True:
-            piece = read(_PIECE)
-            *whole, rest = piece.split(b"\n")
-            for line in whole:
-                number += 1
-                size += len(line)
-                if size > LONGEST:
-                    chunk.append((number, None))
-                elif parts:
-                    chunk.append((number, b"".join([*parts, line])))
-                else:
-                    chunk.append((number, line))
-                parts, size = [], 0
-                if len(chunk) == _AT_ONCE:
-                    yield chunk
-                    chunk = []
-            size += len(rest)
-            if size > LONGEST:
-                parts = []  # what follows is counted, not kept
-            elif rest:
-                parts.append(rest)
-            if not piece:
-                if size:
-                    chunk.append((number + 1, b"".join(parts) if size <= LONGEST else None))
-                if chunk:
-                    yield chunk
-                return
-            if chunk:
-                yield chunk
-                chunk = []
+        read = getattr(stream, "read1", stream.read)  # of a pipe, as much as has come
+        while piece := read(_PIECE):
+            lines = splitter.split(piece)
+            for at in range(0, len(lines), _AT_ONCE):
+                yield lines[at : at + _AT_ONCE]
+    last = splitter.end()
+    if last:
+        yield last
+
+
+class _Splitter:
+    """Pieces of a file, as lines with their numbers. Of a line that is too long nothing is kept."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._parts: list[bytes] = []  # of the line that has begun
+        self._size = 0
+
+    def split(self, piece: bytes) -> list[Record]:
+        first, *others = piece.split(b"\n")
+        self._keep(first)
+        if not others:
+            return []
+        *whole, begun = others
+        lines = [self._ended(), *enumerate(whole, self._number + 1)]
+        self._number += len(whole)
+        self._keep(begun)
+        return lines
+
+    def end(self) -> list[Record]:
+        """The last line, if it has no end."""
+        return [self._ended()] if self._size else []
+
+    def _keep(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > LONGEST:
+            self._parts = []
+        elif part:
+            self._parts.append(part)
+
+    def _ended(self) -> Record:
+        line = b"".join(self._parts) if self._size <= LONGEST else None
+        self._number += 1
+        self._parts, self._size = [], 0
+        return self._number, line
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from .._core.stats import spell
+from throttled_openai._core.stats import spell
+
 from ._tally import limit_of, rate_of
 
 if TYPE_CHECKING:
-    from .._core.stats import BudgetStats, Stats
+    from throttled_openai._core.stats import BudgetStats, Stats
+
     from ._tally import Tally
 
 # Seconds after which the measured rate is believed more than the limits.

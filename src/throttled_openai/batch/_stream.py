@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import openai
 
-from .._raw import RawCalls
-from .._seam import Throttled
-from .._wrap import throttle
+from throttled_openai._raw import RawCalls
+from throttled_openai._seam import Throttled
+from throttled_openai._wrap import throttle
+
 from ._feed import Feed, IterableFeed
 from ._order import MOST_HELD, InOrder
-from ._result import BatchResult
 from ._runner import Runner
 from ._tally import Tally
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 
     from openai import AsyncOpenAI
+
+    from ._result import BatchResult
 
 
 class BatchStoppedError(openai.OpenAIError):

@@ -6,15 +6,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from .._core.estimate import Usage, estimate
-from .._core.providers import OPENAI
-from .._core.stats import spell
-from ._ids import Ids
-from ._request import BadLineError, dumped
+from throttled_openai._core.estimate import Usage, estimate
+from throttled_openai._core.providers import OPENAI
+from throttled_openai._core.stats import spell
+
+from ._ids import Ids, check_unique
+from ._request import BadLineError
 
 if TYPE_CHECKING:
-    from .._core.limits import LimitsBook
-    from .._core.providers import Provider
+    from throttled_openai._core.limits import LimitsBook
+    from throttled_openai._core.providers import Provider
+
     from ._input import Input
     from ._prices import Prices
     from ._request import Request
@@ -77,9 +79,7 @@ def survey(source: Input, provider: Provider = OPENAI, *, limit: int | None = No
                     if request is None:
                         found.blank += 1
                         continue
-                    before = ids.add(dumped(request.custom_id), request.line)
-                    if before is not None:
-                        raise BadLineError("duplicate_custom_id", f"has the custom_id of line {before}")
+                    check_unique(ids, request)
                 except BadLineError as error:
                     found.bad_counts[error.code] += 1
                     if len(found.bad) < SHOWN:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from .._core.stats import spell
-from ..bench._chart import number, ticks
+from throttled_openai._core.stats import spell
+from throttled_openai.bench._chart import number, ticks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _WIDTH: Final = 560
 _HEIGHT: Final = 220

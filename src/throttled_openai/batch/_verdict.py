@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 import openai
 
-from .._core.refusals import read_refusal
-from ..errors import AccountBlocked, AdmissionTimeout, ClientClosed
+from throttled_openai._core.refusals import read_refusal
+from throttled_openai.errors import AccountBlocked, AdmissionTimeout, ClientClosed
 
 if TYPE_CHECKING:
-    from .._raw import Answer
+    from throttled_openai._raw import Answer
+
     from ._result import BatchResult
 
 # Failures without any answer that is the request's own, after which the run ends.
