@@ -1,6 +1,6 @@
 """AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from ._core.limits import Limits
@@ -58,11 +58,13 @@ __all__ = [
     "uninstall",
 ]
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    """What is for files of requests is imported with its first use."""
-    if name not in {"BatchResult", "BatchStoppedError", "run_batch", "run_file"}:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import batch  # noqa: PLC0415
+    def __getattr__(name: str) -> object:
+        """What is for files of requests is imported at its first use."""
+        if name not in {"BatchResult", "BatchStoppedError", "run_batch", "run_file"}:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import batch  # noqa: PLC0415
 
-    return getattr(batch, name)
+        found = globals()[name] = getattr(batch, name)
+        return found

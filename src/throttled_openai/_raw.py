@@ -207,7 +207,7 @@ class _Route:
         self._client = client
         self._whom = client._whom()  # noqa: SLF001
         self._options = FinalRequestOptions.construct(method="post", url=path)
-        self._family = request.__class__.__module__.partition(".")[0]
+        self._family: str = request.__class__.__module__.partition(".")[0]
 
     @property
     def throttle(self) -> Throttle:
@@ -302,7 +302,7 @@ def parsed(content: bytes) -> object:
 
 
 def _may_try_again(answer: Answer) -> bool:
-    told: object = answer.headers.get("x-should-retry")
+    told = answer.headers.get("x-should-retry")
     if told in {"true", "false"}:
         return told == "true"
     asked = _asked(answer.headers)

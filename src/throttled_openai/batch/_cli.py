@@ -59,7 +59,7 @@ def add_arguments(parser: Parser) -> None:
     limits.add_argument("--limits", metavar="TOML", help="limits by model: a table [model] with rpm, tpm, rpd, tpd")
     limits.add_argument("--max-concurrency", type=_count, metavar="N", help="most requests in flight; found by itself")
     limits.add_argument("--max-wait", type=_positive, metavar="SECONDS", help="wait through an outage, or for a limit "
-                        "that comes back later, at most this long; without it the run ends, to go on later")  # fmt: skip
+                        "that comes back later, at most this long; without it the run ends for now")  # fmt: skip
     server = parser.add_argument_group("server")
     server.add_argument("--base-url", metavar="URL", help="of the API (default: OPENAI_BASE_URL, or OpenAI's)")
     server.add_argument(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from throttled_openai._axis import number, ticks
 from throttled_openai._core.stats import spell
-from throttled_openai.bench._chart import number, ticks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
