@@ -16,6 +16,7 @@ from . import _exec, demo
 from ._parser import Parser
 from ._spelling import did_you_mean
 from .batch import _cli as batch
+from .batch import _validate as validate
 from .bench import _cli as bench
 from .simulator import _cli as simulator
 
@@ -29,24 +30,13 @@ PIPE_CLOSED = 141
 # A full disk, a full quota, a file that may not grow, a broken device.
 _UNWRITABLE: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EIO}
 
-# Name, what it is for, how its arguments are added, what runs it.
 COMMANDS: Final = (
-    (
-        "demo",
-        "the same calls through AsyncOpenAI and ThrottledAsyncOpenAI, side by side",
-        demo.add_arguments,
-        demo.run,
-    ),
-    ("exec", "run a program as it is, with every client of the SDK throttled", _exec.add_arguments, _exec.run),
-    ("run", "send a file of requests and write a file of results, losing nothing", batch.add_arguments, batch.run),
-    ("validate", "check a file of requests without sending any", batch.add_validate_arguments, batch.validate),
-    ("bench", "measure a live endpoint, and find how many calls in flight suit it", bench.add_arguments, bench.run),
-    (
-        "simulate",
-        "serve OpenAI's interface with rate limits, for tests and people without a key",
-        simulator.add_arguments,
-        simulator.run,
-    ),
+    ("demo", "the same calls through AsyncOpenAI and ThrottledAsyncOpenAI, side by side", demo),
+    ("exec", "run a program as it is, with every client of the SDK throttled", _exec),
+    ("run", "send a file of requests and write a file of results, losing nothing", batch),
+    ("validate", "check a file of requests without sending any", validate),
+    ("bench", "measure a live endpoint, and find how many calls in flight suit it", bench),
+    ("simulate", "serve OpenAI's interface with rate limits, for tests and people without a key", simulator),
 )
 
 
@@ -78,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     parser = _parser()
-    names = [name for name, *_ in COMMANDS]
+    names = [name for name, _, _ in COMMANDS]
     if argv and not argv[0].startswith("-") and argv[0] not in names:
         parser.error(f"there is no command {argv[0]!r}{did_you_mean(argv[0], names)}")
     arguments = parser.parse_args(argv)
@@ -97,10 +87,10 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=_versions())
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, says, add_arguments, run in COMMANDS:
+    for name, says, command in COMMANDS:
         subparser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
-        add_arguments(subparser)
-        subparser.set_defaults(run=run)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The commands `run` and `validate`."""
+"""The command `run`."""
 # ruff: noqa: T201  # commands talk
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ._file import RETRIES, FileRun
-from ._input import KINDS, Input, InputError
+from ._input import Input, InputError
 from ._page import page
 from ._progress import progress
 from ._settings import asked_of, book_of, client_of, provider_at, rules_of
 from ._sidecar import WrongRunError
-from ._source import STDIN
 from ._survey import plan, survey
+from ._validate import WRONG, add_input_arguments, said_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +37,6 @@ WRONG_USAGE: Final = 2
 _EVERY: Final = 0.25
 # Open files that suffice for any number of requests in flight that one process can serve.
 _FILES: Final = 10_240
-# What is wrong with options and files, rather than with us.
-_WRONG: Final = (ValueError, TypeError, InputError, WrongRunError, ImportError)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -48,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
         "1 something failed or is left, 2 wrong usage, 130 interrupted. The first Ctrl-C waits for what is in flight, "
         "the second does not."
     )
-    _add_input(parser)
+    add_input_arguments(parser)
     add = parser.add_argument
     add("-o", "--output", required=True, metavar="FILE", help="the results, appended to; - is standard output, "
         ".gz and .zst are compressed at the end")  # fmt: skip
@@ -93,40 +91,6 @@ def add_arguments(parser: Parser) -> None:
     parser.set_defaults(fail=parser.error)
 
 
-def add_validate_arguments(parser: Parser) -> None:
-    parser.epilog = "Exit codes: 0 all lines are requests, 1 some are not, 2 wrong usage."
-    _add_input(parser)
-    parser.set_defaults(fail=parser.error)
-
-
-def _add_input(parser: Parser) -> None:
-    add = parser.add_argument
-    add("input", metavar="INPUT", help="requests: OpenAI's batch lines, or bodies, as JSONL; texts; CSV; Parquet; "
-        ".gz and .zst of these; - is standard input")  # fmt: skip
-    add("--format", choices=KINDS, help="what the input is, where its name or its first line does not tell")
-    add("--url", metavar="ENDPOINT", help="of lines that name none, such as /v1/embeddings")
-    add("--model", metavar="NAME", help="of texts and tables; for requests, in place of theirs")
-    add("--system", metavar="TEXT", help="system prompt of texts and tables; @FILE is a file's text")
-    add("--template", metavar="TEXT", help="prompt of texts and tables, with {text} or names of columns; @FILE")
-    add("--column", metavar="NAME", help="of a table: where the texts are")
-    add("--id-column", metavar="NAME", help="of a table: where each custom_id is (default: custom_id, or by line)")
-    add("--body", metavar="JSON", help="fields of every request's body")
-    add("--service-tier", metavar="NAME", help="of every request, such as flex")
-
-
-def validate(arguments: argparse.Namespace) -> int:
-    """Say what is wrong with a file, without sending any of it."""
-    arguments.prices = arguments.max_cost = None
-    try:
-        found = survey(Input(arguments.input, asked_of(arguments)))
-    except _WRONG as error:
-        arguments.fail(str(error))
-    except OSError as error:
-        arguments.fail(_said(error))
-    print(found.problems())
-    return 1 if found.bad_counts else 0
-
-
 def run(arguments: argparse.Namespace) -> int:
     try:
         source = Input(arguments.input, asked_of(arguments))
@@ -137,10 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
             return 1 if found.bad_counts else 0
         client = client_of(arguments)
         job = FileRun(client, source, arguments.output, rules)
-    except _WRONG as error:
+    except WRONG as error:
         arguments.fail(str(error))
     except OSError as error:
-        arguments.fail(_said(error))
+        arguments.fail(said_of(error))
     _raise_file_limit()
     told = progress(quiet=arguments.quiet, as_json=arguments.json)
     logger = logging.getLogger("throttled_openai")
@@ -154,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         return WRONG_USAGE
     except OSError as error:
         told.close()
-        print(f"throttled-openai run: {_said(error)}", file=sys.stderr)
+        print(f"throttled-openai run: {said_of(error)}", file=sys.stderr)
         return 1
     finally:
         logger.removeHandler(handler)
@@ -240,18 +204,13 @@ def _tell(summary: Summary, job: FileRun, arguments: argparse.Namespace, told: P
         try:
             Path(arguments.report).write_text(page(summary, job.tally, job.model_stats()), encoding="utf-8")
         except OSError as error:
-            told.say(f"throttled-openai run: the report: {_said(error)}")
+            told.say(f"throttled-openai run: the report: {said_of(error)}")
     if arguments.json:
         told.say(json.dumps({"event": "summary", "exit_code": summary.exit_code, **dataclasses.asdict(summary)}))
     elif not arguments.quiet:
         told.say(str(summary))
     elif summary.stopped is not None:
         told.say(f"throttled-openai run: {summary.stopped}")
-
-
-def _said(error: OSError) -> str:
-    name = f"{error.filename}: " if error.filename else ""
-    return f"{name}{error.strerror or error}"
 
 
 def _positive(text: str) -> float:
@@ -273,6 +232,3 @@ def _whole(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
     return number
-
-
-__all__ = ["STDIN", "add_arguments", "add_validate_arguments", "run", "validate"]
