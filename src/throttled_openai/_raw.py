@@ -13,7 +13,6 @@ import json
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -46,8 +45,6 @@ _FIRST_REST: Final = 0.5
 _LONGEST_REST: Final = 8.0
 _LONGEST_ASKED: Final = 60.0
 
-# Names of models that are kept though none of their calls waits.
-_MOST_MODELS: Final = 100
 # The class of responses that the SDK hands out as they are.
 _RESPONSE: Final[Any] = (sys.modules.get("httpx2") or sys.modules["httpx"]).Response
 # What gives credentials that change.
@@ -70,7 +67,8 @@ class Answer(NamedTuple):
 
 
 class RawCalls:
-    """Calls of one throttled client. `waiting`: those that are not admitted yet, by model.
+    """Calls of one throttled client. `waiting`: those that are not admitted yet, as far as they do not go
+    through the SDK.
 
     `retries`: how often a call is sent again after an answer or a failure that the SDK would try again.
     """
@@ -78,7 +76,7 @@ class RawCalls:
     def __init__(self, client: Any, *, retries: int | None = None) -> None:
         self.client = client
         self.retries: int = client.max_retries if retries is None else retries
-        self.waiting: Counter[str] = Counter()
+        self.waiting = 0
         self.moved: Callable[[], object] = _nothing  # called when a call waits no longer
         self._waits = waits_of(unthrottled(client._client))  # noqa: SLF001
         self._routes: dict[tuple[str, str], _Route | None] = {}
@@ -154,16 +152,14 @@ class RawCalls:
     # Attempts
 
     async def _admitted(self, route: _Route, call: Call) -> Permit:
-        self.waiting[call.model] += 1
+        self.waiting += 1
         try:
             return await wait(self._waits, route.throttle.admit(call))
         except AdmissionError as error:
             error.request = route.request
             raise
         finally:
-            self.waiting[call.model] -= 1
-            if len(self.waiting) > _MOST_MODELS and not self.waiting[call.model]:
-                del self.waiting[call.model]
+            self.waiting -= 1
             self.moved()
 
     async def _attempt(self, route: _Route, call: Call, content: bytes) -> Answer:

@@ -2,7 +2,7 @@
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from throttled_openai.batch import BatchResult
@@ -46,9 +46,12 @@ def test_an_answer_without_a_request_id_has_the_results_own():
     assert line["response"]["request_id"] == line["id"]
 
 
-values = st.recursive(st.none() | st.text() | st.integers(), lambda of: st.lists(of) | st.dictionaries(st.text(), of))
+values = st.recursive(
+    st.none() | st.text() | st.integers(), lambda of: st.lists(of) | st.dictionaries(st.text(), of), max_leaves=8
+)
 
 
+@settings(max_examples=40)
 @given(
     line=st.integers(1, 10**12),
     custom_id=st.none() | st.text(),
@@ -63,6 +66,7 @@ def test_what_was_written_is_read_back(line, custom_id, status, body, error):
     assert found == (RUN, line, json.dumps(custom_id).encode(), result.ok)
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 400))
 def test_a_torn_line_is_not_one(cut):
     whole = encoded(BatchResult(1, 'a"b', 200, "req", {"text": '"error":null}\n"'}), RUN)

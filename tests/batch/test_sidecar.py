@@ -60,10 +60,8 @@ def test_a_prompt_is_compared_and_never_kept(path):
 
 def test_a_second_run_on_the_same_output_is_refused(path):
     pytest.importorskip("fcntl")
-    with (
-        contextlib.closing(Sidecar(path)),
-        pytest.raises(WrongRunError, match=r"another run is writing there.*out\.run"),
-    ):
+    says = r"another run is writing there.*out\.run"
+    with contextlib.closing(Sidecar(path)), pytest.raises(WrongRunError, match=says):
         Sidecar(path)
     Sidecar(path).close()
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("throttled_openai")
 
-# Requests that wait for admission: of each model, so that none waits for a line that has not been read; and of all.
-AHEAD: Final = 64
-MOST_AHEAD: Final = 2000
+# Requests that wait for admission. Of a file with several models, those of one may fill it while the limit of another
+# is free; nothing is lost by that where models alternate, for the slowest one decides when the file is done.
+AHEAD: Final = 1000
 # Bytes of requests in memory, beyond which none is read while another one is under way.
 MOST_BYTES: Final = 64 * 1024 * 1024
 # Seconds between two looks at whether more can be sent.
@@ -113,6 +113,7 @@ class Runner:
         self.draining = True
         if self._reading is not None and not self._reading.done():
             self._reading.set_result(False)
+        self._end()
 
     def stop(self, why: str) -> None:
         """Drain, for a reason: what waits for its turn is not sent either."""
@@ -126,6 +127,7 @@ class Runner:
         self.draining = True
         for worker in self._workers:
             worker.cancel()
+        self._end()
 
     # Workers
 
@@ -139,14 +141,16 @@ class Runner:
         if not worker.cancelled() and worker.exception() is not None:
             self._failure = self._failure or worker.exception()
             self.abort("it failed")
-        if not self._workers and self._over is not None and not self._over.done():
+        self._end()
+
+    def _end(self) -> None:
+        """End the run, if it is over: without workers it may also wait for room."""
+        is_over = not self._workers and (self.draining or self._read_all)
+        if is_over and self._over is not None and not self._over.done():
             self._over.set_result(None)
 
     async def _work(self) -> None:
-        while not self.draining:
-            if not self._room():
-                await asyncio.sleep(_LOOK)
-                continue
+        while not self.draining and self._room():
             item = self._feed.take()
             if item is None:
                 if self._read_all or not await self._more():
@@ -157,7 +161,7 @@ class Runner:
                 self._tally.failure(item.error["code"])
                 self._sink(item, None)
                 continue
-            if not await self._send(item) or self._enough():
+            if not await self._send(item):
                 return
 
     async def _more(self) -> bool:
@@ -204,15 +208,10 @@ class Runner:
             return False
         if len(self._workers) - self._under_way > 0:  # one is about to take it
             return False
-        waiting = self._calls.waiting
-        total = sum(waiting.values()) or self._calls.throttle.waiting
-        if total < AHEAD:
-            return self._room()
-        return total < MOST_AHEAD and len(waiting) > 1 and min(waiting.values()) < AHEAD
+        return self._waiting() < AHEAD and self._room()
 
-    def _enough(self) -> bool:
-        """Whether this worker may go: many others wait."""
-        return sum(self._calls.waiting.values()) > 2 * AHEAD and not self._is_hungry()
+    def _waiting(self) -> int:
+        return self._calls.waiting or self._calls.throttle.waiting
 
     # One request
 
