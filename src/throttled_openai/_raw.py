@@ -67,10 +67,10 @@ class Answer(NamedTuple):
 
 
 class RawCalls:
-    """Calls of one throttled client. `waiting`: those that are not admitted yet, as far as they do not go
-    through the SDK.
+    """Calls of one throttled client.
 
-    `retries`: how often a call is sent again after an answer or a failure that the SDK would try again.
+    `waiting`: those that are not admitted yet, without those that go through the SDK. `retries`: how often a call is
+    sent again after an answer or a failure that the SDK would try again.
     """
 
     def __init__(self, client: Any, *, retries: int | None = None) -> None:

@@ -64,7 +64,7 @@ def test_zstd(tmp_path):
     assert records(path) == [(1, b"a"), (2, b"b"), (3, b"c")]
 
 
-@pytest.mark.parametrize("cut", [5, 30, -4])
+@pytest.mark.parametrize("cut", [5, 15, -4])
 def test_a_compressed_file_that_is_cut_off_says_so(tmp_path, cut):
     path = put(tmp_path / "in.gz", gzip.compress(b"a\n" * 50)[:cut])
     with pytest.raises(InputError, match="cut off or damaged"):

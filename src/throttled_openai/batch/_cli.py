@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         return WRONG_USAGE
     except OSError as error:
         told.close()
-        print(f"throttled-openai run: {said_of(error)}", file=sys.stderr)
+        print(f"throttled-openai run: cannot write: {said_of(error)}", file=sys.stderr)
         return 1
     finally:
         logger.removeHandler(handler)

@@ -295,12 +295,13 @@ class Runner:
             return 0.0
         price = self._prices.of(request.body["model"])
         if price is None:
-            self.stop(f"--max-cost needs the price of {request.body['model']}")
+            self.stop(f"max_cost needs the price of {request.body['model']}")
             return None
         asked = expected_usage(request, self._tally)
         expected = price.of(asked)
         if self._tally.cost + self._reserved + expected > self._max_cost:
-            self.stop(f"--max-cost {self._max_cost:g} would be passed; {self._tally.cost:.4f} is spent")
+            self.stopped = self.stopped or f"max_cost={self._max_cost:g} would be passed"
+            self.drain()
             return None
         return expected
 

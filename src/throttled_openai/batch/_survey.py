@@ -148,6 +148,6 @@ def plan(found: Survey, book: LimitsBook, prices: Prices | None) -> str:
         lines.append(f"time: {spell(max(times.values()))} at least, by the limits that are known")
     if prices is not None:
         without = f", without {', '.join(unpriced[:5])}, which have no price" if unpriced else ""
-        lines.append(f"cost: at most {cost:,.4f}{without}, as far as requests say how much they may answer")
+        lines.append(f"cost: at most {cost:,.4f}{without}, as far as requests say how much they may be answered")
     lines.append("nothing was sent")
     return "\n".join(lines)
