@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import random
@@ -24,9 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
+from throttled_openai import ThrottledAsyncOpenAI, run_file
 from throttled_openai.simulator import spawn
 
 MODEL = "gpt-4o"
@@ -45,19 +49,13 @@ def write(path, count):
             file.write(json.dumps({**line, "body": body(number)}) + "\n")
 
 
-def pin(core):
-    """A function that puts the child on one core, where that is possible."""
-    if not hasattr(os, "sched_setaffinity") or os.cpu_count() < 2:
-        return None
-    return lambda: os.sched_setaffinity(0, {core})
-
-
 def start(url, source, output, *options):
     command = [sys.executable, "-m", "throttled_openai", "run", source, "-o", output, "--base-url", url, *options]
     environment = {**os.environ, "OPENAI_API_KEY": "none"}
-    return subprocess.Popen(
-        list(map(str, command)), env=environment, preexec_fn=pin(0), stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
+    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(process.pid, {0})  # one core
+    return process
 
 
 def finish(process):
@@ -134,14 +132,14 @@ def kills(arguments):
             asked = json.loads(_get(url))
         counted = ids(output)
         expected = {f"request-{number}" for number in range(arguments.lines)}
-        print(
-            f"receipt (seed {arguments.seed}): {killed} kills with signal 9, {torn} of them left a torn line; last exit code "
-            f"{process.returncode}{': ' + said if said else ''}\n"
-            f"    {arguments.lines:,} lines in, {sum(counted.values()):,} out; missing {len(expected - counted.keys())}, "
-            f"foreign {len(counted.keys() - expected)}, doubled {sum(count > 1 for count in counted.values())}\n"
-            f"    the server was asked {asked:,} times: {asked - arguments.lines:,} more than lines, "
-            f"{(asked - arguments.lines) / max(1, killed):.1f} for each kill, which were in flight"
-        )
+        missing, foreign = len(expected - counted.keys()), len(counted.keys() - expected)
+        doubled = sum(count > 1 for count in counted.values())
+        again = asked - arguments.lines
+        print(f"receipt (seed {arguments.seed}): {killed} kills with signal 9, {torn} of them left a torn line")
+        print(f"    last exit code {process.returncode}{': ' + said if said else ''}")
+        print(f"    {arguments.lines:,} lines in, {sum(counted.values()):,} out")
+        print(f"    missing {missing}, foreign {foreign}, doubled {doubled}")
+        print(f"    the server was asked {again:,} times more than lines: {again / max(1, killed):.1f} for each kill")
         return 0 if counted == Counter(expected) else 1
 
 
@@ -151,8 +149,6 @@ def ids_whole(path):
 
 
 def _get(url):
-    import urllib.request
-
     with urllib.request.urlopen(url.removesuffix("/v1") + "/simulator/stats") as answer:
         return str(json.load(answer)["attempts"])
 
@@ -170,8 +166,8 @@ def cost(arguments):
         with spawn(latency=0.02, latency_sigma=0.0, rpm=6_000_000) as url:
             for turn in range(arguments.turns):
                 for name in ("typed", "run", *(["cookbook"] if arguments.cookbook else [])):
-                    command = [sys.executable, __file__, "worker", name, url, source, bodies, path / f"{name}-{turn}.jsonl",
-                               arguments.cookbook or "-"]  # fmt: skip
+                    files = source, bodies, path / f"{name}-{turn}.jsonl", arguments.cookbook or "-"
+                    command = [sys.executable, __file__, "worker", name, url, *files]
                     out = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
                     told.setdefault(name, []).append(float(out.split()[-1]))
         middle = {name: sorted(values)[len(values) // 2] for name, values in told.items()}
@@ -190,11 +186,9 @@ def cpu():
 
 
 def _typed(arguments):
-    from throttled_openai import ThrottledAsyncOpenAI
-
     async def main():
         async with ThrottledAsyncOpenAI(api_key="none", base_url=arguments.url, rpm=6e6, max_concurrency=50) as client:
-            with Path(arguments.source).open() as lines, Path(arguments.output).open("w") as results:
+            with open(arguments.source) as lines, open(arguments.output, "w") as results:  # noqa: ASYNC230, PTH123
 
                 async def work():
                     for line in lines:
@@ -208,8 +202,6 @@ def _typed(arguments):
 
 
 def _run(arguments):
-    from throttled_openai import ThrottledAsyncOpenAI, run_file
-
     async def main():
         options = {"api_key": "none", "base_url": arguments.url, "rpm": 6e6, "max_concurrency": 50}
         async with ThrottledAsyncOpenAI(**options) as client:
@@ -221,14 +213,10 @@ def _run(arguments):
 async def _metered(make, source):
     before = cpu()
     await make()
-    with Path(source).open() as lines:
-        return (cpu() - before) / sum(1 for _ in lines)
+    return (cpu() - before) / Path(source).read_bytes().count(b"\n")  # noqa: ASYNC240
 
 
 def _cookbook(arguments):
-    import importlib.util
-    import types
-
     if importlib.util.find_spec("tiktoken") is None:
         words = types.ModuleType("tiktoken")
         words.get_encoding = lambda _: types.SimpleNamespace(encode=lambda text: text[::4])
@@ -237,6 +225,7 @@ def _cookbook(arguments):
     script = importlib.util.module_from_spec(spec)
     sys.modules["cookbook"] = script
     spec.loader.exec_module(script)
+    script.api_endpoint_from_url = lambda url: url.partition("/v1/")[2]  # its own knows https only
 
     async def main():
         def process():

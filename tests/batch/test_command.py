@@ -140,14 +140,14 @@ def test_a_pipe_that_waits_does_not_hold_up_ctrl_c_nor_the_results(server):
 def test_validate_tells_every_kind_of_bad_line(tmp_path, capsys):
     source = tmp_path / "in.jsonl"
     source.write_bytes(b"\n".join([json.dumps(request(1)).encode()] * 2 + [b"{", b"\xff", b'{"custom_id": "x"}']))
+    codes = "duplicate_custom_id", "invalid_json", "invalid_utf8", "invalid_url"
     assert cli.main(["validate", str(source)]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "line 2 has the custom_id of line 1",
         "line 3 is not JSON: Expecting a name in double quotes at character 2",
         "line 4 is not UTF-8 at byte 1",
         "line 5 url is missing",
-        "1 requests are good, 4 lines are not: "
-        "1 x duplicate_custom_id, 1 x invalid_json, 1 x invalid_utf8, 1 x invalid_url",
+        f"1 requests are good, 4 lines are not: {', '.join(f'1 x {code}' for code in codes)}",
     ]
 
 
