@@ -44,6 +44,9 @@ _TRIED_AGAIN: Final = frozenset({408, 409, 429})
 _FIRST_REST: Final = 0.5
 _LONGEST_REST: Final = 8.0
 _LONGEST_ASKED: Final = 60.0
+# What a gateway says that reaches no server, and how long a call rests then that has been sent often enough.
+_OUTAGES: Final = frozenset({502, 503, 504})
+_LONGEST_OUTAGE_REST: Final = 30.0
 
 # The class of responses that the SDK hands out as they are.
 _RESPONSE: Final[Any] = (sys.modules.get("httpx2") or sys.modules["httpx"]).Response
@@ -70,11 +73,13 @@ class RawCalls:
     """Calls of one throttled client.
 
     `waiting`: those that are not admitted yet, without those that go through the SDK. `retries`: how often a call is
-    sent again after an answer or a failure that the SDK would try again.
+    sent again after an answer or a failure that the SDK would try again. `patience`: seconds for which it is sent
+    again, however often, while no connection is made or a gateway has no server.
     """
 
-    def __init__(self, client: Any, *, retries: int | None = None) -> None:
+    def __init__(self, client: Any, *, retries: int | None = None, patience: float = 0.0) -> None:
         self.client = client
+        self.patience = patience
         self.retries: int = client.max_retries if retries is None else retries
         self.waiting = 0
         self.moved: Callable[[], object] = _nothing  # called when a call waits no longer
@@ -97,23 +102,27 @@ class RawCalls:
         if route is None:
             return await self._through_sdk(path, body)
         call = route.call(body)
-        for taken in range(self.retries + 1):
+        loop = asyncio.get_running_loop()
+        began, taken = loop.time(), 0
+        while True:
+            answer, failure = None, None
             try:
                 answer = await self._attempt(route, call, content)
-            except Exception as failure:
-                if isinstance(failure, openai.OpenAIError):
+            except Exception as error:
+                if isinstance(error, openai.OpenAIError) or not route.is_transports(error):
                     raise
-                if not route.is_transports(failure):
-                    raise
-                if taken == self.retries:
-                    raise _named_by_sdk(failure) from failure
-                rest = _rest(taken, {})
-            else:
-                if taken == self.retries or not _may_try_again(answer):
+                failure = error
+            if answer is not None and not _may_try_again(answer):
+                return answer
+            is_outage = is_unreachable(failure) or (answer is not None and answer.status in _OUTAGES)
+            if taken >= self.retries and not (is_outage and loop.time() - began < self.patience):
+                if answer is not None:
                     return answer
-                rest = _rest(taken, answer.headers)
-            await wait(self._waits, asyncio.sleep(rest))
-        raise AssertionError("the last attempt returns or raises")
+                assert failure is not None
+                raise _named_by_sdk(failure) from failure
+            longest = _LONGEST_REST if taken < self.retries else _LONGEST_OUTAGE_REST
+            await wait(self._waits, asyncio.sleep(_rest(taken, {} if answer is None else answer.headers, longest)))
+            taken += 1
 
     def end_waits(self, tasks: set[asyncio.Task[Any]]) -> None:
         """Calls of `tasks` that are not admitted, or rest before they are sent again, fail with `ClientClosed`."""
@@ -314,11 +323,16 @@ def _asked(headers: Mapping[str, str]) -> float | None:
     return parse_delay(headers.get("retry-after"), time.time())
 
 
-def _rest(taken: int, headers: Mapping[str, str]) -> float:
+def _rest(taken: int, headers: Mapping[str, str], longest: float) -> float:
     asked = _asked(headers)
     if asked is not None and 0 < asked <= _LONGEST_ASKED:
         return asked
-    return min(_FIRST_REST * 2.0**taken, _LONGEST_REST) * (1 - random.random() / 4)
+    return min(_FIRST_REST * 2.0 ** min(taken, 20), longest) * (1 - random.random() / 4)
+
+
+def is_unreachable(failure: BaseException | None) -> bool:
+    """Whether a failure of httpx is that there is no connection to the server at all."""
+    return type(failure).__name__ in {"ConnectError", "ConnectTimeout", "ProxyError"}
 
 
 def _named_by_sdk(failure: Exception) -> openai.APIConnectionError:

@@ -61,7 +61,7 @@ def steady(**options):
 
 
 def job(client, source, output, *, asked=None, **rules):
-    rules = {"max_retries": 0, **rules}
+    rules = {"max_retries": 0, "max_outage": 0.0, **rules}
     return FileRun(client, Input(str(source), asked or Asked()), str(output), Rules(**rules))
 
 

@@ -113,6 +113,16 @@ async def test_a_server_that_is_gone_is_the_sdks_error():
 
 
 @real
+async def test_an_outage_is_sat_out_for_as_long_as_asked():
+    gone = says({"error": {"message": "bad gateway"}}, 502, retry_after_ms="10")
+    async with calls_to(answers(*[gone] * 8, says()), retries=1) as (server, calls):
+        assert (await calls.post("/chat/completions", CONTENT, BODY)).status == 502
+        assert len(server.asked) == 2
+        calls.patience = 20.0
+        assert (await calls.post("/chat/completions", CONTENT, BODY)).status == 200
+
+
+@real
 async def test_a_server_that_does_not_answer_in_time_is_a_timeout():
     async def never(asked):
         await asyncio.sleep(20)

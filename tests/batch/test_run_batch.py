@@ -1,13 +1,13 @@
 """Results of requests from Python, as they come."""
 
 import asyncio
-import json
+import importlib
 
 import openai
 import pytest
 from batches import request, steady
 
-from clients import Says, Script, refuses, throttled
+from clients import FAMILIES, URL, Says, Script, http_client, refuses, throttled
 from support import virtual
 from throttled_openai import BatchStoppedError, run_batch
 from throttled_openai.simulator import Fault
@@ -124,6 +124,19 @@ async def test_a_wrong_key_stops_after_ten_and_keeps_nothing_of_them():
 
 
 @virtual
+async def test_a_server_that_is_gone_stops_the_run():
+    family = importlib.import_module(FAMILIES[-1])
+
+    class Gone(family.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            raise family.ConnectError("refused", request=request)
+
+    async with throttled(steady(), http_client=family.AsyncClient(transport=Gone()), max_retries=0) as client:
+        with pytest.raises(BatchStoppedError, match="the server cannot be reached: 10 requests in a row failed"):
+            await collected(run_batch(client, requests(1000)))
+
+
+@virtual
 async def test_with_keep_going_every_failure_is_a_result():
     server = Script(*(Says(401, {"error": {"message": "no"}}) for _ in range(200)))
     async with throttled(server) as client:
@@ -184,15 +197,6 @@ async def test_a_client_that_is_closed_ends_the_run():
 
 @virtual
 async def test_a_client_that_is_not_throttled_is_throttled_here():
-    import importlib
-
-    from clients import FAMILIES, URL, http_client
-
     client = openai.AsyncOpenAI(api_key="k", base_url=URL, http_client=http_client(steady(), FAMILIES[-1]))
     found = await collected(run_batch(client, requests(3)))
     assert [each.ok for each in found] == [True] * 3
-    assert importlib.import_module("throttled_openai").run_batch is run_batch
-
-
-def test_a_result_says_what_became_of_its_request():
-    assert json.dumps(run_batch.__doc__)

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ._file import RETRIES, FileRun
+from ._file import OUTAGE, RETRIES, FileRun
 from ._input import Input, InputError
 from ._page import page
 from ._progress import progress
@@ -70,6 +70,8 @@ def add_arguments(parser: Parser) -> None:
     server.add_argument("--timeout", type=_positive, metavar="SECONDS", help="of an answer (default: 600)")
     server.add_argument("--max-retries", type=_whole, default=RETRIES, metavar="N", help="after errors of the server "
                         f"or the network (default: {RETRIES}); refusals are sent again anyway")  # fmt: skip
+    server.add_argument("--max-outage", type=_positive, default=OUTAGE, metavar="SECONDS", help="go on trying this "
+                        f"long while the server cannot be reached (default: {OUTAGE:g})")  # fmt: skip
     server.add_argument("--dialect", metavar="NAME", help="how the server counts tokens, such as openai or self-hosted")
     run = parser.add_argument_group("run")
     run.add_argument("--order", choices=("completion", "input"), default="completion", help="of the results: as they "

@@ -45,13 +45,16 @@ if TYPE_CHECKING:
 Order = Literal["completion", "input"]
 # How often a request is sent again after an error of the server or the network, where nothing else is said.
 RETRIES: Final = 5
+# Seconds without the server that a run sits out.
+OUTAGE: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How a run goes about it. `limit`: requests to send at most. `max_cost`: by `prices`.
 
-    `keep_going`: record every failure and go on, also where no request is served at all.
+    `keep_going`: record every failure and go on, also where no request is served at all. `max_outage`: seconds in
+    which requests are sent again while the server cannot be reached.
     """
 
     order: Order = "completion"
@@ -61,6 +64,7 @@ class Rules:
     max_cost: float | None = None
     max_retries: int = RETRIES
     keep_going: bool = False
+    max_outage: float = OUTAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ class FileRun:
         self._client = client if isinstance(client, Throttled) else throttle(client)
         self._source = source
         self._rules = rules
-        self._calls = RawCalls(self._client, retries=rules.max_retries)
+        self._calls = RawCalls(self._client, retries=rules.max_retries, patience=rules.max_outage)
         self._name = output
         self._target = None if output == STDIN or _is_stream(Path(output)) else Path(output).resolve()
         self._path = None if self._target is None else working_path(self._target)
@@ -365,6 +369,7 @@ async def run_file(
     max_cost: float | None = None,
     max_retries: int = RETRIES,
     keep_going: bool = False,
+    max_outage: float = OUTAGE,
     **asked: Any,
 ) -> Summary:
     """Send the requests of a file, and append their results to another; called again, it goes on where it ended.
@@ -376,7 +381,7 @@ async def run_file(
     Raises `ValueError` where these do not fit the file, `WrongRunError` where the output belongs to another run, and
     `InputError` and `OSError` where a file cannot be read or written.
     """
-    rules = Rules(order, retry_errors, limit, prices, max_cost, max_retries, keep_going)
+    rules = Rules(order, retry_errors, limit, prices, max_cost, max_retries, keep_going, max_outage)
     made = await asyncio.to_thread(Input, os.fspath(source), Asked(**asked))
     run = FileRun(client, made, os.fspath(output), rules)
     watching = asyncio.ensure_future(_watch(run, watch)) if watch is not None else None

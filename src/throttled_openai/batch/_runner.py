@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import openai
 
-from throttled_openai._core.estimate import Usage
+from throttled_openai._core.estimate import Usage, estimate
 from throttled_openai.errors import ClientClosed, RequestTooLarge
 
 from ._request import BadLineError, Request
@@ -261,8 +261,7 @@ class Runner:
         if why is not None:
             if self.stopped is not None:
                 return False
-            for held in self._verdict.hold(result, why):
-                self._hand_over(held, None)
+            self._verdict.hold(result, why)
             return True
         for held in self._verdict.served() if answered else ():
             self._hand_over(held, None)
@@ -321,7 +320,7 @@ def expected_usage(request: Request, tally: Tally) -> Usage:
     told = next((each for each in most if isinstance(each, int)), None)
     if told is None:
         told = 0 if request.path in {"/embeddings", "/moderations"} else tally.output_tokens // max(1, tally.ok) or 256
-    return Usage(len(request.content) // 4, max(0, told))
+    return Usage(estimate(request.path, request.body).input, max(0, told))
 
 
 def result_of(request: Request, answer: Answer | None, error: Exception | None) -> tuple[BatchResult, bytes | None]:

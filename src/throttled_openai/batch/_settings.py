@@ -75,6 +75,7 @@ def rules_of(arguments: argparse.Namespace) -> Rules:
         max_cost=arguments.max_cost,
         max_retries=arguments.max_retries,
         keep_going=arguments.keep_going,
+        max_outage=arguments.max_outage,
     )
 
 

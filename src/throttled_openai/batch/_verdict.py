@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import openai
-
 from throttled_openai._core.refusals import read_refusal
-from throttled_openai.errors import AccountBlocked, AdmissionTimeout, ClientClosed
+from throttled_openai._raw import is_unreachable
+from throttled_openai.errors import AccountBlocked, AdmissionTimeout
 
 if TYPE_CHECKING:
     from throttled_openai._raw import Answer
@@ -40,23 +39,17 @@ class Verdict:
         self._keep_going = keep_going
         self._held: list[tuple[BatchResult, str]] = []
 
-    @property
-    def held(self) -> int:
-        return len(self._held)
-
     def about(self, answer: Answer | None, error: Exception | None) -> str | None:
         """Why every request would meet the same; None where it is about this one. Raises `StopRunError`."""
-        if isinstance(error, AccountBlocked):  # or one that is paused
+        if self._keep_going:
+            return None
+        if isinstance(error, AccountBlocked | AdmissionTimeout):  # AccountPaused is one too
             raise StopRunError(said(error))
-        if isinstance(error, AdmissionTimeout):
-            raise StopRunError(said(error))
-        if isinstance(error, openai.APIConnectionError) and not isinstance(
-            error, openai.APITimeoutError | ClientClosed
-        ):
+        if error is not None and is_unreachable(error.__cause__):
             return "the server cannot be reached"
         if answer is None:
             return None
-        if answer.status in {402, 429} and not self._keep_going:
+        if answer.status in {402, 429}:
             refusal = read_refusal(answer.status, answer.headers, answer.data or answer.content, wall_now=0.0)
             if refusal is not None and refusal.kind == "billing" and refusal.certain:
                 code = f" ({refusal.code})" if refusal.code else ""
@@ -65,14 +58,11 @@ class Verdict:
                 return None
         return _STATUSES.get(answer.status)
 
-    def hold(self, result: BatchResult, why: str) -> list[BatchResult]:
-        """Keep back a failure that may be everybody's; returns what is to be written. Raises `StopRunError`."""
-        if self._keep_going:
-            return [result]
+    def hold(self, result: BatchResult, why: str) -> None:
+        """Keep back a failure that may be everybody's. Raises `StopRunError` where there are too many."""
         self._held.append((result, why))
         if len(self._held) >= ENOUGH:
             raise StopRunError(f"{why}: {len(self._held)} requests in a row failed")
-        return []
 
     def served(self) -> list[BatchResult]:
         """Some request got an answer of its own: the failures that were held are their lines'."""
