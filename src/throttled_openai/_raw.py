@@ -231,27 +231,25 @@ class _Route:
 
 
 class _Headers(Mapping[str, str]):
-    """Headers as they were received, which most answers are not asked for by name."""
+    """Headers as they were received; few are asked for by name."""
 
-    __slots__ = ("_table", "raw")
+    __slots__ = ("raw",)
 
     def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
         self.raw = raw
-        self._table: dict[str, str] | None = None
 
     def __getitem__(self, name: str) -> str:
-        return self._named()[name.lower()]
+        key = name.lower().encode("latin-1")
+        for other, value in self.raw:
+            if other.lower() == key:
+                return value.decode("latin-1")
+        raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._named())
+        return iter({name.decode("latin-1").lower(): None for name, _ in self.raw})
 
     def __len__(self) -> int:
-        return len(self._named())
-
-    def _named(self) -> dict[str, str]:
-        if self._table is None:
-            self._table = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.raw}
-        return self._table
+        return len({name.lower() for name, _ in self.raw})
 
 
 def _taken(permit: Permit, raw: RawResponse) -> Answer:

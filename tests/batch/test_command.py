@@ -144,7 +144,7 @@ def test_validate_tells_every_kind_of_bad_line(tmp_path, capsys):
     assert cli.main(["validate", str(source)]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "line 2 has the custom_id of line 1",
-        "line 3 is not JSON: Expecting a name in double quotes at character 2",
+        "line 3 is not JSON: Expecting property name enclosed in double quotes at character 2",
         "line 4 is not UTF-8 at byte 1",
         "line 5 url is missing",
         f"1 requests are good, 4 lines are not: {', '.join(f'1 x {code}' for code in codes)}",

@@ -234,7 +234,9 @@ async def test_what_it_may_cost_is_never_passed(source, output):
     summary = await run(steady(), source, output, prices=prices, max_cost=16.0 * 20)
     assert summary.done == 20
     assert summary.cost == 16.0 * 20
-    assert summary.stopped.startswith("max_cost=320 would be passed")
+    assert summary.stopped == "max_cost=320 would be passed"
+    again = await run(steady(), source, output, prices=prices, max_cost=16.0 * 30)  # of all runs together
+    assert (again.before, again.done, again.cost) == (20, 10, 16.0 * 30)
 
 
 @virtual

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from throttled_openai._core.estimate import read_usage
 from throttled_openai._core.stats import spell
 from throttled_openai._raw import RawCalls
 from throttled_openai._seam import Throttled
@@ -232,7 +234,8 @@ class FileRun:
         def seen(told: Written, line: bytes) -> None:
             if told.custom_id != b"null":
                 ids.add(told.custom_id, told.line)
-            del line
+            if told.ok and self._rules.prices is not None:
+                tally.cost += _cost_of(line, self._rules.prices)
 
         if self._rules.retry_errors:
             keep(path, lambda told: told.ok)
@@ -349,6 +352,14 @@ class FileRun:
             sort(self._path)
         if self._path != self._target:
             compress(self._path, self._target)
+
+
+def _cost_of(line: bytes, prices: Prices) -> float:
+    """What a result of an earlier run has cost, as far as it tells."""
+    body = json.loads(line)["response"]["body"]
+    usage, model = read_usage(body), body.get("model") if isinstance(body, dict) else None
+    price = prices.of(model) if isinstance(model, str) else None
+    return 0.0 if usage is None or price is None else price.of(usage)
 
 
 def _is_stream(path: Path) -> bool:

@@ -47,7 +47,8 @@ footer { color: var(--soft); font-size: .9em; margin: 2.5em 0; }
 
 _MEANING: Final = (
     "Latency: of the last attempt, from its admission to its answer. Waiting: before admission, in the queue of this "
-    "process. Limit: what requests and tokens per minute come to, in requests. Made by throttled-openai run."
+    "process. Limit: what requests and tokens per minute come to, in requests; a bucket that is full lets more "
+    "through at first. Made by throttled-openai run."
 )
 
 

@@ -18,10 +18,12 @@ PATHS: Final = ("/chat/completions", "/responses", "/embeddings", "/completions"
 # Bytes of one line. Larger ones are no requests that any server takes.
 LONGEST: Final = 64 * 1024 * 1024
 
+_BODY: Final = '"body"'
+# One of its letters, written as nobody does.
+_ESCAPED: Final = re.compile(r"\\u00(?:62|6[fF]|64|79)")
+_SPACES: Final = " \t\r\n"
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
-_QUOTE: Final = re.compile('"')
 _COLON: Final = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
-_COMMA: Final = re.compile(r"[ \t\n\r]*([,}])[ \t\n\r]*")
 _NOT_JSON: Final = (ValueError, RecursionError)
 
 
@@ -46,7 +48,7 @@ class BadLineError(ValueError):
 def read_request(raw: bytes, line: int, changes: Mapping[str, Any]) -> Request:
     """The request that a line of a batch file is. `changes`: fields of every body. Raises `BadLineError`."""
     text = text_of(raw)
-    found, spans = _members(text)
+    found, start, end = _with_body(text)
     custom_id = found.get("custom_id")
     if not isinstance(custom_id, str) or not custom_id:
         reason = "is missing" if custom_id is None else f"must be a text, not {_kind(custom_id)}"
@@ -63,7 +65,6 @@ def read_request(raw: bytes, line: int, changes: Mapping[str, Any]) -> Request:
         body |= changes
         content = dumped(body)
     else:
-        start, end = spans["body"]
         content = text[start:end].encode()
     return Request(line, custom_id, path, content, body)
 
@@ -71,12 +72,7 @@ def read_request(raw: bytes, line: int, changes: Mapping[str, Any]) -> Request:
 def read_body(raw: bytes, line: int, path: str | None, changes: Mapping[str, Any]) -> Request:
     """The request that a line is which is a body. `path`: its endpoint; None: by its fields."""
     text = text_of(raw)
-    try:
-        body = _object(_DECODER.decode(text))
-    except BadLineError:
-        raise
-    except _NOT_JSON as error:
-        raise BadLineError("invalid_json", _why(error)) from None
+    body = _decoded(text)
     if changes:
         body |= changes
     checked_body(body)
@@ -88,13 +84,13 @@ def text_of(raw: bytes) -> str:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadLineError("invalid_utf8", f"is not UTF-8 at byte {error.start + 1}") from None
-    return text.removeprefix("\ufeff").strip(" \t\r\n")
+    return text.removeprefix("\ufeff").strip(_SPACES)
 
 
 def is_batch_line(raw: bytes) -> bool | None:
     """Whether a line is one of OpenAI's batch format rather than a body; None where it is neither."""
     try:
-        found, _ = _members(text_of(raw))
+        found, _, _ = _with_body(text_of(raw))
     except BadLineError:
         return None
     if isinstance(found.get("body"), dict) or "custom_id" in found:
@@ -150,28 +146,41 @@ def dumped(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _members(text: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
-    """The fields of an object, and where their values stand: a body is sent as it was written."""
+def _with_body(text: str) -> tuple[dict[str, Any], int, int]:
+    """The fields of an object, and where its `body` stands: that is sent as it was written."""
+    if text.count(_BODY) != 1 or _ESCAPED.search(text):
+        return _read_slowly(text)
+    found = _decoded(text)
+    if next(reversed(found), None) != "body":
+        return _read_slowly(text)
+    # It is the last field, so it goes on to the end; and its name is nowhere else in the line.
+    colon = _COLON.match(text, text.index(_BODY) + len(_BODY))
+    assert colon is not None
+    return found, colon.end(), len(text[:-1].rstrip(_SPACES))
+
+
+def _read_slowly(text: str) -> tuple[dict[str, Any], int, int]:
+    """The same, field by field."""
+    _decoded(text)  # it is an object in JSON, or this says why not
     found: dict[str, Any] = {}
-    spans: dict[str, tuple[int, int]] = {}
+    start = end = at = 0
+    while text[at] != "}":
+        quote = text.find('"', at)
+        if quote < 0:  # an object without fields
+            break
+        key, at = _DECODER.raw_decode(text, quote)
+        colon = _COLON.match(text, at)
+        assert colon is not None
+        found[key], at = _DECODER.raw_decode(text, colon.end())
+        if key == "body":
+            start, end = colon.end(), at
+        at = _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it always matches
+    return found, start, end
+
+
+def _decoded(text: str) -> dict[str, Any]:
     try:
-        if text[:1] != "{":
-            found = _object(_DECODER.decode(text))
-        at = _SPACE.match(text, 1).end()  # type: ignore[union-attr]  # it always matches
-        if text[at : at + 1] == "}" and not text[at + 1 :]:
-            return found, spans
-        while True:
-            _found(_QUOTE, text, at, "a name in double quotes")
-            key, at = _DECODER.raw_decode(text, at)
-            start = _found(_COLON, text, at, "':'").end()
-            found[key], at = _DECODER.raw_decode(text, start)
-            spans[key] = start, at
-            after = _found(_COMMA, text, at, "',' or '}'")
-            at = after.end()
-            if after[1] == "}":
-                if at != len(text):
-                    raise json.JSONDecodeError("Extra data", "", at)
-                return found, spans
+        return _object(_DECODER.decode(text))
     except BadLineError:
         raise
     except _NOT_JSON as error:
@@ -182,13 +191,6 @@ def _object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadLineError("invalid_json", f"is {_kind(value)}, not an object")
     return value
-
-
-def _found(pattern: re.Pattern[str], text: str, at: int, what: str) -> re.Match[str]:
-    match = pattern.match(text, at)
-    if match is None:
-        raise json.JSONDecodeError(f"Expecting {what}", "", at)
-    return match
 
 
 def _not_finite(name: str) -> object:

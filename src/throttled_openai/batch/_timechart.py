@@ -40,7 +40,7 @@ class TimeChart:
     def __str__(self) -> str:
         """An `svg` element; empty where there is nothing to draw."""
         drawn = [each for each in self.series if any(value is not None for _, value in each.points)]
-        if not drawn:
+        if not any(value for each in drawn for _, value in each.points):
             return ""
         top = max(value for each in drawn for _, value in each.points if value is not None)
         levels = ticks(top)
