@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from throttled_openai._core.stats import spell
 
-from ._timechart import Series, TimeChart
+from ._timechart import Series, TimeChart, compact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +37,7 @@ figure { margin: 0; } svg { width: 100%; height: auto; display: block; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--soft); }
 svg .title { font-weight: 600; font-size: 14px; fill: var(--ink); }
 svg .up { text-anchor: end; } svg .across { text-anchor: middle; }
-svg .grid { stroke: var(--line); } svg .area { fill-opacity: .16; } svg .line { fill: none; stroke-width: 2; }
+svg .grid { stroke: var(--line); } svg .area { fill-opacity: .16; } svg .line { fill: none; stroke-width: 1.5; }
 .scrolls { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25em .9em; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -111,8 +111,8 @@ def _tiles(summary: Summary, samples: Sequence[Sample]) -> str:
         (f"{summary.failed + summary.failed_before:,}", "failed"),
         (f"{60 * summary.done / max(summary.seconds, 0.001):,.0f}", "requests per minute"),
         ("" if share is None else f"{share:.1%}", "of the limit"),
-        (f"{summary.input_tokens:,}", "tokens in"),
-        (f"{summary.output_tokens:,}", "tokens out"),
+        (compact(summary.input_tokens), "tokens in"),
+        (compact(summary.output_tokens), "tokens out"),
         (f"{summary.refusals:,}", "refusals on the way"),
         ("" if summary.cost is None else f"{summary.cost:,.2f}", "cost"),
         (f"{summary.left:,}" if summary.left else "", "left"),

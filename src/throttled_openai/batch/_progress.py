@@ -87,7 +87,10 @@ class Live:
         table.add_column()
         for name, value in rows(status):
             table.add_row(name, value)
-        self._live.update(rich.Group(bar, table), refresh=True)
+        whole = rich.Table.grid(expand=True)
+        whole.add_row(bar)
+        whole.add_row(table)
+        self._live.update(whole, refresh=True)
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False)
@@ -100,8 +103,7 @@ class _Rich:
     """The parts of rich, an extra, that are used."""
 
     def __init__(self) -> None:
-        console = importlib.import_module("rich.console")
-        self.Console, self.Group = console.Console, console.Group
+        self.Console = importlib.import_module("rich.console").Console
         self.Live = importlib.import_module("rich.live").Live
         self.ProgressBar = importlib.import_module("rich.progress_bar").ProgressBar
         self.Table = importlib.import_module("rich.table").Table

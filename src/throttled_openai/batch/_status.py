@@ -12,7 +12,7 @@ from ._tally import limit_of, rate_of
 if TYPE_CHECKING:
     from throttled_openai._core.stats import BudgetStats, Stats
 
-    from ._tally import Tally
+    from ._tally import Now, Tally
 
 # Seconds after which the measured rate is believed more than the limits.
 _BELIEVED: Final = 10.0
@@ -86,7 +86,7 @@ def status_of(tally: Tally, stats: Stats, *, reading: bool = False, draining: bo
         room=sum(budget.concurrency_limit for budget in used),
         rpm=now.calls_per_minute,
         rpm_limit=_per_minute(used, "requests"),
-        tpm=now.tokens_per_minute,
+        tpm=_tokens_per_minute(used, now),
         tpm_limit=_per_minute(used, "tokens"),
         refusals=stats.refused,
         input_tokens=tally.input_tokens,
@@ -106,7 +106,7 @@ def reason_of(stats: Stats) -> str:
     whose = f" of {budget.name}" if len(stats.budgets) > 1 else ""
     short = [window for window in budget.windows if window.spendable < _needs(window.dimension, budget)]
     if short:
-        window = max(short, key=lambda each: each.period)
+        window = min(short, key=lambda each: each.limit / each.period / _needs(each.dimension, budget))
         day = ", per day," if window.period > 3600 else ""
         return f"{window.dimension.removesuffix('s')} limit{whose}{day} binds"
     if budget.in_flight >= budget.concurrency_limit:
@@ -128,6 +128,14 @@ def _per_minute(budgets: list[BudgetStats], dimension: str) -> float | None:
             return None
         total += min(limits)
     return total or None
+
+
+def _tokens_per_minute(budgets: list[BudgetStats], now: Now) -> float:
+    """As the limit counts them, where there is one: at many providers that is not what is used."""
+    admitted = sum(budget.admitted for budget in budgets)
+    if not admitted or not any(w.dimension == "tokens" for budget in budgets for w in budget.windows):
+        return now.tokens_per_minute
+    return now.calls_per_minute * sum(budget.admitted * budget.tokens_per_call for budget in budgets) / admitted
 
 
 def _seconds_left(left: int, tally: Tally, stats: Stats, rate: float) -> float | None:

@@ -59,7 +59,7 @@ class TimeChart:
         for level in levels:
             y = _y(level, levels[-1])
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(f'<text class="up" x="{_LEFT - 8}" y="{y + 4:.1f}">{number(level)}</text>')
+            parts.append(f'<text class="up" x="{_LEFT - 8}" y="{y + 4:.1f}">{compact(level)}</text>')
         step = next((each for each in _STEPS if self.seconds / each <= _TICKS), _STEPS[-1])
         at = 0
         while at <= self.seconds:
@@ -112,6 +112,14 @@ def _legend(drawn: Sequence[Series]) -> list[str]:
         parts.append(f'<rect style="fill:var({each.colour})" x="{at:.0f}" y="7" width="12" height="4"/>')
         parts.append(f'<text x="{at + 16:.0f}" y="14">{escape(each.name)}</text>')
     return parts
+
+
+def compact(value: float) -> str:
+    """For an axis, or a tile: millions are abbreviated."""
+    for size, name in ((1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.4g}{name}"
+    return number(value)
 
 
 def _clock(seconds: float) -> str:
