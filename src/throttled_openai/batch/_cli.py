@@ -22,7 +22,7 @@ from ._progress import progress
 from ._settings import asked_of, book_of, client_of, provider_at, rules_of
 from ._sidecar import WrongRunError
 from ._survey import plan, survey
-from ._validate import WRONG, add_input_arguments, said_of
+from ._validate import WRONG, add_input_arguments, said_of, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,10 +103,8 @@ def run(arguments: argparse.Namespace) -> int:
             return 1 if found.bad_counts else 0
         client = client_of(arguments)
         job = FileRun(client, source, arguments.output, rules)
-    except WRONG as error:
-        arguments.fail(str(error))
-    except OSError as error:
-        arguments.fail(said_of(error))
+    except (*WRONG, OSError) as error:
+        return wrong(arguments, error)
     _raise_file_limit()
     told = progress(quiet=arguments.quiet, as_json=arguments.json)
     logger = logging.getLogger("throttled_openai")

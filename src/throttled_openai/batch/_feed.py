@@ -37,6 +37,7 @@ class Feed(Protocol):
 
     async def more(self) -> bool:
         """Read; False: the input is at its end."""
+        ...
 
 
 class FileFeed:

@@ -69,7 +69,7 @@ class Scan(NamedTuple):
 
 def scan(path: Path, run: str, seen: Callable[[Written, bytes], object] = lambda *_: None) -> Scan:
     """Read an output from its beginning. Raises `WrongRunError` where its lines are another run's."""
-    done, failed, at, end, damaged = Lines(), 0, 0, 0, 0
+    done, failed, at, end, damaged, before_end = Lines(), 0, 0, 0, 0, 0
     with path.open("rb", buffering=1 << 20) as file:
         for line in file:
             at += len(line)
@@ -81,11 +81,11 @@ def scan(path: Path, run: str, seen: Callable[[Written, bytes], object] = lambda
             if told is None or not done.add(told.line):
                 damaged += 1
                 continue
-            damaged_before_end = damaged
+            before_end = damaged
             end = at
             failed += not told.ok
             seen(told, line)
-    return Scan(done, failed, end, damaged_before_end if end else 0)
+    return Scan(done, failed, end, before_end)
 
 
 class Output:

@@ -29,10 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Say what is wrong with a file, without sending any of it."""
     try:
         found = survey(Input(arguments.input, asked_of(arguments)))
-    except WRONG as error:
-        arguments.fail(str(error))
-    except OSError as error:
-        arguments.fail(said_of(error))
+    except (*WRONG, OSError) as error:
+        return wrong(arguments, error)
     print(found.problems())
     return 1 if found.bad_counts else 0
 
@@ -50,6 +48,12 @@ def add_input_arguments(parser: Parser) -> None:
     add("--id-column", metavar="NAME", help="of a table: where each custom_id is (default: custom_id, or by line)")
     add("--body", metavar="JSON", help="fields of every request's body")
     add("--service-tier", metavar="NAME", help="of every request, such as flex")
+
+
+def wrong(arguments: argparse.Namespace, error: Exception) -> int:
+    """Tell what is wrong, with the usage."""
+    arguments.fail(said_of(error) if isinstance(error, OSError) else str(error))
+    return 2
 
 
 def said_of(error: OSError) -> str:
