@@ -113,7 +113,8 @@ class RawCalls:
                     raise
                 failure = error
             if answer is not None and not _may_try_again(answer):
-                return answer
+                # Another address is for httpx to go to.
+                return await self._through_sdk(path, body) if 300 <= answer.status < 400 else answer
             is_outage = is_unreachable(failure) or (answer is not None and answer.status in _OUTAGES)
             if taken >= self.retries and not (is_outage and loop.time() - began < self.patience):
                 if answer is not None:
@@ -254,9 +255,9 @@ class _Headers(Mapping[str, str]):
 
 def _taken(permit: Permit, raw: RawResponse) -> Answer:
     """The answer of an attempt that was served; settles it."""
-    took = permit.lane.throttle.loop.time() - permit.admitted_at
+    headers = _Headers(raw.headers)
     try:
-        headers = _Headers(raw.headers)
+        took = max(0.0, asyncio.get_running_loop().time() - permit.admitted_at)
         permit.observe(read_limits(headers))
         data = parsed(raw.content)
         usage = read_usage(data)

@@ -1,13 +1,15 @@
 """A run over a file: it goes on where it ended, and nothing is lost or doubled."""
 
 import asyncio
+import gzip
 import json
+import threading
 
 import pytest
 from batches import ids, job, lines, request, results, run, running, steady
 
 from clients import Says, Script, throttled
-from support import virtual
+from support import virtual, virtual_run
 from throttled_openai import run_file
 from throttled_openai.batch import Price, Prices, WrongRunError
 from throttled_openai.batch._input import Asked
@@ -72,6 +74,11 @@ async def test_a_cancelled_run_keeps_what_is_finished_and_goes_on(source, output
     summary = await run(steady(), source, output)
     assert summary.before == done
     assert sorted(ids(output)) == everyone()
+
+
+def test_no_thread_is_left_behind(source, output):
+    virtual_run(run(steady(), source, output, limit=5))
+    wait_for(lambda: not [each for each in threading.enumerate() if "throttled-openai input" in each.name])
 
 
 @virtual
@@ -167,8 +174,6 @@ async def test_an_order_that_was_interrupted_is_right_in_the_end(source, output)
 
 @virtual
 async def test_a_compressed_output_is_whole_at_the_end_and_goes_on_before(source, tmp_path):
-    import gzip
-
     output = tmp_path / "out.jsonl.gz"
     await run(steady(), source, output, limit=20)
     assert not output.exists()

@@ -9,8 +9,8 @@ import openai
 import pytest
 
 from clients import CHAT
-from servers import Server, real, says
-from throttled_openai import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
+from servers import Server, forward, real, says
+from throttled_openai import PooledAsyncHttpxClient, Throttle, ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from throttled_openai._raw import RawCalls
 
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
@@ -36,6 +36,10 @@ async def calls_to(answer=None, *, retries=2, **options):
         yield server, RawCalls(client, retries=retries)
         await asyncio.sleep(0)
         assert client.throttle.in_flight == 0, "a permit was lost"
+
+
+def through(proxy):
+    return calls_to(http_client=PooledAsyncHttpxClient(proxy=proxy.url.removesuffix("/v1")))
 
 
 @real
@@ -210,6 +214,31 @@ async def test_what_traces_the_http_client_sees_each_call():
         calls.client._client.event_hooks["request"].append(hook)
         await calls.post("/chat/completions", CONTENT, BODY)
     assert seen == ["/v1/chat/completions"]
+
+
+@real
+async def test_a_proxy_is_gone_through():
+    async with Server(forward) as proxy, through(proxy) as (server, calls):
+        answer = await calls.post("/chat/completions", CONTENT, BODY)
+    assert answer.data == {"proxied": f"{server.url}/chat/completions"}
+
+
+@real
+async def test_another_address_is_gone_to():
+    moved = says({}, 307, location="/v1/moved")
+    async with calls_to(answers(moved, moved, says())) as (server, calls):
+        answer = await calls.post("/chat/completions", CONTENT, BODY)
+    assert answer.data == CHAT
+    assert server.asked[-1].target == "/v1/moved"
+
+
+@real
+async def test_a_throttle_that_decides_in_another_thread():
+    async with calls_to(throttle=Throttle(threads=True)) as (_, calls):
+        answer = await calls.post("/chat/completions", CONTENT, BODY)
+        assert (answer.data, answer.usage) == (CHAT, (8, 1, 0))
+        while calls.throttle.in_flight:
+            await asyncio.sleep(0.01)
 
 
 @real

@@ -113,7 +113,7 @@ def raw_exchange(http: Any, template: Any, timeouts: dict[str, float | None]) ->
     """The raw exchange with the address of `template`, a request of httpx; None where `http` needs httpx."""
     if type(http) is not PooledAsyncHttpxClient or any(http.event_hooks.values()) or http.auth is not None:
         return None
-    if len(vars(http).get("cookies", ())) or "send" in vars(http):
+    if "send" in vars(http):
         return None
     transport = http._transport_for_url(template.url)  # noqa: SLF001  # as httpx's own `send` finds it
     pool = getattr(transport, "_pool", None)

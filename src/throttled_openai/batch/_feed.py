@@ -20,7 +20,7 @@ from ._request import BadLineError, Request, dumped, read_body, read_request
 from ._result import BatchResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Callable, Container, Generator, Mapping
 
     from ._ids import Ids
     from ._input import Input
@@ -71,6 +71,10 @@ class FileFeed:
         self._ready.extend(chunk)
         return True
 
+    def close(self) -> None:
+        """Let go of the input."""
+        self._thread.close()
+
 
 def refused(line: int, error: BadLineError) -> BatchResult:
     """The result of a line that is no request. Without its `custom_id` if that is another line's: ids stay unique."""
@@ -117,19 +121,24 @@ class IterableFeed:
         self._ready.append((self._line, told))
 
 
-def _undone(source: Input, done: Container[int]) -> Iterator[list[Record]]:
+def _undone(source: Input, done: Container[int]) -> Generator[list[Record], None, None]:
     for chunk in source.chunks():
         left = [record for record in chunk if record[0] not in done]
         if left:
             yield left
 
 
-class _Reader:
-    """A thread that reads the next chunk while the last one is used; it ends with the process."""
+_Asked = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
 
-    def __init__(self, chunks: Iterator[list[Record]]) -> None:
+
+class _Reader:
+    """A thread that reads the next chunk while the last one is used. Waiting for a pipe, it ends with the process."""
+
+    def __init__(self, chunks: Generator[list[Record], None, None]) -> None:
         self._chunks = chunks
-        self._asked: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]]] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
         self._thread: threading.Thread | None = None
         self._ahead: asyncio.Future[Any] | None = None
 
@@ -144,6 +153,9 @@ class _Reader:
             self._ahead = self._ask()
         return chunk
 
+    def close(self) -> None:
+        self._asked.put(None)
+
     def _ask(self) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future = loop.create_future()
@@ -151,8 +163,8 @@ class _Reader:
         return future
 
     def _read(self) -> None:
-        while True:
-            loop, future = self._asked.get()
+        while (asked := self._asked.get()) is not None:
+            loop, future = asked
             made: Any
             try:
                 made = next(self._chunks, None)
@@ -162,6 +174,7 @@ class _Reader:
                 loop.call_soon_threadsafe(_resolve, future, made)
             if made is None or isinstance(made, BaseException):
                 return
+        self._chunks.close()
 
 
 def _resolve(future: asyncio.Future[Any], made: Any) -> None:

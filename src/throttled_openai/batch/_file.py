@@ -137,6 +137,7 @@ class FileRun:
         self._run = "0" * 8
         self._runner: Runner | None = None
         self._interrupts = 0
+        self._given_up = False
         self.tally = Tally()
 
     async def run(self) -> Summary:
@@ -147,9 +148,12 @@ class FileRun:
         # Beside the output: a directory for temporary files may be memory.
         ids = Ids(None if self._target is None else str(self._target.parent))
         try:
-            done = await asyncio.to_thread(self._open, ids)
+            done = await self._opened(ids)
             feed = FileFeed(self._source, done, ids, self._skip)
-            await (self._to_stdout(feed) if self._path is None else self._to_file(feed))
+            try:
+                await (self._to_stdout(feed) if self._path is None else self._to_file(feed))
+            finally:
+                feed.close()
         finally:
             self.tally.ended = self.tally.ended or self.tally.began + self.tally.seconds
             ids.close()
@@ -200,6 +204,15 @@ class FileRun:
 
     # Before: in a thread
 
+    async def _opened(self, ids: Ids) -> Container[int]:
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open, ids))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            self._given_up = True  # the thread looks at it
+            await asyncio.wait({opening})
+            raise
+
     def _open(self, ids: Ids) -> Container[int]:
         """Take the output, put it right, and find out what is done."""
         source, tally = self._source, self.tally
@@ -224,14 +237,15 @@ class FileRun:
         return self._put_right(ids)
 
     def _look(self, _: int) -> None:
-        if self._interrupts:
-            raise InputError("interrupted while it was read")
+        if self._given_up:
+            raise InputError("given up while it was read")
 
     def _put_right(self, ids: Ids) -> Container[int]:
         path, tally = self._path, self.tally
         assert path is not None
 
         def seen(told: Written, line: bytes) -> None:
+            self._look(0)
             if told.custom_id != b"null":
                 ids.add(told.custom_id, told.line)
             if told.ok and self._rules.prices is not None:

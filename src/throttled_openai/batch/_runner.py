@@ -102,6 +102,7 @@ class Runner:
             self._stop_for_held()
         finally:
             looks.cancel()
+            self.draining = True  # a worker that ends makes room for no other
             for worker in self._workers:
                 worker.cancel()
             await asyncio.gather(looks, *self._workers, return_exceptions=True)
