@@ -6,7 +6,7 @@ import json
 import threading
 
 import pytest
-from batches import ids, job, lines, request, results, run, running, steady
+from batches import ids, job, lines, request, results, run, running, steady, wait_for
 
 from clients import Says, Script, throttled
 from support import virtual, virtual_run
