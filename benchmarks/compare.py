@@ -1,12 +1,12 @@
 """This library and its rivals, on the same work, on the same server.
 
-    python benchmarks/compare.py environments               # one for each rival, with uv, in .venv-rivals
-    python benchmarks/compare.py run                        # virtual time; what is there in results is kept
+    python benchmarks/compare.py environments               # one for each rival, made with uv in .venv-rivals
+    python benchmarks/compare.py run                        # virtual time; recorded runs are not repeated
     python benchmarks/compare.py run --speed real --seeds 3
     python benchmarks/compare.py run --scenarios burst overload --rivals ours semaphore --no-tuning
     python benchmarks/compare.py report                     # pictures, a page, and the tables of the READMEs
 
-benchmarks/README.md tells how it is done and how to add a rival or a scenario.
+benchmarks/README.md explains the method, and how to add a rival or a scenario.
 """
 
 from __future__ import annotations

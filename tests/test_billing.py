@@ -41,9 +41,10 @@ def bill(permit, headers=()):
 
 
 async def blocked(limits=None, **options):
-    """A throttle whose account has just been refused."""
+    """A throttle whose account has just been refused, and another call too, which confirmed it."""
     t = throttle(limits, **options)
-    bill(await admit(t))
+    for _ in range(2):
+        bill(await admit(t))
     return t
 
 
@@ -59,15 +60,15 @@ async def outcome(coroutine):
 
 
 @virtual
-async def test_ten_thousand_waiting_calls_all_fail_at_once():
+async def test_ten_thousand_waiting_calls_all_fail_once_a_second_one_was_refused():
     t = throttle(rpm=60)
     permit = await admit(t)
-    waiting = [start(outcome(call(t))) for _ in range(10_000)]
+    waiting = [start(outcome(call(t, seconds=0.1, outcome=Outcome.REFUSED, refusal=BILLING))) for _ in range(10_000)]
     await ticks()
     assert t.waiting == 10_000
     bill(permit)
-    assert set(await gather(*waiting)) == {"AccountBlocked"}
-    assert now() == 0
+    assert (await gather(*waiting)).count("AccountBlocked") == 9_999
+    assert now() == 1.1
     assert (t.waiting, t.in_flight, timers()) == (0, 0, [])
 
 
@@ -79,14 +80,14 @@ async def test_new_calls_fail_for_ten_seconds_without_being_sent():
         await asyncio.sleep(instant - now())
         ends.append(await outcome(call(t)))
     assert ends == 3 * ["AccountBlocked"]
-    assert t.stats().admitted == 1
+    assert t.stats().admitted == 2
 
 
 @virtual
 async def test_the_error_is_the_sdks_own_and_tells_what_the_server_said():
     t = throttle()
-    permit, response = await admit(t), answer(code="insufficient_quota")
-    permit.settle(Outcome.REFUSED, BILLING, response)
+    for _ in range(2):
+        (await admit(t)).settle(Outcome.REFUSED, BILLING, answer(code="insufficient_quota"))
     await asyncio.sleep(4)
     with pytest.raises(openai.RateLimitError, match=r"not sent: .*\(insufficient_quota\).* in 6 s") as failed:
         await admit(t)
@@ -94,7 +95,7 @@ async def test_the_error_is_the_sdks_own_and_tells_what_the_server_said():
     assert (error.code, error.status_code, error.response.status_code) == ("insufficient_quota", 429, 429)
     assert isinstance(error, AccountBlocked)
     assert not isinstance(error, AdmissionError)  # it is no matter of waiting longer
-    assert error.retry_in == BLOCKED - 4
+    assert error.retry_in == pytest.approx(BLOCKED - 4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -121,27 +122,28 @@ def test_a_million_bytes_of_refusal_are_read_once_for_all_that_wait(monkeypatch)
     async def main():
         t = throttle(rpm=60)
         permit = await admit(t)
-        waiting = [start(outcome(call(t))) for _ in range(300)]
+        waiting = [start(outcome(call(t, outcome=Outcome.REFUSED, refusal=BILLING))) for _ in range(300)]
         await ticks()
         bill(permit)
-        assert set(await gather(*waiting)) == {"AccountBlocked"}
+        assert (await gather(*waiting)).count("AccountBlocked") == 299
 
     main()
-    assert len(parsed) == 1
+    assert len(parsed) == 2
 
 
 def test_a_response_nobody_has_read_will_do():
     httpx = importlib.import_module(FAMILIES[-1])
     said = refused_by(httpx.Response(402, content=(part for part in [b"{}"])))
-    assert (said["status"], said["code"], str(said["request"].url)) == (402, None, "http://unknown")
+    assert (said["status"], said["body"], str(said["request"].url)) == (402, {"code": None}, "http://unknown")
 
 
 @virtual
 async def test_an_answer_that_is_no_json_will_do():
     t = throttle()
-    permit, response = await admit(t), answer()
-    response._content = b"<html>pay!</html>"
-    permit.settle(Outcome.REFUSED, BILLING, response)
+    for _ in range(2):
+        permit, response = await admit(t), answer()
+        response._content = b"<html>pay!</html>"
+        permit.settle(Outcome.REFUSED, BILLING, response)
     with pytest.raises(AccountBlocked, match=r"\(429\)"):
         await admit(t)
 
@@ -165,6 +167,7 @@ async def test_a_call_refused_for_its_rate_meanwhile_is_not_sent_again():
     first = await admit(t)
     second = await admit(t)
     bill(first)
+    bill(await admit(t))
     refuse(second, refusal("requests", 1.0))
     with pytest.raises(AccountBlocked):
         await t.admit(second.call)
@@ -181,17 +184,22 @@ async def test_only_the_first_refusal_is_worth_a_warning():
         permits = [await admit(t) for _ in range(3)]
         for permit in permits:
             bill(permit)
+        bill(await admit(t))
     finally:
         logger.removeHandler(handler)
-    assert lines == ["m: refused for billing; 0 waiting calls failed, none sent for 10 s"]
+    assert lines == [
+        "m: refused for billing; that may concern one call only: 0 wait until another has tried",
+        "m: refused for billing; 0 waiting calls failed, none sent for 10 s",
+    ]
 
 
 @virtual
 async def test_budgets_are_blocked_each_by_itself():
     t = throttle({"poor": Limits(rpm=60)})
-    bill(await admit(t, model="poor"))
+    for _ in range(2):
+        bill(await admit(t, model="poor"))
     assert await outcome(call(t, model="poor")) == "AccountBlocked"
-    assert await call(t, model="rich") == 0
+    assert await call(t, model="rich") == now()
 
 
 # --- opening --------------------------------------------------------------------------------------
@@ -207,15 +215,15 @@ async def test_after_ten_seconds_one_call_tries_and_the_others_wait_for_what_it_
     await asyncio.sleep(BLOCKED - 0.01)
     assert await outcome(call(t)) == "AccountBlocked"
     await asyncio.sleep(0.01)
-    assert await call(t) == pytest.approx(2 * BLOCKED)
+    assert await call(t) == pytest.approx(2 * BLOCKED, abs=0.1)
 
 
 @virtual
 async def test_its_success_opens_the_lane_for_all():
     t = await blocked()
     await asyncio.sleep(BLOCKED)
-    assert await call(t) == BLOCKED
-    assert await gather(*(call(t) for _ in range(5))) == 5 * [BLOCKED]
+    opened = await call(t)
+    assert await gather(*(call(t) for _ in range(5))) == 5 * [opened]
 
 
 @pytest.mark.parametrize("end", [Outcome.IGNORED, Outcome.OVERLOADED, Outcome.UNSENT])
@@ -235,6 +243,7 @@ async def test_an_attempt_admitted_before_the_block_does_not_open_it():
     t = throttle()
     old, refused = await admit(t), await admit(t)
     bill(refused)
+    bill(await admit(t))
     old.settle(Outcome.SUCCESS)
     assert await outcome(call(t)) == "AccountBlocked"
     await asyncio.sleep(BLOCKED)
@@ -287,10 +296,10 @@ async def test_calls_cancelled_before_with_or_after_the_block_are_counted_once()
 async def test_calls_with_deadlines_fail_with_the_block_and_not_again_when_those_pass():
     t = throttle(rpm=60)
     permit = await admit(t)
-    waiting = [start(outcome(call(t, max_wait=5.0))) for _ in range(10)]
+    waiting = [start(outcome(call(t, max_wait=5.0, outcome=Outcome.REFUSED, refusal=BILLING))) for _ in range(10)]
     await ticks()
     bill(permit)
-    assert set(await gather(*waiting)) == {"AccountBlocked"}
+    assert (await gather(*waiting)).count("AccountBlocked") == 9
     await asyncio.sleep(6)
     assert (t.waiting, timers()) == (0, [])
 
@@ -315,7 +324,8 @@ TOLD = {"x-ratelimit-limit-tokens": "60000", "x-ratelimit-remaining-tokens": "10
 @virtual
 async def test_limits_announced_with_a_final_refusal_are_learnt(kind):
     t = throttle()
-    refuse(await admit(t, 10), refusal(kind=kind), TOLD)
+    for _ in range(2):
+        refuse(await admit(t, 10), refusal(kind=kind), TOLD)
     assert [str(window) for window in t.stats().budgets[0].windows] == ["60,000 tokens/min"]
 
 
@@ -341,23 +351,24 @@ def test_on_another_loop_calls_are_sent_again_and_what_was_left_behind_is_no_mat
 
     async def first():
         permit = await admit(t)
-        left.extend(start(call(t)) for _ in range(3))
+        left.extend(start(call(t, outcome=Outcome.REFUSED, refusal=BILLING)) for _ in range(3))
         left.append(start(asyncio.sleep(1000)))
         await ticks()
         bill(permit)
+        await asyncio.sleep(1)
         with pytest.raises(AccountBlocked):
             await admit(t)
 
     async def second():
-        permit = await admit(t)
-        bill(permit)
+        for _ in range(2):
+            bill(await admit(t))
         assert await outcome(call(t)) == "AccountBlocked"
         await asyncio.sleep(BLOCKED)
         assert await outcome(call(t)) >= BLOCKED
         assert (t.waiting, t.in_flight) == (0, 0)
 
     virtual_run(first())
-    for task in left[:3]:
+    for task in left[1:3]:  # the first one confirmed it
         assert isinstance(task.exception(), AccountBlocked)
     virtual_run(second())
 
@@ -492,7 +503,7 @@ def test_a_body_nested_too_deep_for_json_costs_no_more_than_one_call(status, bef
         ends = await asyncio.wait_for(asyncio.gather(*(say(client) for _ in range(20)), return_exceptions=True), 100)
         failed = [end for end in ends if isinstance(end, BaseException)]
         assert all(isinstance(end, openai.APIStatusError) for end in failed)
-        assert len(failed) == (20 if status == 402 and not before else status != 429)
+        assert len(failed) == (status != 429)
         assert (client.throttle.waiting, client.throttle.in_flight) == (0, 0)
 
     virtual_run(main())
@@ -586,7 +597,7 @@ def test_of_a_thousand_calls_few_are_sent_and_all_fail_with_the_servers_code():
 
 
 def test_once_the_account_is_settled_calls_go_again():
-    script = Script(refuses(code="insufficient_quota", kind="insufficient_quota"))
+    script = Script(*[refuses(code="insufficient_quota", kind="insufficient_quota")] * 2)
 
     async def main():
         client = throttled(script)
@@ -596,6 +607,6 @@ def test_once_the_account_is_settled_calls_go_again():
             await say(client)
         await asyncio.sleep(BLOCKED)
         assert (await say(client)).choices
-        assert len(script.seen) == 2
+        assert len(script.seen) == 3
 
     virtual_run(main())

@@ -22,7 +22,8 @@ def accepted(told=NOTHING, **limits):
     """A budget whose server has accepted a call of nothing, and announced `told`; a hundred seconds later."""
     budget = Budget(Limits(**limits))
     first = budget.reserve(0, now())
-    budget.observe(told, first, now())
+    for _ in range(2):  # announced once, it would be doubtful
+        budget.observe(told, first, now())
     budget.succeeded(first, now())
     pass_time(100)
     return budget
@@ -166,6 +167,8 @@ async def test_announced_limits_are_adopted_where_none_are_configured():
     budget = Budget()
     assert budget.delay(1e9, now()) == 0
     budget.observe(announcement(rpm=600, tpm=6000), None, now())
+    assert budget.largest_announced == math.inf  # which may be a mistake
+    budget.observe(announcement(rpm=600, tpm=6000), None, now())
     assert (budget.request_rate, budget.token_rate, budget.largest_announced) == (10, 100, 6000)
     assert [(window.limit, window.announced) for window in budget.stats()] == [(600, True), (6000, True)]
 
@@ -226,12 +229,12 @@ async def test_an_announced_day_stands_beside_the_minute():
 
 
 @virtual
-async def test_a_day_that_was_announced_once_holds_calls_for_a_minute_until_it_is_left_out_or_announced_again():
+async def test_a_day_that_was_announced_once_holds_calls_for_a_second_until_it_is_left_out_or_announced_again():
     budget = accepted(rpm=60)
     odd = announcement(rpm=1, rpm_left=0, period=DAY)
     budget.observe(odd, None, now())
     budget.reserve(0, now())
-    assert budget.delay(0, now()) == MINUTE
+    assert budget.delay(0, now()) == 1
     budget.observe(odd, None, now())
     assert budget.delay(0, now()) > DAY / 2
     for _ in range(4):
@@ -371,7 +374,8 @@ async def test_of_two_announced_windows_the_slower_sets_the_pace_and_both_hold()
     budget = Budget()
     first = budget.reserve(0, now())
     told = Announcement((Window(600, 60.0, 599), Window(20, 10.0, 19)), ())  # 10 a second, and 2
-    budget.observe(told, first, now())
+    for _ in range(2):
+        budget.observe(told, first, now())
     budget.succeeded(first, now())
     assert budget.request_rate == 2
     assert busy(budget, 60, lambda left: NOTHING) == pytest.approx(20 - 3 + 120, abs=2)

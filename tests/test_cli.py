@@ -12,7 +12,11 @@ from pathlib import Path
 import openai
 import pytest
 
-from throttled_openai import cli, demo
+from throttled_openai import cli
+from throttled_openai.demo import _cli
+from throttled_openai.demo._contender import CONTENDERS
+from throttled_openai.demo._race import RacePlan
+from throttled_openai.demo._tally import Tally
 
 FULL = Path("/dev/full")
 
@@ -78,7 +82,7 @@ def test_mistyped_commands_and_options_are_named(arguments, usage, says, capsys)
 
 def test_options_may_be_shortened_as_before(monkeypatch):
     asked = []
-    monkeypatch.setattr(demo, "race", lambda plan, tallies: asked.append(plan.calls))
+    monkeypatch.setattr(_cli, "race", lambda plan, tallies: asked.append(plan.calls))
     cli.main(["demo", "--cal", "7"])
     assert asked == [7]
 
@@ -96,7 +100,7 @@ def test_output_that_nobody_takes_is_no_traceback(problem, code, says, monkeypat
     def full(arguments):
         raise problem
 
-    monkeypatch.setattr(demo, "run", full)
+    monkeypatch.setattr(_cli, "run", full)
     monkeypatch.setattr(cli, "_drop_output", lambda: dropped.append(True))
     assert cli.main(["demo"]) == code
     assert says in capsys.readouterr().err
@@ -107,7 +111,7 @@ def test_other_faults_are_not_hidden(monkeypatch):
     def lost(arguments):
         raise OSError(errno.ENOENT, "gone")
 
-    monkeypatch.setattr(demo, "run", lost)
+    monkeypatch.setattr(_cli, "run", lost)
     with pytest.raises(OSError, match="gone"):
         cli.main(["demo"])
 
@@ -138,10 +142,10 @@ def test_a_simulator_that_cannot_be_is_2(capsys):
 @pytest.mark.parametrize(
     ("arguments", "plan"),
     [
-        ([], demo.Plan(1000, "gpt-4o", 3000, live=False)),
-        (["--calls=7", "--rpm=60"], demo.Plan(7, "gpt-4o", 60, live=False)),
-        (["--live=gpt-4o-mini", "--yes"], demo.Plan(200, "gpt-4o-mini", None, live=True)),
-        (["--live=gpt-4o-mini", "--yes", "--rpm=500", "--calls=9"], demo.Plan(9, "gpt-4o-mini", 500, live=True)),
+        ([], RacePlan(1000, "gpt-4o", 3000, live=False)),
+        (["--calls=7", "--rpm=60"], RacePlan(7, "gpt-4o", 60, live=False)),
+        (["--live=gpt-4o-mini", "--yes"], RacePlan(200, "gpt-4o-mini", None, live=True)),
+        (["--live=gpt-4o-mini", "--yes", "--rpm=500", "--calls=9"], RacePlan(9, "gpt-4o-mini", 500, live=True)),
     ],
 )
 def test_the_demo_does_what_it_is_asked(arguments, plan, monkeypatch):
@@ -151,7 +155,7 @@ def test_the_demo_does_what_it_is_asked(arguments, plan, monkeypatch):
         asked.append(plan)
 
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    monkeypatch.setattr(demo, "race", race)
+    monkeypatch.setattr(_cli, "race", race)
     cli.main(["demo", *arguments])
     assert asked == [plan]
 
@@ -159,12 +163,12 @@ def test_the_demo_does_what_it_is_asked(arguments, plan, monkeypatch):
 @pytest.mark.parametrize(("lost", "code"), [(0, 0), (1, 1)])
 def test_the_demo_has_failed_if_the_throttled_client_loses_calls(lost, code, monkeypatch):
     def race(plan, tallies):
-        for contender in demo.CONTENDERS:
-            tally = demo.Tally(contender, 10, 1.0, done=10 - lost, _ended=1.0)
+        for contender in CONTENDERS:
+            tally = Tally(contender, 10, 1.0, done=10 - lost, _ended=1.0)
             tally.failures.update(["RateLimitError"] * lost)
             tallies.append(tally)
 
-    monkeypatch.setattr(demo, "race", race)
+    monkeypatch.setattr(_cli, "race", race)
     assert cli.main(["demo"]) == code
 
 
@@ -172,7 +176,7 @@ def test_ctrl_c_is_130_wherever_it_comes(monkeypatch):
     def interrupted(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "run", interrupted)
+    monkeypatch.setattr(_cli, "run", interrupted)
     assert cli.main(["demo"]) == 130
 
 

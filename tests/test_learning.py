@@ -138,7 +138,15 @@ def test_it_comes_back_to_what_was_found_levels_off_there_and_goes_on_beyond():
     assert rates[39] == pytest.approx(11.0)
 
 
-@pytest.mark.parametrize(("rate", "seconds"), [(1000.0, 15), (10.0, 20), (0.5, 90)])
+def test_a_rate_that_accepted_as_much_beyond_as_it_was_spared_below_is_another_one_and_doubles():
+    learner = knows(10.0)
+    learner.press(40.0)
+    assert learner.rate == pytest.approx(11.0)
+    learner.press(10.0)
+    assert learner.rate == pytest.approx(22.0)
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(1000.0, 6), (10.0, 20), (0.5, 90)])
 def test_it_is_back_after_200_attempts_within_bounds(rate, seconds):
     learner = knows(rate, 1e5)
     learner.press(seconds)

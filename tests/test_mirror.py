@@ -519,3 +519,15 @@ def test_a_burst_that_arrives_in_another_order_is_not_taken_for_a_neighbour(seed
         return made.level + made.reserve - race.account.level(now())
 
     assert abs(virtual_run(walk())) <= 10
+
+
+@virtual
+async def test_a_bucket_found_to_be_smaller_does_not_shift_what_older_snapshots_say():
+    made = mirror(6000.0, left=50.0)
+    old = made.spend(1.0, now())
+    pass_time(0.5)
+    made.holds(1.0, 0.0, now(), 1.0)
+    pass_time(1.5)
+    made.holds(1.0, 0.0, now(), 1.0)
+    tell(made, 0.0, old)
+    assert made.delay(1.0) < 2.0

@@ -398,3 +398,12 @@ def test_in_any_window_no_more_than_the_burst_and_its_refill_leave_and_one_overs
             spent += amount
             oversize = max(oversize, amount - capacity)
             assert spent <= capacity + ceiling * (at - start) + oversize + 1e-3
+
+
+@virtual
+async def test_a_wait_does_not_become_longer_when_a_lower_limit_is_announced():
+    made = pace(100.0)
+    made.refused(1.0, 1.5, now(), event=False)
+    assert made.delay(1.0) == pytest.approx(1.5)
+    made.announced(1.0)
+    assert made.delay(1.0) <= 1.5 + 1.0

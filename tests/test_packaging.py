@@ -43,7 +43,7 @@ LAYERS = [
     {"errors", "events", "stats"},
     {"_core"},
     {"simulator"},
-    {"_axis", "_parser"},
+    {"_axis", "_parser", "_terminal"},
     {"_spelling"},
 ]
 # These may know the SDK and its HTTP libraries; the command line shows the SDK at work.

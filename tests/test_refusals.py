@@ -263,11 +263,11 @@ def test_a_refused_call_keeps_its_place_in_line():
 
 def test_calls_refused_together_return_in_the_order_they_came():
     async def main():
-        script = Script(*[refuses(headers={"retry-after-ms": "1000"})] * 8)
+        script = Script(*[refuses(headers={"retry-after-ms": "1000"})] * 5)
         client = throttled(script, rpm=60)
         client.throttle.stats()
         await asyncio.gather(*(say(client, str(number)) for number in range(16)))
-        done = [seen.text for seen in script.seen[8:]]
+        done = [seen.text for seen in script.seen[5:]]
         assert done == sorted(done, key=int)
 
     virtual_run(main())
@@ -324,9 +324,10 @@ def test_a_503_in_json_without_a_wait_is_answered_by_ever_longer_pauses():
         client = throttled(script, max_retries=0)
         await say(client)
         pauses = [after - before - 1.0 for before, after in pairwise(script.times)]
-        # Half of 0.5 s, doubled up to half of 8 s; the other half is jitter. One refusal alone is no reason to pause.
+        # Half of 0.5 s, doubled; the other half is jitter. One refusal alone is no reason to pause. The sixth time the
+        # call rests for longer, so that another one would find out.
         assert pauses[0] == 0.0
-        assert [pause for pause in pauses if pause][:6] == [0.25, 0.5, 1.0, 2.0, 4.0, 4.0]
+        assert [pause for pause in pauses if pause][:6] == [0.25, 0.5, 1.0, 2.0, 15.0, 15.0]
 
     virtual_run(main())
 
@@ -389,16 +390,18 @@ def test_a_rate_limit_nested_too_deeply_is_a_plain_one():
         (TOO_LARGE, "rate_limit_exceeded"),
     ],
 )
-def test_what_waiting_cannot_cure_fails_at_once_after_one_attempt(family, message, code):
+def test_what_waiting_cannot_cure_fails_after_one_attempt_or_for_billing_a_second_one(family, message, code):
+    """One refusal for billing may be a mistake; the SDK tries again too."""
+
     async def main():
-        script = Script(refuses(message, code=code, kind="insufficient_quota", headers={"retry-after": "1"}))
+        script = Script(*[refuses(message, code=code, kind="insufficient_quota", headers={"retry-after": "1"})] * 9)
         client = throttled(script, family, max_retries=5)
         with pytest.raises(openai.RateLimitError) as caught:
             await say(client)
         assert type(caught.value) is openai.RateLimitError
         assert caught.value.code == code
         assert message in str(caught.value)
-        assert script.times == [0.0]
+        assert len(script.times) == (1 if message == TOO_LARGE else 2)
         assert client.throttle.in_flight == 0
 
     virtual_run(main())
@@ -417,10 +420,10 @@ def test_what_waiting_cannot_cure_fails_at_once_after_one_attempt(family, messag
 )
 def test_what_waiting_cannot_cure_is_known_in_other_words_too(family, body):
     async def main():
-        script = Script(Says(429, body, headers={"retry-after": "1"}))
+        script = Script(*[Says(429, body, headers={"retry-after": "1"})] * 9)
         with pytest.raises(openai.RateLimitError):
             await say(throttled(script, family, max_retries=5))
-        assert script.times == [0.0]
+        assert len(script.times) <= 2
 
     virtual_run(main())
 

@@ -1,4 +1,4 @@
-"""The environments of the rivals: each its own, made with uv from what its file requires."""
+"""The environments of the rivals, one for each, made with uv from the requirements in its file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def python_of(name: str) -> Path:
 
 
 def make(name: str) -> str | None:
-    """Make an environment unless it is there; what went wrong, in the installer's words."""
+    """Make an environment if it does not exist. Returns the installer's error, or None."""
     rival = rivals.read(name)
     home = FOLDER / name
     made_of = home / "made-of.json"

@@ -1,4 +1,4 @@
-"""What is told of a run: a record of plain numbers, out of how its calls ended and the server's log."""
+"""The figures of a run: plain numbers from how its calls ended and from the server's log."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .job import Ended
-    from .scenario import Call, Scenario
+from .server import simulator
 
-# Into how many steps a run is cut for the pictures.
+if TYPE_CHECKING:
+    from .job import EndedCall
+    from .scenario import PlannedCall, Scenario
+
+# The number of time steps of a run in the pictures.
 STEPS = 120
 
-# Of the server's log: instant, status, tokens, and which call it was.
-Attempt = tuple[float, int, int, "str | None"]
+# One line of the server's log: instant, status, tokens, and the number of its call.
+LoggedAttempt = tuple[float, int, int, "str | None"]
 
 
 def quantile(values: list[float], share: float) -> float | None:
-    """The smallest value that at least `share` of them do not exceed; None of nothing."""
+    """The smallest value that at least `share` of `values` do not exceed; None if there are none."""
     if not values:
         return None
     ordered = sorted(values)
@@ -27,25 +29,25 @@ def quantile(values: list[float], share: float) -> float | None:
 
 
 @dataclass(frozen=True)
-class Played:
-    """What a rival did: how its calls ended since `began`, an instant, and its gauge since then."""
+class RivalRun:
+    """One run of a rival: its calls, how they ended, the instant it `began`, and its gauge since then."""
 
-    calls: list[Call]
-    ended: list[Ended]
+    calls: list[PlannedCall]
+    ended: list[EndedCall]
     began: float
     gauge: list[tuple[float, float]]
 
 
-def figures(scenario: Scenario, played: Played, log: list[Attempt]) -> dict[str, Any]:
+def figures(scenario: Scenario, played: RivalRun, log: list[LoggedAttempt]) -> dict[str, Any]:
     """The record of a run. Durations are seconds.
 
     - `done` + `failed` + `unfinished` = calls; `failures` counts the classes of exceptions
     - `attempts` the server saw, of which `refused`; `lost_to_refusals`: calls refused and not done
-    - `ideal`: the time of a client that knows everything; `over_ideal`: makespan / ideal, if all were done
-    - `goodput`: the ideal time of the calls that were done, over the time in which they were: 1 is the limit
-    - `wait`: from asking to the arrival of the attempt that was admitted; `latency`: to the answer
+    - `ideal`: the shortest possible time; `over_ideal`: makespan / ideal, if all calls were done
+    - `goodput`: the ideal time of the completed calls / the time they took: 1 is the limit
+    - `wait`: from the call to the arrival of the admitted attempt; `latency`: to the answer
     - `unfairness`: median wait of the largest size over that of the smallest, if there are several
-    - `series`: `at` seconds, calls `done`, attempts `refused`, all until then; and the `gauge`
+    - `series`: at `at` seconds, the calls `done` and attempts `refused` until then, and the `gauge`
     """
     calls, ended, began = played.calls, played.ended, played.began
     done = [each for each in ended if each.error is None]
@@ -59,12 +61,12 @@ def figures(scenario: Scenario, played: Played, log: list[Attempt]) -> dict[str,
         at = arrived.get(str(each.call.number))
         if at is not None:
             waits.setdefault(each.call.size, []).append(at - each.asked)
-    everyone = [wait for each in waits.values() for wait in each]
+    all_waits = [wait for each in waits.values() for wait in each]
     latencies = [each.at - each.asked for each in done]
-    prices = priced(scenario, calls)
-    ideal = scenario.ideal(calls, sum(prices.values()))
+    costs = costs_of(scenario, calls)
+    ideal = scenario.ideal(calls, sum(costs.values()))
     completed = [each.call for each in done]
-    needed = scenario.ideal(completed, sum(prices[call.number] for call in completed)) if done else 0.0
+    needed = scenario.ideal(completed, sum(costs[call.number] for call in completed)) if done else 0.0
     return {
         "calls": len(calls),
         "done": len(done),
@@ -79,8 +81,8 @@ def figures(scenario: Scenario, played: Played, log: list[Attempt]) -> dict[str,
         "ideal": ideal,
         "over_ideal": makespan / ideal if len(done) == len(calls) else None,
         "goodput": needed / last if done else 0.0,
-        "wait_p50": quantile(everyone, 0.5),
-        "wait_p99": quantile(everyone, 0.99),
+        "wait_p50": quantile(all_waits, 0.5),
+        "wait_p99": quantile(all_waits, 0.99),
         "latency_p50": quantile(latencies, 0.5),
         "latency_p99": quantile(latencies, 0.99),
         "unfairness": unfairness(waits),
@@ -95,23 +97,23 @@ def unfairness(waits: dict[int, list[float]]) -> float | None:
     return large / small if small else None
 
 
-def priced(scenario: Scenario, calls: list[Call]) -> dict[int, int]:
-    """Tokens that the server counts for each call, by its own arithmetic; by number."""
-    from .worker import simulators  # noqa: PLC0415
-
+def costs_of(scenario: Scenario, calls: list[PlannedCall]) -> dict[int, int]:
+    """The tokens that the server charges for each call, by the call's number."""
     limits = {"rpm": None, "tpm": None, "slots": None, "max_in_flight": None}
-    server = simulators().Simulator(**{**scenario.server, **limits, "slowdown": 0.0})
+    server = simulator().Simulator(**{**scenario.server, **limits, "slowdown": 0.0})
     path = "/v1/embeddings" if scenario.work.kind == "embeddings" else "/v1/chat/completions"
-    prices: dict[int, int] = {}
+    costs: dict[int, int] = {}
     for call in calls:
-        if call.size not in prices:
+        if call.size not in costs:
             body = {name: value for name, value in call.arguments.items() if name != "extra_headers"}
             server.receive("POST", path, {}, json.dumps(body).encode(), 0.0)
-            prices[call.size] = server.log[-1].tokens
-    return {call.number: prices[call.size] for call in calls}
+            costs[call.size] = server.log[-1].tokens
+    return {call.number: costs[call.size] for call in calls}
 
 
-def series(done: list[Ended], log: list[Attempt], played: Played, makespan: float) -> dict[str, list[float]]:
+def series(
+    done: list[EndedCall], log: list[LoggedAttempt], played: RivalRun, makespan: float
+) -> dict[str, list[float]]:
     began, gauge = played.began, played.gauge
     step = makespan / STEPS or 1.0
     answered, refused = [0] * (STEPS + 1), [0] * (STEPS + 1)

@@ -1,6 +1,6 @@
-"""A job: what a rival is given, and what is remembered of how its calls ended.
+"""A job: the calls that a rival has to make, and how each of them ended.
 
-Imported in the rivals' environments: nothing but the standard library and the SDK here.
+Imported in the rivals' environments, so it imports only the standard library and the SDK.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .scenario import Call
+    from .scenario import PlannedCall
 
 _Client = TypeVar("_Client")
 
 
 @dataclass
-class Ended:
-    """How one call ended. Instants are the loop's; `error`: the exception's class."""
+class EndedCall:
+    """How one call ended. Instants are on the loop's clock; `error`: the class of the exception."""
 
-    call: Call
+    call: PlannedCall
     asked: float
     at: float
     error: str | None = None
@@ -29,19 +29,19 @@ class Ended:
 
 @dataclass
 class Job:
-    """Some calls, an account, and what is known of its limits (None: nothing is).
+    """Some calls, an account, and its limits as configured (None: not known).
 
-    `transport`: to the simulator in this process; None: `base_url` is a real server. `began`: when,
-    on the loop's clock. `gauge`: set by a rival that knows how many calls it would have in flight.
+    `transport`: to the simulator in this process; None: `base_url` is a real server. `began`: an instant
+    on the loop's clock. `gauge`: set by a rival that limits its calls in flight; gives that limit.
     """
 
     base_url: str
     transport: Callable[[str], Any] | None
-    calls: list[Call]
+    calls: list[PlannedCall]
     began: float
     rpm: float | None = None
     tpm: float | None = None
-    ended: list[Ended] = field(default_factory=list)
+    ended: list[EndedCall] = field(default_factory=list)
     gauge: Callable[[], float | None] = lambda: None
 
     @property
@@ -50,13 +50,13 @@ class Job:
         return model
 
     def client(self, kind: Callable[..., _Client], **options: Any) -> _Client:
-        """A client of the SDK, or of a class built on it, with everything but its settings."""
+        """A client of the SDK, or of a subclass, connected to the server; `options` are the rival's settings."""
         if self.transport is not None:
             options["http_client"] = self.http_client()
         return kind(api_key="none", base_url=self.base_url, **options)
 
     def http_client(self, **options: Any) -> Any:
-        """What the SDK would make for itself."""
+        """The HTTP client that the SDK would create itself."""
         from openai import DefaultAsyncHttpxClient  # noqa: PLC0415
 
         if self.transport is not None:
@@ -64,20 +64,20 @@ class Job:
             options["transport"] = self.transport("httpx2" if "httpx2" in modules else "httpx")
         return DefaultAsyncHttpxClient(**options)
 
-    async def each(self, send: Callable[[Call], Awaitable[object]]) -> None:
-        """Make every call in its time, with a task for each."""
+    async def each(self, send: Callable[[PlannedCall], Awaitable[object]]) -> None:
+        """Make every call at its instant, each in a task of its own."""
         await asyncio.gather(*(self._one(call, send) for call in self.calls))
 
-    async def start(self, call: Call) -> None:
+    async def start(self, call: PlannedCall) -> None:
         """Wait until it is time for `call`."""
         loop = asyncio.get_running_loop()
         if call.at:
             await asyncio.sleep(self.began + call.at - loop.time())
 
-    def end(self, call: Call, error: str | None = None) -> None:
-        self.ended.append(Ended(call, self.began + call.at, asyncio.get_running_loop().time(), error))
+    def end(self, call: PlannedCall, error: str | None = None) -> None:
+        self.ended.append(EndedCall(call, self.began + call.at, asyncio.get_running_loop().time(), error))
 
-    async def _one(self, call: Call, send: Callable[[Call], Awaitable[object]]) -> None:
+    async def _one(self, call: PlannedCall, send: Callable[[PlannedCall], Awaitable[object]]) -> None:
         await self.start(call)
         try:
             await send(call)
@@ -87,7 +87,7 @@ class Job:
             self.end(call)
 
 
-async def ask(client: Any, call: Call) -> None:
+async def ask(client: Any, call: PlannedCall) -> None:
     """Make a call with a client of the SDK, and read all of the answer."""
     if "input" in call.arguments:
         await client.embeddings.create(**call.arguments)

@@ -1,11 +1,11 @@
-"""The report as one page that needs nothing beside itself: pictures inside, every table, no script."""
+"""The report as one HTML page without external files: all pictures and tables, no script."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import TYPE_CHECKING
 
-from .tables import told_settings
+from .tables import settings_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def page(results: Results, overviews: Sequence[Table], pictures: Mapping[str, st
     names = [*dict.fromkeys(results.scenarios("virtual") + results.scenarios("real"))]
     details = "".join(_details(results.details(name)) for name in names)
     settings = "".join(
-        f"<li>{escape(scenario)}: {escape(variant)}: {escape(told_settings(chosen))}</li>"
+        f"<li>{escape(scenario)}: {escape(variant)}: {escape(settings_text(chosen))}</li>"
         for (scenario, variant), chosen in sorted(results.chosen().items())
     )
     absent = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in results.absent().items())
@@ -85,6 +85,6 @@ def _table(table: Table) -> str:
 
 
 def _svg(path: Path) -> str:
-    """The element alone: what stands before it belongs to a file of its own."""
+    """The `svg` element of a file, without the XML declaration before it."""
     text = path.read_text("utf-8")
     return text[text.index("<svg") :]

@@ -1,4 +1,4 @@
-"""The pictures of a report: what one understands at a glance, each as PNG and SVG."""
+"""The pictures of a report, each as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ STYLE = {
     "svg.hashsalt": "throttled-openai",
     "svg.fonttype": "none",
 }
-# Whose throughput is drawn over time, and in which scenarios.
+# The variants whose throughput is drawn over time, and the scenarios.
 OVER_TIME = (OURS, "AsyncOpenAI(max_retries=10) + gather", "Semaphore(10)", "aiolimiter", "tenacity")
 LIMITED = ("requests", "changing")
-# Times the limit at which a pace is cut off.
+# Rates are cut off at this multiple of the limit.
 CUT = 2
-# Longer ones are cut off, unless all are longer; their number says how long they are.
+# Longer bars are cut off, unless all are longer; each bar has its number.
 LONGEST_BAR = 3.0
 
 
 def draw(results: Results, folder: Path) -> dict[str, str]:
-    """Draw what the records allow; by name of the picture, what it shows."""
+    """Draw the pictures that the records allow. Returns a caption for each, by name."""
     drawings: dict[str, tuple[Callable[[Results], Figure | None], str]] = {
-        "bars": (bars, "How long each took, over the time of a client that knows everything."),
+        "bars": (bars, "Time of each, divided by the best possible time."),
         "throughput": (throughput, "Calls done and attempts refused over time, against the limit."),
-        "concurrency": (concurrency, "The limit of calls in flight finding the level that the server bears."),
-        "refusals": (refusals, "What became of the calls: done at once, refused and done later, lost."),
+        "concurrency": (concurrency, "The concurrency limit as it approaches what the server can handle."),
+        "refusals": (refusals, "The outcome of the calls: done at once, refused and done later, lost."),
     }
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {}
@@ -74,7 +74,7 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
 
 
 def bars(results: Results) -> Figure | None:
-    """One panel a scenario, one bar a rival: the best of its rows; where none did every call, what was lost."""
+    """One panel per scenario, one bar per rival: its best variant, or the calls lost if none did all."""
     names = results.scenarios("virtual") + results.scenarios("real")
     if not names:
         return None
@@ -108,7 +108,7 @@ def bars(results: Results) -> Figure | None:
 
 
 def bar(axes: Axes, row: int, cells: list[Cell], longest: float, *, ours: bool) -> None:
-    """The quickest of those that did everything; else of those that lost least."""
+    """The fastest variant that did all calls, or else the one that lost fewest."""
 
     def word(text: str, colour: str) -> None:
         axes.text(0.02 * longest, row, text, va="center", fontsize=8, color=colour)
@@ -126,7 +126,7 @@ def bar(axes: Axes, row: int, cells: list[Cell], longest: float, *, ours: bool) 
 
 
 def throughput(results: Results) -> Figure | None:
-    """Small multiples: a row a rival, a column a scenario."""
+    """Small multiples: one row per rival, one column per scenario."""
     names = [name for name in LIMITED if results.cell(name, OURS)]
     rows = [variant for variant in OVER_TIME if any(results.cell(name, variant) for name in names)]
     if not names:
@@ -191,7 +191,7 @@ def rates(axes: Axes, record: Any, scenario: Scenario, end: float) -> None:
 
 
 def between(at: Sequence[float], values: Sequence[float], instant: float) -> float:
-    """The value of a broken line at an instant."""
+    """The value at an instant, by linear interpolation."""
     if instant <= at[0]:
         return values[0]
     for index in range(1, len(at)):
@@ -203,7 +203,7 @@ def between(at: Sequence[float], values: Sequence[float], instant: float) -> flo
 
 
 def concurrency(results: Results) -> Figure | None:
-    """The gauges of those that have one, where a server bears only so many calls."""
+    """The gauges over time, in the scenarios with a limit on calls in flight."""
     chosen = []
     for name in results.scenarios("virtual") + results.scenarios("real"):
         server = scenarios.read(name).server
@@ -236,7 +236,7 @@ def concurrency(results: Results) -> Figure | None:
 
 
 def refusals(results: Results) -> Figure | None:
-    """Of all calls of a scenario: done at the first attempt, refused and done, failed."""
+    """The calls of a scenario: done at the first attempt, refused and done later, failed."""
     names = [name for name in ("requests", "tokens", "overload") if results.cell(name, OURS)]
     if not names:
         return None
@@ -275,14 +275,14 @@ def refusals(results: Results) -> Figure | None:
 
 
 def ordered(results: Results, scenario: str | None = None) -> list[Cell]:
-    """All cells, or a scenario's, in the order of the tables."""
+    """All cells, or those of one scenario, in the order of the tables."""
     variants = {variant: number for number, variant in enumerate(results.variants())}
     cells = [cell for (name, _), cell in results.cells.items() if scenario in {None, name}]
     return sorted(cells, key=lambda cell: variants[cell.variant])
 
 
 def shown(rival: str) -> str:
-    """A rival's name on an axis, out of its file's."""
+    """A rival's name on an axis, from the name of its file."""
     return {"ours": "throttled-openai", "plain": "gather"}.get(rival, rival.removeprefix("with_").replace("_", "-"))
 
 

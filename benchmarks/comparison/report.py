@@ -1,4 +1,4 @@
-"""What comes of the records: pictures, one HTML page with all tables, and the tables of the READMEs."""
+"""The command `report`: pictures, one HTML page with all tables, and the tables of the READMEs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import shutil
 import sys
 from pathlib import Path
 
-from . import environment, runs
+from . import book, environment, runs
 from .page import page
 from .pictures import draw
-from .tables import Results, Table, told_settings
+from .tables import Results, Table, settings_text
 
 PROJECT = environment.PROJECT
 FOLDER = runs.RESULTS.parent / "report"
 PICTURES = PROJECT / "benchmarks" / "pictures"
-# Of a README: what stands between them is made by this command.
+# This command replaces the text between these marks in a README.
 START, END = "<!-- comparison -->", "<!-- /comparison -->"
 # Columns of the main table.
 MAIN = ("requests", "tokens", "announced", "unknown", "overload", "neighbour", "streaming", "gpt_4o_tier_1")
@@ -25,11 +25,11 @@ PUBLISHED = ("bars", "throughput")
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="compare.py report", description=__doc__)
     parser.add_argument("--results", type=Path, default=runs.RESULTS, help="records (benchmarks/results/runs.jsonl)")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where it goes (benchmarks/results/report)")
-    parser.add_argument("--publish", action="store_true", help="also into README.md and benchmarks/README.md")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="output folder (benchmarks/results/report)")
+    parser.add_argument("--publish", action="store_true", help="also update README.md and benchmarks/README.md")
     options = parser.parse_args(argv)
     try:
-        results = Results(runs.read(options.results))
+        results = Results(book.read(options.results))
     except ValueError as error:
         print(f"compare.py report: {options.results}: {error}", file=sys.stderr)
         return 1
@@ -72,7 +72,7 @@ def everything(results: Results, overviews: list[Table]) -> str:
         table = results.details(name)
         parts += [f"### {table.title}", table.markdown()]
     parts += ["### Where another was sooner, or we lost calls", losses(results)]
-    chosen = [f"- {at}: {who}: {told_settings(settings)}" for (at, who), settings in sorted(results.chosen().items())]
+    chosen = [f"- {at}: {who}: {settings_text(settings)}" for (at, who), settings in sorted(results.chosen().items())]
     parts += ["<details><summary>The best settings found</summary>", "\n".join(chosen), "</details>"]
     absent = [f"- {package} cannot be installed here: {why}" for package, why in results.absent().items()]
     return "\n\n".join(part for part in [*parts, "\n".join(absent), " ".join(results.provenance())] if part)
@@ -83,7 +83,7 @@ def losses(results: Results) -> str:
 
 
 def insert(path: Path, text: str) -> None:
-    """Put text between the marks of a file. Raises `ValueError` where they are missing."""
+    """Replace the text between the marks of a file. Raises `ValueError` if they are missing."""
     before, start, rest = path.read_text("utf-8").partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:

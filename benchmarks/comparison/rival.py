@@ -1,4 +1,4 @@
-"""What a rival's file says of itself, read without running it: its libraries are in its own environment."""
+"""A rival: the constants of its file, read without running it, because its libraries are in its own environment."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Choice = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rival:
-    """One file. `variants`: names of rows and their settings; `grid`: choices to tune, by setting.
+    """One file. `variants`: names of rows and their settings; `grid`: values to tune, by setting.
 
-    `python`: which it needs, such as ">=3.12"; None: the one that makes the comparison.
+    `python`: the version it needs, such as ">=3.12"; None: the one that runs the comparison.
     """
 
     name: str
@@ -35,25 +35,25 @@ class Rival:
 
 
 def read(name: str) -> Rival:
-    """Raises `KeyError` where something is missing."""
-    said: dict[str, Any] = {}
+    """Read the file of a rival. Raises `KeyError` if a constant is missing."""
+    constants: dict[str, Any] = {}
     for statement in ast.parse((FOLDER / f"{name}.py").read_text("utf-8")).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             title = statement.targets[0].id
             if title in {"PACKAGE", "REQUIREMENTS", "VARIANTS", "GRID", "SPEEDS", "OURS", "PYTHON"}:
-                said[title] = ast.literal_eval(statement.value)
+                constants[title] = ast.literal_eval(statement.value)
     return Rival(
         name,
-        said["PACKAGE"],
-        said["REQUIREMENTS"],
-        said["VARIANTS"],
-        said.get("GRID", {}),
-        said.get("SPEEDS", ("virtual", "real")),
-        said.get("OURS", False),
-        said.get("PYTHON"),
+        constants["PACKAGE"],
+        constants["REQUIREMENTS"],
+        constants["VARIANTS"],
+        constants.get("GRID", {}),
+        constants.get("SPEEDS", ("virtual", "real")),
+        constants.get("OURS", False),
+        constants.get("PYTHON"),
     )
 
 
 def names() -> list[str]:
-    """Ours first."""
+    """All rivals, ours first."""
     return sorted((path.stem for path in FOLDER.glob("*.py")), key=lambda name: (name != "ours", name))

@@ -1,27 +1,24 @@
-"""All the runs: which there are to do, who does them, and the file their records are added to."""
+"""The command `run`: which runs are to do, and the workers that do them."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
-
-from throttled_openai.simulator import Fault, Settings, spawn
+from typing import TYPE_CHECKING
 
 from . import environment
 from . import rival as rivals
 from . import scenario as scenarios
+from .book import Book, Record
+from .worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,15 +29,8 @@ if TYPE_CHECKING:
 PROJECT = environment.PROJECT
 RESULTS = PROJECT / "benchmarks" / "results" / "runs.jsonl"
 TUNED = "{}, tuned"
-# The seed that settings are chosen with; none that is measured.
+# The seed that settings are tuned with; it is never measured.
 TUNING_SEED = 0
-# Seconds for one run, wherever it hangs.
-PATIENCE = 300.0
-
-# The cores that this process may use, all of them.
-CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-
-Record = dict[str, Any]
 
 
 def main(argv: list[str]) -> int:
@@ -50,16 +40,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--speed", choices=("virtual", "real"), default="virtual")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="from 1 to N (default: 3)")
     parser.add_argument(
-        "--scale", type=scale, default=1.0, metavar="SHARE", help="of each scenario's calls: 0.1 for a quick look"
+        "--scale",
+        type=scale,
+        default=1.0,
+        metavar="SHARE",
+        help="make only this share of each scenario's calls; 0.1 for a quick look",
     )
-    parser.add_argument("--no-tuning", action="store_true", help="only what the documentations say")
+    parser.add_argument("--no-tuning", action="store_true", help="only the settings from the rivals' documentation")
     parser.add_argument(
         "--results",
         type=Path,
         metavar="FILE",
-        help="where records are kept (benchmarks/results/runs.jsonl; with a scale, runs-SHARE.jsonl)",
+        help="file for the records (benchmarks/results/runs.jsonl; with a scale, runs-SHARE.jsonl)",
     )
-    parser.add_argument("--again", action="store_true", help="do runs again that are there already")
+    parser.add_argument("--again", action="store_true", help="repeat runs that are already recorded")
     options = parser.parse_args(argv)
     if options.results is None:
         options.results = RESULTS if options.scale == 1 else RESULTS.with_stem(f"{RESULTS.stem}-{options.scale:g}")
@@ -76,7 +70,7 @@ def main(argv: list[str]) -> int:
         return problem is None
 
     def take(pairs: Iterator[tuple[Rival, Scenario]]) -> None:
-        with Worker() as worker:
+        with WorkerProcess() as worker:
             for rival, scenario in pairs:
                 compete(rival, scenario, worker, book, options)
 
@@ -86,13 +80,13 @@ def main(argv: list[str]) -> int:
         try:
             able = [each for each in chosen if options.speed in each.speeds]
             ready = [rival for rival, there in zip(able, pool.map(prepare, able), strict=True) if there]
-            # One iterator, of which every thread takes.
+            # One iterator that all threads draw from.
             pairs = iter([each for each in product(ready, files) if options.speed in each[1].speeds])
             for future in [pool.submit(take, pairs) for _ in range(at_once)]:
                 future.result()
         except KeyboardInterrupt:
-            Worker.stop_all()
-            say(f"Interrupted; {book.runs} runs are in {options.results}, and will not be done again.")
+            WorkerProcess.stop_all()
+            say(f"Interrupted; {book.runs} runs are in {options.results} and will not be repeated.")
             return 130
     took = time.monotonic() - began
     say(f"{book.runs} runs in {took:.0f} s, {60 * book.runs / took:.0f} a minute")
@@ -106,8 +100,8 @@ def scale(text: str) -> float:
     return value
 
 
-def compete(rival: Rival, scenario: Scenario, worker: Worker, book: Book, options: argparse.Namespace) -> None:
-    """All runs of one rival in one scenario that are not in the book yet."""
+def compete(rival: Rival, scenario: Scenario, worker: WorkerProcess, book: Book, options: argparse.Namespace) -> None:
+    """Do all runs of one rival in one scenario that are not in the book yet."""
     order: Record = {"rival": rival.name, "scenario": scenario.name, "speed": options.speed, "scale": options.scale}
     variants = dict(rival.variants)
     if rival.grid and scenario.tuning and not options.no_tuning:
@@ -121,10 +115,10 @@ def compete(rival: Rival, scenario: Scenario, worker: Worker, book: Book, option
                 say(f"{scenario.name}, {variant}, seed {seed}: {brief(record)}")
 
 
-def tuned(rival: Rival, order: Record, worker: Worker, book: Book) -> dict[str, Choice]:
-    """One more variant: with the settings with which most was done, and of those the quickest.
+def tuned(rival: Rival, order: Record, worker: WorkerProcess, book: Book) -> dict[str, Choice]:
+    """One more variant, with the settings that completed the most calls and, among those, took the least time.
 
-    They are chosen in virtual time, where a rival can run in it: that is sooner done.
+    They are chosen in virtual time if the rival can run in it, which is faster.
     """
     wanted = {name: order[name] for name in ("rival", "scenario", "scale")} | {"grid": rival.grid}
     found = next((each for each in book.records if "chosen" in each and wanted.items() <= each.items()), None)
@@ -135,158 +129,18 @@ def tuned(rival: Rival, order: Record, worker: Worker, book: Book) -> dict[str, 
         ended = [each for each in records if "broken" not in each]
         best = min(ended, key=lambda each: (-each["done"], each["makespan"]), default={"settings": None})
         found = {**wanted, "chosen": best["settings"]}
-        if len(ended) == len(records) or not ended:  # else once more, the next time
+        if len(ended) == len(records) or not ended:  # otherwise tune again next time
             book.add(found)
     if found["chosen"] is None:
         return {}
     return {TUNED.format(next(iter(rival.variants))): found["chosen"]}
 
 
-class StoppedError(Exception):
-    """Nothing more is to be done."""
-
-
-class Worker:
-    """A process in a rival's environment. In virtual time it does all its runs; on sockets, each has its own."""
-
-    _all: ClassVar[list[Worker]] = []
-    _stopped: ClassVar[bool] = False
-
-    def __init__(self) -> None:
-        self._all.append(self)
-        self._kind: tuple[str, str] | None = None
-        self._process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    @classmethod
-    def stop_all(cls) -> None:
-        """From another thread: whoever waits for a run, or asks for another, gets `StoppedError`."""
-        cls._stopped = True
-        for worker in cls._all:
-            if (process := worker._process) is not None:  # noqa: SLF001
-                process.kill()
-
-    def do(self, order: Record) -> Record:
-        """Do one run; `broken` is in the record of one that did not come to its end."""
-        kind = order["rival"], order["speed"]
-        if kind != self._kind:
-            self._stop()
-            self._kind = kind
-        if order["speed"] == "virtual":
-            return self._ask(order)
-        scenario = scenarios.read(order["scenario"])
-        faults = [Fault(**fault) for fault in scenario.faults]
-        settings = Settings(seed=order["seed"], **scenario.server)
-        with ExitStack() as stack:
-            with pinned(-1):
-                url = stack.enter_context(spawn(settings, faults=faults))
-            try:
-                record = self._ask({**order, "url": url})
-            finally:
-                self._stop()
-        del record["url"]
-        return record
-
-    def _ask(self, order: Record) -> Record:
-        if self._process is None and not self._stopped:
-            self._start(order)
-        process: Any = self._process
-        if self._stopped:
-            raise StoppedError
-        patience = threading.Timer(PATIENCE, process.kill)
-        patience.start()
-        try:
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        finally:
-            patience.cancel()
-        if self._stopped:
-            raise StoppedError
-        if not line:
-            self._stop()
-            return {**order, "broken": f"the worker died, or took more than {PATIENCE:.0f} s"}
-        record: Record = json.loads(line)
-        return record
-
-    def _start(self, order: Record) -> None:
-        command = [environment.python_of(order["rival"]), PROJECT / "benchmarks" / "compare.py", "worker"]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "PYTHON"))}
-        quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
-        with pinned(0 if order["speed"] == "real" else None):
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                env={**inherited, **quiet},
-                # An interrupt is for who gives the orders: a run that it broke off would count as broken.
-                start_new_session=True,
-            )
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-
-class Book:
-    """The records that there are, in a file of JSON lines; threads may add to it. `runs`: how many were added."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._lock = threading.Lock()
-        self.records = read(path)
-        self.runs = 0
-
-    def add(self, record: Record) -> None:
-        with self._lock:
-            self.records.append(record)
-            self.runs += "variant" in record
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-
-    def has(self, order: Record) -> bool:
-        return any("broken" not in each and order.items() <= each.items() for each in self.records)
-
-
-def read(path: Path) -> list[Record]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-class pinned:  # noqa: N801  # used like a function
-    """Processes started inside of it stay on one core; -1: the last, None: anywhere."""
-
-    def __init__(self, core: int | None) -> None:
-        self._core = core if CORES else None
-
-    def __enter__(self) -> None:
-        if self._core is not None:
-            self._before = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {CORES[self._core]})
-
-    def __exit__(self, *_: object) -> None:
-        if self._core is not None:
-            os.sched_setaffinity(0, self._before)
-
-
 @cache
 def commit() -> str:
-    """Of this checkout; with a + if something is not committed."""
-    told = ["git", "describe", "--always", "--dirty=+", "--exclude", "*"]
-    done = subprocess.run(told, capture_output=True, text=True, check=False, cwd=PROJECT)
+    """The commit of this checkout, with a + if there are uncommitted changes."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude", "*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
     return done.stdout.strip() or "unknown"
 
 

@@ -1,6 +1,6 @@
-"""A scenario: what is asked for, of what kind of server, and how long that takes at least.
+"""A scenario: the calls, the server, and the shortest time that the calls can take.
 
-Read by the worker too, in the rivals' environments: nothing but the standard library here.
+Read in the rivals' environments too, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 FOLDER = Path(__file__).parent.parent / "scenarios"
 
-# Tokens of a prompt that are not its text: as OpenAI counts them at the door.
+# Tokens that OpenAI counts for a prompt beyond its text.
 FRAME = 3
 MODEL = "gpt-4o"
 
 
 @dataclass(frozen=True)
 class Work:
-    """`calls` of `sizes` tokens of prompt, drawn with `weights`; `per_second`, or all at once.
+    """`calls` whose prompts have `sizes` tokens, drawn with `weights`; `per_second`, or all at once.
 
-    `answer`: tokens of each answer at most. `kind`: chat, stream or embeddings.
+    `answer`: the most tokens of each answer. `kind`: chat, stream or embeddings.
     """
 
     calls: int
@@ -36,8 +36,8 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Call:
-    """One call, to be made `at` seconds from the start. `arguments`: of the SDK's `create`."""
+class PlannedCall:
+    """One call, due `at` seconds after the start. `arguments`: for the SDK's `create`."""
 
     number: int
     at: float
@@ -47,17 +47,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One file. `told`: what the clients are told of the limits, each of the `clients` by itself.
+    """One file. `configured`: the limits that each of the `clients` is configured with.
 
-    `changes`: settings of the server that change at so many seconds. After `until` seconds whoever
-    is not done has failed. `tuning`: whether rivals' settings are chosen for it.
+    `changes`: changes of the server's settings, each with its second. Calls that are not done after `until`
+    seconds are unfinished. `tuning`: whether rivals' settings are tuned for it.
     """
 
     name: str
     says: str
     work: Work
     server: dict[str, Any]
-    told: dict[str, float] = field(default_factory=dict)
+    configured: dict[str, float] = field(default_factory=dict)
     changes: tuple[tuple[float, dict[str, Any]], ...] = ()
     faults: tuple[dict[str, Any], ...] = ()
     clients: int = 1
@@ -65,23 +65,23 @@ class Scenario:
     speeds: tuple[str, ...] = ("virtual",)
     tuning: bool = True
 
-    def calls(self, seed: int) -> list[Call]:
+    def calls(self, seed: int) -> list[PlannedCall]:
         random = Random(seed)
         work = self.work
         sizes = random.choices(work.sizes, work.weights, k=work.calls)
         span = work.calls / work.per_second
         instants = sorted(random.uniform(0, span) for _ in sizes) if span else [0.0] * work.calls
         return [
-            Call(number, at, size, _arguments(work, number, size))
+            PlannedCall(number, at, size, _arguments(work, number, size))
             for number, (at, size) in enumerate(zip(instants, sizes, strict=True))
         ]
 
-    def ideal(self, calls: list[Call], tokens: int) -> float:
-        """Seconds that a client needs for these calls which knows everything: the slowest of what bounds it.
+    def ideal(self, calls: list[PlannedCall], tokens: int) -> float:
+        """The shortest time for these calls, in seconds: that of a client that knows everything.
 
-        `tokens`: what the server counts for all calls together. A limit of R a minute admits R/60 a
-        second, and `burst` seconds of it at once if it was full at first; then the last answer takes
-        its time. Where only so many calls run at once, the sum of their latencies over that number.
+        `tokens`: what the server counts for all calls together. A limit of R per minute admits R/60 per
+        second after an initial burst; the last answer then takes its latency. With a limit on calls in
+        flight, the time is at least the sum of all latencies divided by that limit.
         """
         latency = self.server.get("latency", 0.5)
         sigma = self.server.get("latency_sigma", 0.2)
@@ -97,14 +97,14 @@ class Scenario:
         return least
 
     def _refilled(self, limit: str, units: float) -> float:
-        """When so many units of a limit have been there to take."""
+        """The earliest second at which `units` of a limit have become available."""
         settings = dict(self.server)
         minutes = min(60.0, settings.get("burst", 60.0)) / 60
         units -= settings[limit] * minutes * settings.get("initial_level", 1.0)
         at = 0.0
         for when, change in (*self.changes, (math.inf, {})):
             rate = settings[limit] / 60
-            # The simulator gives a neighbour no more than half while we ask for more than that.
+            # The simulator gives a neighbour at most half while we want more than that.
             rate -= min(settings.get(f"neighbour_{limit}", 0.0) / 60, rate / 2)
             if units <= rate * (when - at):
                 return at + max(0.0, units) / rate
@@ -115,18 +115,18 @@ class Scenario:
 
 
 def read(name: str, scale: float = 1.0) -> Scenario:
-    """Read a scenario, with `scale` of its calls. Raises `TypeError` where the file says what nobody understands."""
-    told: dict[str, Any] = tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
-    work = {name: tuple(value) if isinstance(value, list) else value for name, value in told.pop("work").items()}
+    """Read a scenario, with `scale` of its calls. Raises `TypeError` for keys that do not exist."""
+    values: dict[str, Any] = tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
+    work = {name: tuple(value) if isinstance(value, list) else value for name, value in values.pop("work").items()}
     work["calls"] = math.ceil(scale * work["calls"])
-    changes = tuple((change.pop("at"), change) for change in told.pop("changes", ()))
+    changes = tuple((change.pop("at"), change) for change in values.pop("changes", ()))
     return Scenario(
         name=name,
         work=Work(**work),
         changes=changes,
-        faults=tuple(told.pop("faults", ())),
-        speeds=tuple(told.pop("speeds", ("virtual",))),
-        **told,
+        faults=tuple(values.pop("faults", ())),
+        speeds=tuple(values.pop("speeds", ("virtual",))),
+        **values,
     )
 
 

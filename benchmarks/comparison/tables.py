@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 OURS = "ThrottledAsyncOpenAI"
-# Nearer than this to the best, or nearer to us, is the same.
+# Differences up to this count as equal.
 SAME = 0.01
-# In a table.
+# An empty cell of a table.
 NOTHING = "-"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one variant in one scenario; `records` are never none."""
+    """The runs of one variant in one scenario. `records` is never empty."""
 
     records: tuple[Record, ...]
 
     @property
     def rival(self) -> str:
-        """The name of its file."""
+        """The name of the rival's file."""
         return self.records[0]["rival"]
 
     @property
@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def lost(self) -> float | None:
-        """Share of calls that were not done, over all seeds; None if no run came to its end."""
+        """Share of calls that were not done, over all seeds; None if no run ended."""
         calls = sum(each["calls"] for each in self.ended)
         return 1 - sum(each["done"] for each in self.ended) / calls if calls else None
 
@@ -65,8 +65,8 @@ class Cell:
         values = self.values(figure)
         return median(values) if values else None
 
-    def told(self, figure: str | Callable[[Record], float | None], places: int = 2) -> str:
-        """Median, and the range where it shows."""
+    def text(self, figure: str | Callable[[Record], float | None], places: int = 2) -> str:
+        """The median, and the range if it differs after rounding."""
         values = self.values(figure)
         if not values:
             return NOTHING
@@ -74,7 +74,7 @@ class Cell:
         return middle if least == most else f"{middle} ({least} to {most})"
 
     def outcome(self) -> str:
-        """As many times the ideal as it took, or what was lost."""
+        """Makespan over ideal, or the share of calls lost."""
         if self.over_ideal is not None:
             return f"{self.over_ideal:.2f}"
         if self.lost:
@@ -92,7 +92,7 @@ def share(value: float) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` of text; the first of each names it. `best`: (row, column) of what is shown bold."""
+    """`rows` of text; the first cell of each is its name. `best`: (row, column) of the cells shown bold."""
 
     title: str
     columns: Sequence[str]
@@ -109,9 +109,9 @@ class Table:
 
 @dataclass
 class Results:
-    """All records that there are, by scenario and variant.
+    """All records, by scenario and variant.
 
-    Raises `ValueError` if there are none, or if not all did the same share of the scenarios' calls.
+    Raises `ValueError` if there are none, or if their scales differ.
     """
 
     records: list[Record]
@@ -120,7 +120,7 @@ class Results:
     def __post_init__(self) -> None:
         grouped: dict[tuple[str, str], dict[int, Record]] = {}
         for each in self.records:
-            if "variant" in each:  # of the same run the last, should it have been done again
+            if "variant" in each:  # of a repeated run the last record counts
                 grouped.setdefault((each["scenario"], each["variant"]), {})[each["seed"]] = each
         if not grouped:
             raise ValueError("there are no runs to report; python benchmarks/compare.py run makes some")
@@ -129,7 +129,7 @@ class Results:
         self.cells = {key: Cell(tuple(runs.values())) for key, runs in grouped.items()}
 
     def variants(self, among: Iterable[str] | None = None) -> list[str]:
-        """Ours, then what rivals' documentations say and their best settings, in the order of their files."""
+        """Ours, then each rival's documented variants and its tuned one, in the order of their files."""
         files = {name: (number, [*rivals.read(name).variants]) for number, name in enumerate(rivals.names())}
         shown = None if among is None else set(among)
         found: dict[str, tuple[int, int, str]] = {}
@@ -141,7 +141,7 @@ class Results:
         return sorted(found, key=found.__getitem__)
 
     def scenarios(self, speed: str) -> list[str]:
-        """Those of a speed that somebody ran, in the order of their names."""
+        """The scenarios of a speed that have runs, by name."""
         run = {scenario for scenario, _ in self.cells}
         return [name for name in scenarios.names() if name in run and speed in scenarios.read(name).speeds]
 
@@ -149,7 +149,7 @@ class Results:
         return self.cells.get((scenario, variant))
 
     def absent(self) -> dict[str, str]:
-        """By package: why it could not be installed."""
+        """Why each package could not be installed."""
         made = {cell.rival for cell in self.cells.values()}
         return {
             each["package"]: each["not_installed"]
@@ -158,7 +158,7 @@ class Results:
         }
 
     def chosen(self) -> dict[tuple[str, str], Record]:
-        """By scenario and variant: the settings of those that were tuned."""
+        """The settings of tuned variants, by scenario and variant."""
         tuned = {key: cell for key, cell in self.cells.items() if key[1].endswith(", tuned")}
         return {key: cell.records[0]["settings"] for key, cell in tuned.items()}
 
@@ -189,21 +189,21 @@ class Results:
             if not cell.ended:
                 rows.append([variant, f"broken: {broken}", *[NOTHING] * (len(FIGURES) - 1)])
             else:
-                rows.append([variant, *(cell.told(take, places) for _, take, places in FIGURES)])
+                rows.append([variant, *(cell.text(take, places) for _, take, places in FIGURES)])
         used = [at for at in range(len(FIGURES)) if any(row[at + 1] != NOTHING for row in rows)]
         columns = ["", *(FIGURES[at][0] for at in used)]
         says = scenarios.read(scenario).says
         return Table(f"{spoken(scenario)}: {says}", columns, [[row[0], *(row[at + 1] for at in used)] for row in rows])
 
     def losses(self) -> list[str]:
-        """In which scenarios another did all calls sooner than we, and where we lost calls: a sentence each."""
-        said = []
+        """One sentence for each scenario in which a rival was faster than ours, or ours lost calls."""
+        sentences = []
         for scenario in self.scenarios("virtual") + self.scenarios("real"):
             ours = self.cell(scenario, OURS)
             if ours is None:
                 continue
             if ours.over_ideal is None:
-                said.append(f"{spoken(scenario)}: ours, {ours.outcome()}.")
+                sentences.append(f"{spoken(scenario)}: ours, {ours.outcome()}.")
                 continue
             sooner = [
                 (cell.over_ideal, variant)
@@ -216,9 +216,11 @@ class Results:
                 least, variant = min(sooner)
                 more = f" (and {len(sooner) - 1} more)" if len(sooner) > 1 else ""
                 settings = self.chosen().get((scenario, variant))
-                with_these = f" ({told_settings(settings)})" if settings else ""
-                said.append(f"{spoken(scenario)}: {variant}{with_these} {least:.2f}, we {ours.over_ideal:.2f}{more}.")
-        return said
+                with_these = f" ({settings_text(settings)})" if settings else ""
+                sentences.append(
+                    f"{spoken(scenario)}: {variant}{with_these} {least:.2f}, we {ours.over_ideal:.2f}{more}."
+                )
+        return sentences
 
     def provenance(self) -> list[str]:
         """Versions, commits, machines and seeds of the runs, a sentence each."""
@@ -227,22 +229,24 @@ class Results:
         for each in runs:
             for package, version in each.get("versions", {}).items():
                 versions.setdefault(package, set()).add(version)
-        told = [f"{name} {' and '.join(sorted(those))}" for name, those in sorted(versions.items()) if name != "python"]
+        packages = [
+            f"{name} {' and '.join(sorted(those))}" for name, those in sorted(versions.items()) if name != "python"
+        ]
         shares = {each["scale"] for each in runs} - {1.0}
         return [
             *(f"Only {share(each)} of each scenario's calls." for each in shares),
             f"{len(runs):,} runs, seeds {', '.join(map(str, sorted({each['seed'] for each in runs})))}.",
-            "Versions: Python {}, {}.".format(" and ".join(sorted(versions.get("python", {"?"}))), ", ".join(told)),
+            "Versions: Python {}, {}.".format(" and ".join(sorted(versions.get("python", {"?"}))), ", ".join(packages)),
             f"Commit {', '.join(sorted({each.get('commit', 'unknown') for each in runs}))}.",
             f"Machine: {'; '.join(sorted({each.get('machine', 'unknown') for each in runs}))}.",
         ]
 
 
-def told_settings(settings: Record) -> str:
+def settings_text(settings: Record) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in settings.items()) or "as documented"
 
 
-# Heading, figure of a record, places after the point.
+# Heading, figure of a record, decimal places.
 FIGURES: tuple[tuple[str, str | Callable[[Record], float | None], int], ...] = (
     ("done", "done", 0),
     ("lost", lambda each: each["failed"] + each["unfinished"], 0),

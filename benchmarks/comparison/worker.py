@@ -1,10 +1,10 @@
-"""One process in a rival's environment: it does what it reads, a run a line, and prints what came of it.
+"""The worker process in a rival's environment: reads one run per line, does it, and prints its record.
 
     python benchmarks/compare.py worker < runs.jsonl
 
-In virtual time client and simulator run here, on a loop whose time jumps; `time.time` and its
-relatives tell the loop's time, so that libraries with clocks of their own keep it too. On real
-sockets the server is somebody else's process. Nothing but the standard library and the SDK here.
+In virtual time client and simulator run in this process, on a loop whose time jumps; `time.time` and
+its relatives give the loop's time, so that libraries with clocks of their own follow it. On real
+sockets the server is another process. Imports only the standard library, the SDK and the simulator.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import time
 import urllib.request
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import scenario as scenarios
-from .figures import Played, figures
+from .figures import RivalRun, figures
 from .job import Job
+from .server import simulator
 
 try:
     import resource
@@ -34,19 +34,18 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-# Of the simulator in this process: a median of 20 ms each way.
+# Seconds: the median one-way network time of the simulator in this process.
 NETWORK = 0.02
-# Seconds of virtual time that a turn of the loop takes: aiolimiter, for one, sets itself timers that are
-# nearer than the clock can tell, which real time passes by.
+# Seconds of virtual time that a turn of the loop takes: aiolimiter, for example, sets timers that are closer
+# than the clock's resolution and would never be due in a standing time.
 TICK = 1e-6
-# Seconds between two looks at a rival's gauge.
-WATCHED = 0.5
+# Seconds between two samples of a rival's gauge.
+SAMPLE_INTERVAL = 0.5
 
 Order = dict[str, Any]
 Record = dict[str, Any]
 
-SOURCE = Path(__file__).parent.parent.parent / "src" / "throttled_openai"
-# The SDK's warnings, and those of libraries, are not for the pipe.
+# Only records go into the pipe; warnings of the SDK and of libraries go to stderr.
 OUT = sys.stdout
 
 
@@ -56,7 +55,7 @@ def main() -> int:
         order = json.loads(line)
         try:
             result = run(order)
-        except Exception as error:  # noqa: BLE001  # reported as what came of it
+        except Exception as error:  # noqa: BLE001  # reported in the record
             result = {"broken": f"{type(error).__name__}: {error}"[:300]}
         print(json.dumps({**order, **result}), file=OUT, flush=True)
     return 0
@@ -69,20 +68,20 @@ def run(order: Order) -> Record:
     gc.collect()
     record: Record
     if order["speed"] == "virtual":
-        simulator = simulators()
-        with asyncio.Runner(loop_factory=partial(simulator.VirtualTimeLoop, tick=TICK)) as runner:
+        package = simulator()
+        with asyncio.Runner(loop_factory=partial(package.VirtualTimeLoop, tick=TICK)) as runner:
             CLOCK.follow(runner.get_loop())
-            record = runner.run(virtual(simulator, scenario, order))
+            record = runner.run(virtual(package, scenario, order))
     else:
-        rival_of(order)  # what it takes to import is not counted
+        rival_of(order)  # importing is not measured
         record = asyncio.run(real(scenario, order))
     return {**record, "versions": versions(rival_of(order))}
 
 
 class Clock:
-    """`time.time` and its relatives, by the event loop of the run.
+    """Makes `time.time` and its relatives follow the event loop of the run.
 
-    Put in place once, before any library is there: many bind a clock when they are imported.
+    Installed once, before any library is imported: many bind a clock on import.
     """
 
     def __init__(self) -> None:
@@ -103,16 +102,9 @@ class Clock:
 CLOCK = Clock()
 
 
-def simulators() -> Any:
-    """The simulator by itself: its package is not installed where rivals are, and needs nothing of ours."""
-    if str(SOURCE) not in sys.path:
-        sys.path.append(str(SOURCE))
-    return importlib.import_module("simulator")
-
-
-async def virtual(simulator: Any, scenario: scenarios.Scenario, order: Order) -> Record:
-    faults = [simulator.Fault(**fault) for fault in scenario.faults]
-    server = simulator.Simulator(
+async def virtual(package: Any, scenario: scenarios.Scenario, order: Order) -> Record:
+    faults = [package.Fault(**fault) for fault in scenario.faults]
+    server = package.Simulator(
         seed=order["seed"], faults=faults, keep_log=1_000_000, **{"network": NETWORK, **scenario.server}
     )
 
@@ -153,7 +145,7 @@ async def real(scenario: scenarios.Scenario, order: Order) -> Record:
 
 
 def resident() -> int:
-    """KB that this process ever had in memory at once."""
+    """The most memory that this process has used so far, in KB."""
     if resource is None:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -162,12 +154,14 @@ def resident() -> int:
 
 async def play(
     scenario: scenarios.Scenario, order: Order, new_job: Callable[..., Job], change: Callable[..., Awaitable[None]]
-) -> Played:
-    """Have the rival do its work, in as many clients as the scenario says."""
+) -> RivalRun:
+    """Let the rival make the calls, divided among the clients of the scenario."""
     calls = scenario.calls(order["seed"])
     loop = asyncio.get_running_loop()
     began = loop.time()
-    jobs = [new_job(calls[first :: scenario.clients], began, **scenario.told) for first in range(scenario.clients)]
+    jobs = [
+        new_job(calls[first :: scenario.clients], began, **scenario.configured) for first in range(scenario.clients)
+    ]
     gauge: list[tuple[float, float]] = []
 
     async def change_server() -> None:
@@ -180,20 +174,20 @@ async def play(
             level = jobs[0].gauge()
             if level is not None:
                 gauge.append((loop.time() - began, level))
-            await asyncio.sleep(WATCHED)
+            await asyncio.sleep(SAMPLE_INTERVAL)
 
     rival = rival_of(order)
-    beside = [asyncio.create_task(change_server()), asyncio.create_task(watch())]
+    helpers = [asyncio.create_task(change_server()), asyncio.create_task(watch())]
     working = [asyncio.create_task(rival.run(job, **order["settings"])) for job in jobs]
     await asyncio.wait(working, timeout=scenario.until)
     ended = [each for job in jobs for each in job.ended]
-    for task in (*working, *beside):
+    for task in (*working, *helpers):
         task.cancel()
-    results = await asyncio.gather(*working, *beside, return_exceptions=True)
+    results = await asyncio.gather(*working, *helpers, return_exceptions=True)
     problems = [each for each in results if isinstance(each, Exception)]
     if problems and not ended:
         raise problems[0]
-    return Played(calls, ended, began, gauge)
+    return RivalRun(calls, ended, began, gauge)
 
 
 def rival_of(order: Order) -> Any:

@@ -21,6 +21,7 @@ from .errors import (
     ClientClosed,
     QueueFull,
     RequestTooLarge,
+    ServerPaused,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ __all__ = [
     "PooledHttpxClient",
     "QueueFull",
     "RequestTooLarge",
+    "ServerPaused",
     "Stats",
     "SyncThrottled",
     "Throttle",

@@ -9,7 +9,7 @@ _TICKS: Final = 5
 
 
 def ticks(top: float) -> list[float]:
-    """Round numbers from 0 to `top` or just above it, about five."""
+    """About five round numbers from 0 to `top` or just above it."""
     if top <= 0:
         return [0.0, 1.0]
     rough = top / _TICKS
@@ -18,6 +18,6 @@ def ticks(top: float) -> list[float]:
     return [round(place * step, 12) for place in range(math.ceil(top / step - 1e-9) + 1)]
 
 
-def number(value: float) -> str:
-    """For people: three digits, and thousands apart."""
+def tick_label(value: float) -> str:
+    """Three digits, with thousands separators."""
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"

@@ -48,9 +48,7 @@ class Exchange:
     def is_last(self) -> bool:
         """Whether sending the request again is pointless, or the server asks not to."""
         refusal, response = self.refusal, self.response
-        if refusal is None or refusal.kind == "too_large" or response.status_code == 402:
-            return True
-        return bool(response.headers.get("x-should-retry") == "false")
+        return refusal is None or not refusal.again or refusal.kind == "too_large" or response.status_code == 402
 
 
 def begin(permit: Permit, response: Any, content: bytes | None) -> Refusal | None:
@@ -118,7 +116,7 @@ def outcome_of_error(error: BaseException) -> Outcome:
 def may_be_readmitted(exchange: Exchange, throttle: Throttle) -> bool:
     """Whether there is a refusal, and the throttle is to deal with it rather than the SDK."""
     refusal = exchange.refusal
-    return refusal is not None and (refusal.final or throttle.max_refusals != 0)
+    return refusal is not None and (refusal.kind == "too_large" or throttle.max_refusals != 0)
 
 
 def readmission_policy(call: Call, request: httpx.Request, throttle: Throttle) -> dict[str, Any]:

@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING, Any, Final
 from ._core.breaker import Breaker
 from ._core.bucket import ROUNDING
 from ._core.limits import OVERSIZE
-from ._core.patience import FEWEST_REFUSED, LONGEST, LONGEST_WAIT, Patience
+from ._core.patience import FEWEST_REFUSED, LONGEST, LONGEST_WAIT, VAIN, Patience
 from ._core.stats import spell
 from ._notices import Notices, say, until
 from ._permit import GivenUp
-from .errors import AccountBlocked, AccountPaused, RequestTooLarge, refused_by
+from .errors import AccountBlocked, AccountPaused, RequestTooLarge, ServerPaused, refused_by
 
 if TYPE_CHECKING:
     from ._core.breaker import Cause
     from ._core.refusals import Refusal
     from ._lane import Lane
     from ._permit import Call, Permit
+    from ._queue import Waiter
 
 # A wait of more than a minute is worth a warning; so are this many seconds of refusals alone.
 LONG: Final = 60.0
 SILENT: Final = 10.0
-# Of a lane that was answered this many seconds ago, one refusal does not prove that nobody is served.
-RECENT: Final = 60.0
-# Seconds that a call rests between two attempts when nothing is answered and it asked to go on: doubled each time.
+# Seconds that a call rests between two attempts while nothing is answered, doubled each time: at first the lane's own
+# pauses are as long, later other calls find out in its place, or a single one is not sent every few seconds.
 REST: Final = 0.5
 LONGEST_REST: Final = 30.0
+FIRST_REST: Final = 6
 # Seconds over which a lane that steps aside spreads the calls that wait: each hears soon that it is refused, and the
 # server is not run over.
 SPREAD: Final = 2.0
@@ -54,7 +55,7 @@ class Gate:
         self._largest_served = 0.0  # tokens of the largest call that was answered
         self._let_through_at = math.inf  # when the next call goes that is larger than the announced limit
         self._left_at = -math.inf  # when the newest attempt left
-        self._most_waited = 1  # calls at a time, since the lane stepped aside
+        self._most_waited = 0  # calls at a time, since the lane stepped aside
         self._sent: dict[Permit, tuple[int, float]] = {}  # attempts that are not answered: numbers, and when they left
         self._answering: dict[Permit, int] = {}  # those whose streams are open
 
@@ -69,8 +70,9 @@ class Gate:
     def delay(self, now: float) -> float:
         """Seconds until a call may go; 0 if one may now."""
         delay = self.breaker.delay(now)
-        if self.aside and self.patience.refusing:
-            self._most_waited = max(self._most_waited, self._lane.queue.waiting)
+        waiting = self._lane.queue.waiting
+        if self.aside and waiting > 1 and self.patience.refusing:
+            self._most_waited = max(self._most_waited, waiting)
             delay = max(delay, self._left_at + SPREAD / self._most_waited - now)
         return delay if delay > ROUNDING else 0.0
 
@@ -79,12 +81,13 @@ class Gate:
         if call.again and call.refused_at is not None:
             call.again = False
             most = call.manners.max_wait
+            self.look(now)
             if call.billed:
                 raise GivenUp(to_sdk=not self.breaker.open)
             if call.long_wait is not None and (most is None or call.waited + call.long_wait > most):
                 raise GivenUp(to_sdk=True)
             if self.aside and most is None:
-                raise GivenUp(to_sdk=call.refusals < FEWEST_REFUSED)
+                raise GivenUp(to_sdk=call.refusals < FEWEST_REFUSED and call.waited < VAIN)
             if now - call.refused_at >= max(LONGEST, most or 0.0):
                 raise GivenUp(to_sdk=False)
         if self.breaker.open and self.breaker.delay(now) > 0 and not self._outlasts(call, now):
@@ -111,19 +114,27 @@ class Gate:
         since = self.patience.failing_since
         if since is None or self.aside:
             return math.inf
-        ends = since + self.patience.lasts(self._lane.known_rate)
+        ends = since + self.patience.lasts(self._lane.configured_rate)
         if now >= min(ends, since + SILENT):
             self._step_aside(now)
         if now < since + SILENT:
             return since + SILENT
         return ends if now < ends else math.inf
 
-    def rest(self, call: Call) -> float:
-        """Seconds that a refused call stays out of the queue: where the lane steps aside nothing else slows it."""
-        if not self.aside or not call.refusals or call.manners.max_wait is None:
-            return 0.0  # the SDK's own retries rest
+    def rest(self, call: Call, now: float) -> float:
+        """Seconds that a refused call stays out of the queue: its refusals are its own, or it has had many."""
         longest = min(LONGEST_REST, REST * 2.0 ** min(call.refusals, 10))
-        return longest * (1 + self._lane.throttle.random()) / 2
+        rest = longest * (1 + self._lane.throttle.random()) / 2
+        if call.refusals and call.rests is not None:
+            return max(call.rests, rest)
+        since, first = self.patience.failing_since, call.refused_at
+        if since is None or first is None or first < since or (call.refusals < FIRST_REST and not self.aside):
+            return 0.0
+        if self.aside:
+            return rest
+        rest = min(rest, max(0.0, since + self.patience.lasts(self._lane.configured_rate) - now))
+        self._step_aside(now, rest)
+        return rest
 
     def _outlasts(self, call: Call, now: float) -> bool:
         """Whether `call` asked to wait for longer than the wait that the server named."""
@@ -136,10 +147,15 @@ class Gate:
             return AccountBlocked(model=name, retry_in=retry_in, **self._verdict)
         left = max(0.0, self.breaker.ends_at - now)
         spelt = f"{spell(left)} ({until(left)})"
-        return AccountPaused(model=name, retry_in=retry_in, ends_in=left, spelt=spelt, **self._verdict)
+        kind = AccountPaused if self._verdict["status"] < 500 else ServerPaused
+        return kind(model=name, retry_in=retry_in, ends_in=left, spelt=spelt, **self._verdict)
 
-    def warn_of_wait(self, call: Call, delay: float, now: float) -> None:
-        """A day's limit that is used up, or a server that asks for it, would hold calls without a word."""
+    def warn_of_wait(self, oldest: Waiter, delay: float, now: float) -> None:
+        """A day's limit that is used up, or a server that asks for it, would hold calls without a word.
+
+        A short wait is worth a word too where one after another holds the same call.
+        """
+        call, waited = oldest.call, oldest.call.waited + now - oldest.since
         lane, budget = self._lane, self._lane.budget
         window = budget.used_up(call.tokens)
         waiting = lane.queue.waiting
@@ -153,7 +169,7 @@ class Gate:
                     "with max_wait= they fail instead",
                     *(lane.name, window, spell(delay), until(delay), waiting, spell(whole)),
                 )
-        elif delay > LONG and self.notices.due("wait", now):
+        elif (delay > LONG or (delay > SILENT and waited + delay > LONG)) and self.notices.due("wait", now):
             asked = "the server asked for that" if budget.paused_until > now else "its limits are that low"
             say(
                 logging.WARNING,
@@ -208,30 +224,26 @@ class Gate:
         call.billed, call.long_wait = refusal.kind == "billing", None
         if refusal.final:
             if call.billed and response is not None:
-                self._suspect("billing", number, response, now)
+                self._suspect("billing", number, refusal, response, now)
             return True
         wait, budget = refusal.retry_after, self._lane.budget
         if wait is not None and wait > LONGEST_WAIT and response is not None and not budget.is_configured(refusal):
             call.long_wait = wait
             if not budget.explains(refusal):
-                self._suspect("wait", number, response, now, wait)
+                self._suspect("wait", number, refusal, response, now)
                 return True
         self.patience.refused(sent_at, wait)
         self._step_aside(now)
         return self.aside
 
-    def _suspect(self, cause: Cause, number: int, response: Any, now: float, wait: float = 0.0) -> None:
-        """A refusal that none could escape: one call finds out, and if that is so, those that wait fail.
-
-        Of a server that has not answered lately, a refusal for billing is believed at once.
-        """
-        verdict, whole = refused_by(response), response.status_code >= 400
+    def _suspect(self, cause: Cause, number: int, refusal: Refusal, response: Any, now: float) -> None:
+        """A refusal that none could escape: one call finds out, and if that is so, those that wait fail."""
+        verdict, whole = refused_by(response, refusal.code), response.status_code >= 400
         if not whole:
             verdict["status"] = 429
-        lane, breaker = self._lane, self.breaker
+        lane, breaker, wait = self._lane, self.breaker, refusal.retry_after or 0.0
         before = breaker.open
-        doubtful = cause == "wait" or now - self.patience.answered_at <= RECENT
-        breaker.refused(cause, number, lane.admitted, now, doubtful=doubtful, wait=wait)
+        breaker.refused(cause, number, lane.admitted, now, wait=wait)
         self._verdict, self._whole = verdict, whole
         if breaker.open:
             failed = lane.fail_waiting(lambda call: not self._outlasts(call, now), lambda: self._error(now))
@@ -246,19 +258,23 @@ class Gate:
         warn = not before and self.notices.due(f"{cause} {breaker.open}", now)
         say(logging.WARNING if warn else logging.DEBUG, f"%s: {asked}; {then}", lane.name)
 
-    def _step_aside(self, now: float) -> None:
-        """Where the server answers nothing at all, throttling helps nobody: let the SDK's own retries decide."""
+    def _step_aside(self, now: float, rest: float = 0.0) -> None:
+        """Where the server answers nothing at all, throttling helps nobody: let the SDK's own retries decide.
+
+        `rest`: seconds until the next look, to say in time why calls wait.
+        """
         lane, patience, since = self._lane, self.patience, self.patience.failing_since
         assert since is not None
         _, oldest = next(iter(self._sent.values()), (0, math.inf))
-        what = f"%s: none of {patience.failed} attempts was answered in {spell(now - since)}; {lane.queue.waiting}"
-        if patience.vain(now, lane.known_rate, oldest):
+        waiting = lane.queue.waiting + (rest > 0)
+        what = f"%s: none of {patience.failed} attempts was answered in {spell(now - since)}; {waiting}"
+        if patience.vain(now, lane.configured_rate, oldest):
             if not self.aside:
-                self.aside, self._most_waited = True, 1
-                lane.budget.forget_refusals()
+                self.aside, self._most_waited = True, 0
+                lane.budget.forget()
                 then = "waiting calls are now sent as the SDK alone would send them; with max_wait= they wait that long"
                 say(logging.WARNING, f"{what} {then}", lane.name)
-        elif now - since >= SILENT and patience.failed > 1 and self.notices.due("silence", now):
-            end = until(max(0.0, since + patience.lasts(lane.known_rate) - now))
+        elif now + rest - since >= SILENT and patience.failed > 1 and self.notices.due("silence", now):
+            end = until(max(0.0, since + patience.lasts(lane.configured_rate) - now))
             then = f"wait. Unless one is answered by {end} they fail; max_refusals=0 leaves refusals to the SDK at once"
             say(logging.WARNING, f"{what} {then}", lane.name)

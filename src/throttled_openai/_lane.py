@@ -92,7 +92,7 @@ class Lane:
             priority = sys.maxsize if call.stalls else call.manners.priority
             order = call.order = (-priority, next(self.throttle.arrivals))
         self.gate.check(call, now)
-        rest = self._rest(call)
+        rest = self._rest(call, now)
         if rest > 0:
             return rest
         if not self.queue.waiting and self._may_go(call, now):
@@ -108,15 +108,15 @@ class Lane:
             self.admit_waiting()
         return waiter
 
-    def _rest(self, call: Call) -> float:
+    def _rest(self, call: Call, now: float) -> float:
         """Seconds that a refused call stays out of the queue before it enters again; once for each refusal."""
-        seconds = self.gate.rest(call)
-        if seconds <= 0 or call.rested == call.refusals:
+        seconds = 0.0 if call.rested == call.refusals else self.gate.rest(call, now)
+        if seconds <= 0:
             return 0.0
         call.rested = call.refusals
         most = call.manners.max_wait
         if most is not None and call.waited + seconds >= most:
-            why = f"{self.name} answers nobody"
+            why = f"{self.name} answers nobody" if call.rests is None else f"{self.name} refuses some calls"
             raise AdmissionTimeout(max_wait=most, waited=call.waited, ahead=0, reason=why)
         return seconds
 
@@ -187,7 +187,7 @@ class Lane:
             if chosen is None:
                 wake_at = now + (min(delay, LEARNING) if self.budget.learning else delay)
                 wake_at = max(now, min(wake_at, look_at))
-                self.gate.warn_of_wait(oldest[0].call, delay, now)
+                self.gate.warn_of_wait(oldest[0], delay, now)
                 break
             queue.take(chosen)
             _resolve(chosen.future, self._grant, chosen.call, now)
@@ -405,7 +405,8 @@ class Lane:
             self.throttle.share(self, refusal.group)
         rates = budget.request_rate, budget.token_rate
         if self.gate.judges(call, number, refusal, response, reservation.at, now):
-            budget.observe(told, reservation, now, refused=True)
+            if not self.gate.aside:
+                budget.observe(told, reservation, now, refused=True)
             budget.refund(reservation, request=False)
         else:
             self._slow_down(permit, refusal, response, told, now)
@@ -416,16 +417,19 @@ class Lane:
         """Tell a refusal to what may have caused it: too many attempts in flight, or a rate."""
         reservation, budget = permit.reservation, permit.budget
         room, rate = self._suspects(permit, refusal, response)
-        jitter, event = self.throttle.random(), False
+        jitter, event, believed = self.throttle.random(), False, False
         if room:
             took = now - reservation.at
             event = self.concurrency.refused(reservation.number, budget.newest, self.in_flight, now, took)
+            believed = self.concurrency.believes
         if rate:
             event = budget.refused(refusal, told, reservation, now, jitter=jitter, sure=not room)
+            believed = True
         else:  # for lack of room; or, as less in flight has not helped, for neither
             budget.lacked_room(refusal, told, reservation, now, idle=not self.in_flight, jitter=jitter)
             if event and refusal.kind == "rate":
                 budget.tighten(now)
+        permit.call.rests = None if believed else refusal.retry_after or 0.0
         if event:
             say(
                 logging.INFO,
@@ -555,12 +559,12 @@ class Lane:
         return not (self.in_flight or self.queue.waiting or self._timer)
 
     @property
-    def known_rate(self) -> float | None:
-        """Calls per second by the limits that were configured or announced."""
-        known = self.budget.known
-        rates = [] if known["requests"] is None else [known["requests"]]
-        if known["tokens"] is not None and self.tokens_per_call > 0:
-            rates.append(known["tokens"] / self.tokens_per_call)
+    def configured_rate(self) -> float | None:
+        """Calls per second by the limits that the user configured."""
+        configured = self.budget.configured
+        rates = [] if configured["requests"] is None else [configured["requests"]]
+        if configured["tokens"] is not None and self.tokens_per_call > 0:
+            rates.append(configured["tokens"] / self.tokens_per_call)
         return min(rates, default=None)
 
     def stats(self) -> BudgetStats:

@@ -88,6 +88,7 @@ class Call:
         "refusals",
         "refused_at",
         "rested",
+        "rests",
         "stalls",
         "tokens",
         "waited",
@@ -121,6 +122,8 @@ class Call:
         self.refused_at: float | None = None  # when it was refused first
         self.again = False  # whether it is asked for again without the SDK
         self.billed = False  # whether it was for billing that it was refused last
+        # Seconds that its last refusal asks of it alone, as refusals tell nothing of other calls now; None: of all.
+        self.rests: float | None = None
         self.rested = 0  # the refusal after which it last stayed out of the queue
         # Seconds that its last refusal asked for, if longer than calls wait unasked.
         self.long_wait: float | None = None

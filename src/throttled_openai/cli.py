@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import openai
 
-from . import _exec, demo
+from . import _exec
 from ._parser import Parser
 from ._spelling import did_you_mean
 from .batch import _cli as batch
 from .batch import _validate as validate
 from .bench import _cli as bench
+from .demo import _cli as demo
 from .simulator import _cli as simulator
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ __all__ = [
     "ClientClosed",
     "QueueFull",
     "RequestTooLarge",
+    "ServerPaused",
 ]
 
 # Characters of a server's code that an error shows; those of real ones are a few words.
@@ -81,15 +82,18 @@ class AccountBlocked(openai.RateLimitError):
     the account has been settled.
     """
 
-    def __init__(self, *, model: str, status: int, code: str | None, retry_in: float, request: Any) -> None:
-        """`request` is to be bare: without headers and body, which are another call's key and prompt."""
+    def __init__(self, *, model: str, status: int, body: dict[str, Any], retry_in: float, request: Any) -> None:
+        """`body`: the code, for all such errors of one refusal.
+
+        `request` is to be bare: without headers and body, which are another call's key and prompt.
+        """
         self.retry_in = retry_in
         family = sys.modules[type(request).__module__.partition(".")[0]]
         super().__init__(
             f"not sent: the server has just refused {model} for the account's billing "
-            f"({code or status}); settle the account, a call is tried again in {retry_in:.0f} s",
+            f"({body['code'] or status}); settle the account, a call is tried again in {retry_in:.0f} s",
             response=family.Response(status, request=request),
-            body={"code": code},
+            body=body,
         )
 
 
@@ -101,7 +105,15 @@ class AccountPaused(AccountBlocked):
     """
 
     def __init__(
-        self, *, model: str, status: int, code: str | None, retry_in: float, request: Any, ends_in: float, spelt: str
+        self,
+        *,
+        model: str,
+        status: int,
+        body: dict[str, Any],
+        retry_in: float,
+        request: Any,
+        ends_in: float,
+        spelt: str,
     ) -> None:
         self.retry_in, self.ends_in = retry_in, ends_in
         family = sys.modules[type(request).__module__.partition(".")[0]]
@@ -110,24 +122,31 @@ class AccountPaused(AccountBlocked):
             f"not sent: the server has asked to send nothing more to {model} for {spelt}; "
             f"a call is tried again in {retry_in:.0f} s, and with max_wait= calls wait that long",
             response=family.Response(status, request=request),
-            body={"code": code},
+            body=body,
         )
 
 
-def refused_by(response: Any) -> dict[str, Any]:
-    """What `AccountBlocked` tells of the response to another call: status, code, and its bare request. Never raises."""
+class ServerPaused(AccountPaused, openai.InternalServerError):
+    """The same where the server asked for that with a 503 or 529, which the SDK raises as `InternalServerError`."""
+
+
+def refused_by(response: Any, code: str | None = None) -> dict[str, Any]:
+    """What `AccountBlocked` tells of the response to another call: status, code, and its bare request. Never raises.
+
+    `code`: what is known of it where the body is a stream, which cannot be read a second time.
+    """
     try:
         content, request = response.content, response.request
     except RuntimeError:  # a stream that nobody has read, or a response of no request
         content, request = b"", getattr(response, "_request", None)
     body = parse_json(content)
     error = body.get("error", body) if isinstance(body, dict) else None
-    code = error.get("code") if isinstance(error, dict) else None
+    code = error.get("code") if isinstance(error, dict) else code
     if request is None:
         request = sys.modules[type(response).__module__.partition(".")[0]].Request("POST", "http://unknown")
     return {
         "status": response.status_code,
-        "code": code[:_LONGEST_CODE] if isinstance(code, str) else None,
+        "body": {"code": code[:_LONGEST_CODE] if isinstance(code, str) else None},
         "request": bare(request),
     }
 

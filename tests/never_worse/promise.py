@@ -1,5 +1,6 @@
 """The promise, and what breaks it: what ours may do worse than stock on one server, in one place."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -16,9 +17,18 @@ SLACK = 5.0
 # Seconds of a wait that the server named without keeping to it: a probe a minute finds that out. As
 # long ours may try where no call of a lane has been accepted since the first refusal.
 MINUTE = 60.0
-# Attempts of a call more than stock's that a refusal for rate or room may cost: as many as fit into `MINUTE` with
-# pauses that double from a quarter of a second to fifteen.
-REFUSED_AGAIN = 8
+# Attempts of a call more than stock's that a refusal for rate or room may cost, as many as fit into `MINUTE`: six with
+# pauses that double from a quarter of a second, or as the server names them, then one every fifteen seconds.
+REFUSED_AGAIN = 9
+# Waits that the server names with its refusals and ours keeps to, one after another, while it finds out how many calls
+# at once or a second it takes. Stock keeps to two of them and then loses the calls.
+KEPT_WAITS = 6
+# A wait that ours keeps to without being asked: the SDK's own bound.
+LONGEST_WAIT = 120.0
+# Timings by the clock: which calls they hit depends on when those come.
+BY_CLOCK = frozenset({"ten seconds", "seconds 1 to 11"})
+# Statuses of a gateway that did not keep up: ours gives a server that was answering a minute to come back.
+BROKEN_GATEWAY = frozenset({408, 503, 504, 520, 521, 522, 523, 524, 529})
 
 # What stays different on purpose: name -> (the sentence for the README, whether a breach is of it).
 DIFFERENCES: dict = {}
@@ -41,6 +51,11 @@ def breaches(cell, stock, ours):
     return [breach for breach in found if not any(meant(cell, breach) for _, meant in DIFFERENCES.values())]
 
 
+def _announces(cell):
+    """Whether answers of this server announce a limit that it does not keep to."""
+    return cell.announced not in {"nothing", "honest"} or cell.header.startswith("limits")
+
+
 def _breaches(cell, stock, ours):
     assert not stock.hung, "stock never ended: the server's script is wrong"
     if ours.spun:
@@ -48,7 +63,7 @@ def _breaches(cell, stock, ours):
         return
     if ours.hung:
         yield Breach("hangs", f"{ours.hung} calls never ended")
-    yield from _endings(stock, ours)
+    yield from _endings(cell, stock, ours)
     yield from _time(cell, stock, ours)
     yield from _attempts(cell, stock, ours)
     yield from (Breach("leaves", left) for left in ours.left)
@@ -58,28 +73,50 @@ def _breaches(cell, stock, ours):
 # 1. Ours fails only where stock fails, and with the same error.
 
 
-def _endings(stock, ours):
-    more = len(ours.failures) - len(stock.failures)
+def _endings(cell, stock, ours):
+    failures = [ending for ending in ours.failures if not _came_at_another_time(cell, ending)]
+    more = len(failures) - len(stock.failures)
     if more > 0:
         told = Counter(str(ending) for ending in ours.failures).most_common(2)
         yield Breach("fails more", f"{more} more calls failed: {told}")
     known = stock.failures
     for ending in dict.fromkeys(ours.endings):
         if ending.ok:
-            if ending.value and all(ending != other for other in stock.endings):
+            # In place of an answer; where it comes by the clock, a limit may have held ours until then.
+            odd_time = cell.timing in BY_CLOCK and _announces(cell)
+            if ending.value and not odd_time and all(ending != other for other in stock.endings):
                 yield Breach("other answer", str(ending))
-        elif not any(_same(ending, other) for other in known):
+        elif not any(_same(ending, other) for other in known) and not _came_at_another_time(cell, ending):
             expected = sorted({str(other) for other in known})[:2]
             yield Breach("other error", f"{ending}; stock: {expected or 'none'}")
+
+
+def _came_at_another_time(cell, ending):
+    """Whether a call may have met a server that fails for some seconds because ours sent it at another time than stock.
+
+    Two things make the time another one: a limit that the server announced, and a refusal that two calls met and that
+    none could escape, after which no call is sent until one has tried, in ten seconds (billing) or a minute (a wait).
+    """
+    if cell.timing not in BY_CLOCK:
+        return False
+    if issubclass(ending.cls, throttled_openai.AccountBlocked):
+        return True
+    return _announces(cell) and ending.status == cell.answer.status
 
 
 def _same(ending, other):
     if ending == other:
         return ending.cls is other.cls
-    # An error of ours speaks of the refusal of another call: it has its status and code, and no body.
+    # An error of ours speaks of the refusal of another call: it has its status, its code where that is a word, and no
+    # body. A refusal in the middle of a stream had no status of its own, and there ours is 429.
     ours = ending.cls.__module__.startswith(throttled_openai.__name__)
-    told = (ending.status, ending.code) == (other.status, other.code)
-    return ours and told and issubclass(ending.cls, other.cls)
+    status = ending.status == (429 if other.status is None else other.status)
+    return ours and status and _word(ending.code) == _word(other.code) and issubclass(ending.cls, other.cls)
+
+
+def _word(code):
+    """A code as errors of ours show it: not what is no text, nor a megabyte of it."""
+    return code if code is not None and re.fullmatch(r"'[^']{1,98}'", code) else None
 
 
 # 2. Ours takes no longer, but while a limit holds it that the server keeps to; and then it has said so.
@@ -98,14 +135,20 @@ def _enforced(cell, ours):
 def unproven(cell):
     """Seconds that ours may take the server at its word."""
     answer = cell.answer
-    if cell.announced not in {"nothing", "honest"}:
+    if _announces(cell):
         return MINUTE
-    if not answer.refuses or answer.final or cell.configured == "max_refusals=0":
+    if answer.status in BROKEN_GATEWAY and cell.timing in ("third on", *BY_CLOCK):
+        return MINUTE  # it was answering, and may again: an outage of less than that costs no call
+    if not answer.refuses or answer.final:
         return 0.0
-    # Refusals that come again and again may be a limit that nobody told.
-    if cell.timing not in {"once", "third"} or cell.limit != "none":
+    wait = answer.wait or 0.0
+    if cell.limit != "none":
+        return max(MINUTE, KEPT_WAITS * wait if wait <= LONGEST_WAIT else 0.0)
+    # Refusals that come again and again may be a limit that nobody told. Of a single one the SDK keeps the wait where
+    # `max_refusals=0` leaves it to it.
+    if cell.timing not in {"once", "third"}:
         return MINUTE
-    return min(answer.wait or 0.0, MINUTE)
+    return 0.0 if cell.configured == "max_refusals=0" else min(wait, MINUTE)
 
 
 def _time(cell, stock, ours):

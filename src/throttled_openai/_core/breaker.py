@@ -20,10 +20,10 @@ MOST_DOUBT: Final = 4
 class Breaker:
     """Stops all calls of a lane after a refusal that none of them could escape: an unpaid account, or a wait of hours.
 
-    Such a refusal may concern a single call, or be a mistake of a gateway. So where the server answers others it is
-    only a suspicion at first: one call finds out, the rest wait for what it meets. Refused as well, it opens the
-    breaker; then one call tries every `BILLING_EVERY` or `WAIT_EVERY` seconds. Answered, it closes it. After a false
-    alarm nobody is held for a suspicion again: only several refusals in a row are believed.
+    Such a refusal may concern a single call, or be a mistake of a gateway. So it is only a suspicion at first: one call
+    finds out, the rest wait for what it meets. Refused as well, it opens the breaker; then one call tries every
+    `BILLING_EVERY` or `WAIT_EVERY` seconds. Answered, it closes it. After a false alarm nobody is held for a suspicion
+    again: only several refusals in a row are believed.
     """
 
     __slots__ = ("_alarms", "_newest", "_refused", "_row", "_trying", "_until", "cause", "ends_at", "open")
@@ -55,11 +55,10 @@ class Breaker:
         """Whether only one call may go."""
         return self.cause is not None and (self.open or not self._alarms)
 
-    def refused(self, cause: Cause, number: int, newest: int, now: float, *, doubtful: bool, wait: float = 0.0) -> bool:
-        """An attempt was refused; returns whether the breaker is open. `doubtful`: another call has to confirm it."""
+    def refused(self, cause: Cause, number: int, newest: int, now: float, *, wait: float = 0.0) -> bool:
+        """An attempt was refused; returns whether the breaker is open."""
         if self.cause is None:
             self._refused, self._newest, self._until = number, newest, now
-            self.open = not doubtful
         elif number > self._newest and not self.open:
             self._row += 1
             self.open = self._row > self._alarms

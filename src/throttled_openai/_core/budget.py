@@ -12,7 +12,7 @@ from .limits import Limits
 from .mirror import Mirror, Stamp
 from .pace import Pace
 from .periods import Periods
-from .sightings import Sightings
+from .sightings import DOUBTED, Sightings
 from .stats import WindowStats
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Reservation:
     stamps: tuple[tuple[Dimension, Stamp], ...]
     requests_spent: float
     tokens_spent: float
+    against: tuple[tuple[Dimension, float], ...] = ()
+    """Doubtful limits that would have held it."""
 
     def amount(self, dimension: Dimension) -> float:
         return 1.0 if dimension == "requests" else self.tokens
@@ -89,6 +91,7 @@ class Budget:
         self._per_day: dict[Dimension, float | None] = {"requests": self.limits.rpd, "tokens": self.limits.tpd}
         self._periods = {dimension: Periods() for dimension in _DIMENSIONS}
         self._announced = Sightings()
+        self._doubtful_paces: set[Dimension] = set()  # those whose rate was announced once
         self._left_at = -math.inf  # when the newest attempt left
         for dimension, limit in self._per_day.items():
             if limit is not None:
@@ -111,10 +114,11 @@ class Budget:
 
     @property
     def largest_announced(self) -> float:
-        """Tokens of the largest attempt the server could admit, as far as it has told its limit."""
+        """Tokens of the largest attempt the server could admit, as far as it has told its limit more than once."""
         if not self._announced:
             return math.inf
-        limits = [self.mirrors[key].limit for key in self._announced if key[0] == "tokens"]
+        doubtful = self._announced.doubtful
+        limits = [self.mirrors[key].limit for key in self._announced if key[0] == "tokens" and key not in doubtful]
         return min(limits, default=math.inf)
 
     def delay(self, tokens: float, now: float, held: float = 0.0) -> float:
@@ -124,16 +128,19 @@ class Budget:
         """
         if now - self._at >= STEP:
             self._pass_time(now)
-        delay = max(
-            self.paused_until - now,
-            self._probing(now),
-            self.paces["requests"].delay(1.0),
-            self.paces["tokens"].delay(tokens, held),
-        )
+        by_requests, by_tokens = self.paces["requests"].delay(1.0), self.paces["tokens"].delay(tokens, held)
+        doubted = 0.0
+        if self._announced.doubtful:
+            doubted = self._left_at + DOUBTED - now
+            doubted = doubted if doubted > ROUNDING else 0.0
+        if self._doubtful_paces:
+            by_requests = min(by_requests, doubted) if "requests" in self._doubtful_paces else by_requests
+            by_tokens = min(by_tokens, doubted) if "tokens" in self._doubtful_paces else by_tokens
+        delay = max(self.paused_until - now, self._probing(now), by_requests, by_tokens)
         for key, mirror in self.mirrors.items():
             missing = mirror.delay(1.0) if key[0] == "requests" else mirror.delay(tokens, held)
-            if missing > delay and key in self._announced.doubtful:  # an attempt a minute finds out
-                missing = min(missing, self._left_at + MINUTE - now)
+            if missing > delay and key in self._announced.doubtful:
+                missing = min(missing, doubted)
             delay = max(delay, missing)
         return max(0.0, delay)
 
@@ -142,7 +149,7 @@ class Budget:
         short = [
             (mirror.delay(1.0 if key[0] == "requests" else tokens), key)
             for key, mirror in self.mirrors.items()
-            if key[1] > MINUTE
+            if key[1] > MINUTE and key not in self._announced.doubtful
         ]
         delay, key = max(short, default=(0.0, None))
         return None if key is None or delay <= 0 else self._window_stats(key, self.mirrors[key])
@@ -190,9 +197,15 @@ class Budget:
         self.paces["requests"].spend(1.0, now, mirrored=self._is_mirrored("requests"))
         self.paces["tokens"].spend(tokens, now, mirrored=self._is_mirrored("tokens"))
         stamps: list[tuple[Dimension, Stamp]] = []
+        against = self._forbidden(tokens) if self._announced.doubtful else ()
         for (dimension, _), mirror in self.mirrors.items():
             stamps.append((dimension, mirror.spend(1.0 if dimension == "requests" else tokens, now)))
-        return Reservation(self.newest, tokens, now, tuple(stamps), spent["requests"], spent["tokens"])
+        return Reservation(self.newest, tokens, now, tuple(stamps), spent["requests"], spent["tokens"], against)
+
+    def _forbidden(self, tokens: float) -> tuple[tuple[Dimension, float], ...]:
+        """The doubtful limits that leave no room for an attempt of `tokens`."""
+        mirrors = [(key, self.mirrors[key]) for key in self._announced.doubtful]
+        return tuple(key for key, mirror in mirrors if mirror.delay(1.0 if key[0] == "requests" else tokens) > 0)
 
     def refund(self, reservation: Reservation, *, request: bool) -> None:
         """Give back the tokens of an attempt the server did not take, and its request if never sent."""
@@ -217,6 +230,8 @@ class Budget:
     def succeeded(self, reservation: Reservation, now: float) -> None:
         """The server accepted an attempt."""
         self._began_at = None
+        if reservation.against:
+            self._forget([key for key in reservation.against if key in self._announced.doubtful])
         if self._overloaded:
             # Refusals come back sooner than answers: where room is what lacks, that an older attempt was
             # answered tells that there is some again. Of a rate it tells nothing.
@@ -291,7 +306,7 @@ class Budget:
         if window.period == DAY and (self._per_day[dimension] or math.inf) < limit:
             # The user wants less than there is, and what the server has left is of something larger.
             limit, remaining = self._per_day[dimension] or limit, None
-        self._announced.add(key)
+        self._announced.add(key, refused=refused)
         mirror = self.mirrors.get(key)
         if mirror is None:
             mirror = self.mirrors[key] = Mirror(limit, window.period)
@@ -301,7 +316,8 @@ class Budget:
             mirror.observe(limit, remaining, None, now, self.paces[dimension].learner.unit)
             return
         stamp = next((stamp for _, stamp in reservation.stamps if stamp.mirror is mirror), None)
-        if stamp is None:  # the first snapshot: when the attempt left there was no mirror yet
+        if stamp is None or not math.isclose(limit, mirror.limit):
+            # The first snapshot of this limit: what was believed when the attempt left was of none, or of another.
             since = self._spent[dimension] - (
                 reservation.requests_spent if dimension == "requests" else reservation.tokens_spent
             )
@@ -312,8 +328,13 @@ class Budget:
         mirror.observe(limit, remaining, stamp, now, self.paces[dimension].learner.unit)
 
     def _set_pace(self, dimension: Dimension) -> None:
-        rates = [self.mirrors[key].rate for key in self._announced if key[0] == dimension and key[1] <= MINUTE]
-        self.paces[dimension].announced(min(rates, default=None))
+        pace, announced = self.paces[dimension], self._announced
+        rates = [(self.mirrors[key].rate, key) for key in announced if key[0] == dimension and key[1] <= MINUTE]
+        rate, key = min(rates, default=(None, None))
+        pace.announced(rate)
+        self._doubtful_paces.discard(dimension)
+        if key in announced.doubtful and rate is not None and rate < (pace.ceiling or math.inf):
+            self._doubtful_paces.add(dimension)
 
     def refused(
         self,
@@ -371,18 +392,19 @@ class Budget:
         explained = kept = False
         for dimension in self._blamed(refusal):
             amount, wait = reservation.amount(dimension), refusal.retry_after
-            mirrors = [
-                mirror
-                for (other, period), mirror in self.mirrors.items()
-                if other == dimension and refusal.period in (None, period)
-            ]
+            mirrors = {
+                key: mirror
+                for key, mirror in self.mirrors.items()
+                if key[0] == dimension and refusal.period in (None, key[1])
+            }
             if not _has_room(dimension, amount, told, refusal):
-                for mirror in mirrors:
+                for mirror in mirrors.values():
                     cost = min(amount, mirror.limit - mirror.reserve)
                     level = 0.0 if wait is None else cost - mirror.refill * wait
                     mirror.emptied(level, reservation.at, self.paces[dimension].learner.unit)
-                if mirrors:
+                if mirrors.keys() - self._announced.doubtful:
                     explained = kept = True
+                if mirrors:
                     continue
             # A window the server does not tell of, or a rate that nobody told.
             if refusal.period is None or refusal.period <= MINUTE:
@@ -457,9 +479,9 @@ class Budget:
             pace.tighten(now)
 
     @property
-    def known(self) -> dict[Dimension, float | None]:
-        """Units per second by the limits that were configured or announced."""
-        return {dimension: pace.known for dimension, pace in self.paces.items()}
+    def configured(self) -> dict[Dimension, float | None]:
+        """Units per second by the limits that the user configured."""
+        return {dimension: pace.ceiling for dimension, pace in self.paces.items()}
 
     def is_configured(self, refusal: Refusal) -> bool:
         """Whether a limit per day that the user configured is what was refused for."""
@@ -477,12 +499,14 @@ class Budget:
             mirror.level < 1.0
             for (dimension, period), mirror in self.mirrors.items()
             if period > MINUTE and refusal.dimension in (None, dimension) and refusal.period in (None, period)
+            if (dimension, period) not in self._announced.doubtful
         )
 
-    def forget_refusals(self) -> None:
-        """Keep only what was configured or announced."""
+    def forget(self) -> None:
+        """Keep only what was configured."""
         self.paused_until = -math.inf
         self._streak = 0
+        self._forget(list(self._announced))
         for pace in self.paces.values():
             pace.forget()
 

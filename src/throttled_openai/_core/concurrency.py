@@ -23,6 +23,7 @@ import math
 from typing import Final
 
 from .bucket import ROUNDING
+from .doubt import DRY, Doubt
 from .knee import Knee
 
 # Attempts in flight before anything is known: small enough not to flood an unknown server.
@@ -48,18 +49,8 @@ DOUBLING: Final = 1.0
 # Refusals in a row without an answer in between cut deeper, each twice as deep as the last: while a room
 # shrinks, every freed place would be asked for and refused. Five of them halve the limit.
 FIRST_CUT: Final = 0.05
-# Attempts since the last event, of which the refused one is the last, that tell that none is accepted.
-DRY: Final = 3
-# Refusals in a row, each before patience had ended, after which is asked whether they were in vain.
-ROW: Final = 6
-# Less is in flight if the limit is at most this part of what it was.
-FEWER: Final = 0.7
-# They were if their share has not fallen to this part of what it was.
-HELPED: Final = 0.25
 # Of a refusal that says nothing: it is not about room if this many times as much was served since.
 MORE: Final = 1.3
-# Refusals that are not about room are not heard for this many attempts; twice as many each further time.
-UNHEARD: Final = 400
 # Weight of one outcome in the smoothed share of faults, and the share above which they may be about room.
 FAULT_GAIN: Final = 0.05
 MANY_FAULTS: Final = 0.1
@@ -82,18 +73,16 @@ class ConcurrencyLimit:
     __slots__ = (
         "_answered",
         "_answered_at",
-        "_bad",
         "_before",
         "_calm",
         "_ceiling",
+        "_doubt",
         "_dry",
         "_echoes_until",
         "_failed_from",
         "_faults",
         "_floor",
         "_found",
-        "_gaps",
-        "_good",
         "_grown_at",
         "_heard_at",
         "_knee",
@@ -104,15 +93,12 @@ class ConcurrencyLimit:
         "_news",
         "_paced",
         "_proven",
-        "_row",
         "_row_from",
         "_served",
-        "_share",
         "_steps",
         "_tried",
-        "_unheard",
-        "_unheard_until",
         "_wall",
+        "believes",
         "latency",
     )
 
@@ -135,15 +121,12 @@ class ConcurrencyLimit:
         self._grown_at = -math.inf
         self._heard_at = -math.inf  # when anything last came back
         self._news = SILENCE / NEWS  # seconds the last refusal took to come back
-        self._row = 0  # events in a row
-        self._gaps = 0  # attempts between the events of this half of the row
-        self._share = 0.0  # of events among attempts, in the first half of the row
-        self._good = self._bad = 0  # outcomes of what was sent since the last event
-        self._before = (self._limit, self._found)  # when the row began
+        self._doubt = Doubt()
+        self.believes = True
+        """Whether the last refusal was believed to be for lack of room."""
+        self._before = (self._limit, self._found)  # when the row of refusals began
         self._row_from: int | None = None  # number of the newest attempt at the first of some events close together
         self._served = 0  # most in flight at once of what was sent and served since
-        self._unheard = UNHEARD
-        self._unheard_until = 0  # number of the attempt from which refusals are heard again
         self._faults = 0.0  # smoothed share of attempts that failed
         self._least = math.inf  # seconds of the quickest answer
         self._answered = 0.0  # answers, of which each counts less the longer ago it came
@@ -227,7 +210,7 @@ class ConcurrencyLimit:
         self._answered = 1.0 + self._answered * math.exp((self._answered_at - now) / METER)
         self._answered_at = now
         if number > self._echoes_until:
-            self._good += 1
+            self._doubt.went_well()
         if self._row_from is not None and number > self._row_from:
             self._served = max(self._served, crowd)
         if not binding:
@@ -261,8 +244,9 @@ class ConcurrencyLimit:
         self._heard_at = now
         event = number > self._echoes_until
         if event:
-            self._bad += 1
-        if number <= self._unheard_until and not self._is_worse():
+            self._doubt.went_badly()
+        self.believes = self._doubt.hears(number)
+        if not self.believes:
             return False
         self._news = max(SHORTEST_NEWS, took)
         self._knee = None
@@ -274,7 +258,7 @@ class ConcurrencyLimit:
         limit = self._wall = max(1.0, min(held, max(self._floor, float(in_flight))))
         if event and self._dry > 1:
             limit -= max(1.0, limit * FIRST_CUT * 2 ** min(self._dry - 2, 3))
-        elif event and self._row > 1 and gap < PATIENCE // 2:
+        elif event and self._doubt.row > 1 and gap < PATIENCE // 2:
             limit = self._wall = limit - max(1.0, limit * FIRST_CUT)
         self._limit = self._proven = self._tried = max(1.0, min(self._floor, held), limit)
         if not in_flight and self._dry > 1:  # an outage: where the room was says nothing now
@@ -289,38 +273,23 @@ class ConcurrencyLimit:
         """`gap`: attempts since the last event, until the one that was refused."""
         self._echoes_until = newest
         self._floor = self._limit / 2
-        if self._calm >= PATIENCE and self._tried > self._proven:  # one more than the server had long served
-            self._row = 0
-        if self._row == 0:
+        if self._calm >= PATIENCE:
+            self._doubt.end_row()
+        if self._doubt.row == 0:
             self._before = self._limit, self._found
-            self._gaps = 0
         if self._row_from is None:
             self._row_from, self._served = newest, 0
         self._dry = self._dry + 1 if gap <= DRY else 1
-        if self._dry == 1:
-            self._row += 1
-            if self._row > 1:  # what left before the row began tells nothing of it; gaps are longer than DRY
-                self._gaps += gap - DRY
-            if self._row == ROW // 2:
-                self._share, self._gaps = (self._row - 1) / self._gaps, 0
-        self._calm = self._steps = self._good = self._bad = 0
+        self._doubt.event(gap, self._limit)
+        self._calm = self._steps = 0
 
     def in_vain(self, number: int, newest: int) -> bool:
         """Whether less in flight has not helped, so that it is not room; asked before `refused`. Then it goes back."""
         gap = number - self._echoes_until
-        alone = self._limit < 2  # so that the room cannot have ended, as what was sent alone before was accepted
-        if not DRY < gap < PATIENCE or self._limit > FEWER * self._before[0] or self._row < (1 if alone else ROW):
-            return False
-        events = self._row + 1 - (ROW // 2 if self._row >= ROW // 2 else 1)
-        share = events / (self._gaps + gap - DRY)
-        if share < HELPED * self._share and not alone:
-            self._row, self._share, self._gaps = ROW // 2, share, 0  # it did: see whether more of it helps more
+        # What was sent alone before was accepted: the room cannot have ended.
+        if gap >= PATIENCE or not self._doubt.in_vain(gap, self._limit, newest, alone=self._limit < 2):
             return False
         self.take_back()
-        self._good = self._bad = 0
-        self._share = share
-        self._unheard_until = newest + self._unheard
-        self._unheard *= 2
         return True
 
     def take_back(self) -> None:
@@ -329,17 +298,7 @@ class ConcurrencyLimit:
         self._forget(limit)
         if found:
             self._found, self._wall, self._proven, self._tried = True, limit, limit, limit
-        self._row = 0
-
-    def _is_worse(self) -> bool:
-        """Whether more is refused than what was found not to be about room; then it is heard again."""
-        if self._good + self._bad > UNHEARD // 2:  # what was long ago counts less
-            self._good //= 2
-            self._bad //= 2
-        if self._bad < 2 * ROW or self._bad < 3 * self._share * (self._good + self._bad):
-            return False
-        self._unheard_until = 0
-        return True
+        self._doubt.end_row()
 
     def failed(self, number: int, newest: int, now: float, took: float) -> bool:
         """An attempt timed out or met a broken gateway; whether this is a new event.
@@ -350,17 +309,18 @@ class ConcurrencyLimit:
         self._heard_at = now
         self._faults += FAULT_GAIN * (1 - self._faults)
         event = number > self._echoes_until
-        self._bad += event
+        if event:
+            self._doubt.went_badly()
         if self.latency is None:  # nothing has ever succeeded
             self._limit = min(self._limit + 1.0, self._top)
             return False
-        if self._faults < MANY_FAULTS or (number <= self._unheard_until and not self._is_worse()):
+        if self._faults < MANY_FAULTS or not self._doubt.hears(number):
             return False
         if event:
             if self.in_vain(number, newest):
                 return True
             self._news, self._knee = max(SHORTEST_NEWS, took), None
-            self._failed_from = self._limit, self._good, 0
+            self._failed_from = self._limit, self._doubt.answered, 0
             self._begin_event(number - self._echoes_until, newest)
         limit, good, bad = self._failed_from
         self._failed_from = limit, good, bad + 1

@@ -9,7 +9,7 @@ from typing import Final
 BETA: Final = 0.9
 # Seconds until it is back at what was found: the time of this many attempts, within these bounds.
 ATTEMPTS_BACK: Final = 200.0
-SHORTEST_BACK: Final = 15.0
+SHORTEST_BACK: Final = 6.0
 LONGEST_BACK: Final = 90.0
 # But no sooner than after so many attempts: at three a minute seconds say nothing.
 FEWEST_BACK: Final = 10.0
@@ -26,6 +26,8 @@ SHORTEST_DOUBLING: Final = 4.0
 LONGEST_DOUBLING: Final = 5.0
 # Where others share the limit they come and go: a rate holds for this many seconds, then it doubles like a guess.
 PLATEAU: Final = 3.0
+# But the time of this many attempts where the same rate was found again: about 1 % of them are refused.
+STEADY_PLATEAU: Final = 80.0
 # So many attempts between two refusals tell the rate; fewer tell an upper bound of it.
 EXACT: Final = 20.0
 BOUND: Final = 4.0
@@ -43,6 +45,8 @@ PRESSING: Final = 0.8
 MOST_ABOVE: Final = 1.2
 # Seconds over which the rate of sending is smoothed.
 METER: Final = 2.0
+# A rate that is found again is at least this share of the former one, or the reverse.
+STEADY: Final = 0.8
 # A rate this close below the known limit is the known limit.
 SAME: Final = 0.97
 # It never falls below this share of a known limit; without one, units of attempts per second.
@@ -73,6 +77,7 @@ class RateLearner:
         "_pressed",
         "_pressed_since_event",
         "_shared",
+        "_steady",
         "unit",
     )
 
@@ -82,6 +87,7 @@ class RateLearner:
         self._exact = False
         self._held = False  # whether the server asked us to slow down
         self._shared = False  # whether others seem to draw on the same limit
+        self._steady = False  # whether the same rate was found again
         self._pressed = 0.0  # seconds since the base was set in which this rate was what held calls back
         self._event_at = -math.inf
         self._events = 0
@@ -99,12 +105,16 @@ class RateLearner:
             return None
         pressed = self._pressed
         if self._exact and self._shared and not self._held:
-            pressed = max(0.0, pressed - max(PLATEAU, FEWEST_BACK * unit / base))
+            attempts = STEADY_PLATEAU if self._steady else FEWEST_BACK
+            pressed = max(0.0, pressed - max(PLATEAU, attempts * unit / base))
         elif self._exact:
             back = max(SHORTEST_BACK, min(LONGEST_BACK, ATTEMPTS_BACK * unit / base), FEWEST_BACK * unit / base)
             if self._held:
                 back = SLOWED
-            return base * (1 + (1 - BETA) * ((pressed - back) / back) ** 3)
+            if self._held or pressed < 2 * back or back > LONGEST_BACK:
+                return base * (1 + (1 - BETA) * ((pressed - back) / back) ** 3)
+            # It has accepted as much beyond the rate as it was spared below it: it is another rate now.
+            return (2 - BETA) * base * math.exp2(min(20.0, (pressed - 2 * back) / max(self._doubling(base), back / 2)))
         return BETA * base * math.exp2(min(20.0, pressed / self._doubling(base)))
 
     def _doubling(self, base: float) -> float:
@@ -161,13 +171,17 @@ class RateLearner:
                 self._set(guess, known, exact=False)
             # else the level explains it: others had used up what we were told
         elif not sure:
-            if known is None:
+            if known is None and (since >= 0.25 or accepted >= BOUND * unit):
                 self._set(guess, known, exact=False)
                 self._restart(now)
         elif accepted >= EXACT * unit and since >= 0.5:
             rate = self._refilled(since)
             self._restart(now)
             if rate is not None and (known is None or rate <= SAME * known):
+                # What is missing from a known limit is others' share of it, and they come and go.
+                was = self._base if self._exact else None
+                self._steady = was is not None and STEADY * was <= rate <= was / STEADY
+                self._shared = known is not None
                 self._set(rate, known, exact=True)
             else:
                 self.forget()

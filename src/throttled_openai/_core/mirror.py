@@ -220,10 +220,15 @@ class Mirror:
             self._set_size(size)
 
     def _set_size(self, size: float) -> None:
-        level = self.level
         self._size = size
-        self._bucket.resize(self._bucket.rate, _capacity(size, self.rate))
-        self._correct(level)
+        self._hold(self._bucket.rate, _capacity(size, self.rate))
+
+    def _hold(self, rate: float, capacity: float) -> None:
+        """Change the bucket; the level stays, as far as it fits."""
+        level = self.level
+        self._bucket.resize(rate, capacity)
+        self._bucket.set_level(level)
+        self.corrected += self._bucket.last_level - level
 
     def emptied(self, level: float, sent_at: float, unit: float) -> None:
         """An attempt was refused: the server had at most `level`."""
@@ -240,14 +245,10 @@ class Mirror:
         self.corrected += self._bucket.last_level - before
 
     def _resize(self, limit: float) -> None:
-        """Change the limit; the level stays, as far as it fits."""
-        level = self.level
         self.limit = self._size = limit
         self._agreed_since = math.inf
         self._neighbours, self._reviewed_at = 0.0, -math.inf
-        self._bucket.resize(self.rate, _capacity(limit, self.rate))
-        self._bucket.set_level(level)
-        self.corrected += self._bucket.last_level - level
+        self._hold(self.rate, _capacity(limit, self.rate))
 
     def rebind(self, *, same_clock: bool) -> None:
         """Continue on the running loop; instants of another clock are forgotten."""

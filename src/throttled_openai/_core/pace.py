@@ -33,7 +33,7 @@ class Pace:
     """
 
     def __init__(self, ceiling: float | None, burst: float | None) -> None:
-        self._ceiling = ceiling
+        self.ceiling = ceiling
         self._fixed = burst is not None
         self._burst = UNPROVEN_BURST if burst is None else burst
         self._proven = False
@@ -50,7 +50,7 @@ class Pace:
     @property
     def known(self) -> float | None:
         """Units per second by the limits we were told; None: not told."""
-        return _lower(self._ceiling, self._announced)
+        return _lower(self.ceiling, self._announced)
 
     @property
     def is_mirrored(self) -> bool:
@@ -126,7 +126,7 @@ class Pace:
 
     def announced(self, rate: float | None) -> None:
         """The server announced limits that come to `rate`, and what is left of them."""
-        self._full_minute = rate is not None and (self._ceiling is None or self._ceiling >= 0.999 * rate)
+        self._full_minute = rate is not None and (self.ceiling is None or self.ceiling >= 0.999 * rate)
         if rate != self._announced:
             if self._announced is None and self._bucket is not None:
                 self._bucket.set_level(max(0.0, self._bucket.level))  # debt is now kept by the mirror
@@ -207,8 +207,10 @@ class Pace:
         if self._bucket is None:
             self._bucket = TokenBucket(rate, capacity)
         elif not (math.isclose(self._bucket.rate, rate) and math.isclose(self._bucket.capacity, capacity)):
-            level = self._bucket.level
+            level, before = self._bucket.level, self._bucket.rate
             self._bucket.resize(rate, capacity)
+            if level < 0.0 and rate < before:  # what was owed in seconds does not become longer
+                level *= rate / before
             if self._bucket.last_level < level:  # a smaller bucket is no debt
                 self._bucket.set_level(level)
 

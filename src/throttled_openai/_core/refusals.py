@@ -41,13 +41,14 @@ class Refusal:
     # compares the price of one call with the rest of a quota, and for an error that a gateway relays: its next call
     # may go to another provider.
     certain: bool = True
+    again: bool = True  # whether the server leaves it to us to send the call again: `x-should-retry` is not "false"
     # The provider's own code, for error messages: one word of at most 64 characters, or a number. Not compared.
     code: str | None = field(default=None, compare=False)
 
     @property
     def final(self) -> bool:
-        """Whether sending the same request again is pointless."""
-        return self.kind in ("too_large", "billing")
+        """Whether sending the same request again is pointless, or not wanted."""
+        return self.kind in ("too_large", "billing") or not self.again
 
     @property
     def says_which(self) -> bool:
@@ -240,6 +241,7 @@ def _refusal(status: int, headers: Mapping[str, str], said: Said, wall_now: floa
         group=None if group is None else group[1],
         slow_down=slow_down and not final,
         certain=kind != "billing" or is_certain(said),
+        again=headers.get("x-should-retry") != "false",
         code=said.code,
     )
 

@@ -1,13 +1,13 @@
-"""The connection pool: a stack of connections to each server, as cheap with a thousand as with ten.
+"""The connection pool: a stack of connections to each origin, as cheap with 1,000 connections as with 10.
 
-httpcore's pool looks at every connection it has, twice for every call. Here a call takes a connection
-off a stack and has it for itself, and the connections speak HTTP/1.1 on asyncio's own transports.
-The httpx transport above, the exceptions, httpcore's trace events and log lines stay what they are, so
-whatever patches or wraps httpx and httpcore's pool (respx, vcrpy, OpenTelemetry) meets every exchange.
-For `httpx` and `httpx2` alike. On trio httpcore's own pool sends.
+httpcore's pool examines all of its connections twice for every call. Here a call takes a connection
+off a stack and has exclusive use of it, and connections speak HTTP/1.1 on asyncio's own transports.
+The httpx transport above, the exceptions, httpcore's trace events and its log lines are unchanged, so
+libraries that patch or wrap httpx or httpcore's pool (respx, vcrpy, OpenTelemetry) see every exchange.
+It serves `httpx` and `httpx2` alike. On trio httpcore's own pool sends.
 
-A client has a transport, whose pool (`_stack`) has a shelf of connections for each server
-(`_shelf`), on each event loop (`_loops`). A connection (`_connection`) puts requests and responses
+A client has a transport, whose pool (`_stack`) has one pool of connections for each origin
+(`_origin_pool`), on each event loop (`_loops`). A connection (`_connection`) puts requests and responses
 (`_wire`) on a stream (`_network`) to the first address of its server that answers (`_addresses`), and
 reports each step to listeners and the log (`_events`).
 """

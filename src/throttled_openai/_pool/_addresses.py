@@ -1,6 +1,6 @@
-"""Addresses: a host may have several, and the first that answers will do (RFC 8305, "happy eyeballs").
+"""Addresses: a host may have several, and the first that answers is used (RFC 8305, "happy eyeballs").
 
-asyncio has this too, but not on uvloop, and on Python 3.12.0 to 3.12.7 and 3.13.0 it fails where tasks are eager.
+asyncio has this too, but not on uvloop, and on Python 3.12.0 to 3.12.7 and 3.13.0 it fails with eager tasks.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# Seconds an address has before the next is tried as well, as in anyio.
+# Seconds after which the next address is tried as well, as in anyio.
 DELAY: Final = 0.25
 
 
 async def connect(make: Callable[[], Any], host: str, port: int) -> Any:
-    """A protocol from `make`, connected to `host`. Raises `OSError`, and what resolvers raise for odd names."""
+    """A protocol from `make`, connected to `host`. Raises `OSError`, and resolvers' errors for invalid names."""
     attempts = [functools.partial(_attempt, make, address, port) for address in await _addresses(host, port)]
     return await attempts[0]() if len(attempts) == 1 else await first(attempts)
 
 
 async def _addresses(host: str, port: int) -> list[str]:
-    """The addresses of `host`, one family and the other in turn, as the resolver prefers them."""
+    """The addresses of `host` in the resolver's order, alternating between the families."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -47,7 +47,7 @@ async def _attempt(make: Callable[[], Any], address: str, port: int) -> Any:
 
 
 async def first(attempts: Sequence[Callable[[], Any]]) -> Any:
-    """The first protocol to be connected; an attempt begins once the one before has failed or had its `DELAY`."""
+    """The first protocol that connects. Each attempt begins when the one before has failed, or `DELAY` after it."""
     waiting = list(reversed(attempts))
     running: set[asyncio.Task[Any]] = set()
     failures: list[BaseException] = []

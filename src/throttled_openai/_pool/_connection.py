@@ -22,11 +22,11 @@ from ._wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._network import Backend, Stream
+    from ._network import NetworkBackend, NetworkStream
 
-# Bytes to ask for at once, as in httpcore.
+# Bytes per read, as in httpcore.
 READ: Final = 64 * 1024
-# A body up to this leaves in one piece with its head; copying a larger one would cost more than it saves.
+# Bytes. A body up to this size is sent in one piece with its head; for larger ones the copy costs more than it saves.
 SMALL: Final = 64 * 1024
 
 
@@ -37,13 +37,13 @@ class Connection:
     `whole` is the class of request bodies that are in memory.
     """
 
-    def __init__(self, core: Any, backend: Backend, origin: Any, context: Any, whole: type[Any]) -> None:
+    def __init__(self, core: Any, backend: NetworkBackend, origin: Any, context: Any, whole: type[Any]) -> None:
         self._core = core
         self._backend = backend
         self._origin = origin
         self._context = context
         self._whole = whole
-        self._stream: Stream | None = None
+        self._stream: NetworkStream | None = None
         self._buffer = b""  # received before the response's body began
         self._busy = False
         self._closed = False
@@ -67,13 +67,13 @@ class Connection:
                 raise
             raise named from failure
 
-    # What a pool asks.
+    # For the pool.
 
     def is_idle(self) -> bool:
         return not self._busy and not self._closed and self._stream is not None
 
     def has_expired(self) -> bool:
-        """Whether the server has hung up: when nothing was asked, it has nothing else to say."""
+        """True if the server has closed the connection: on an idle one it sends nothing else."""
         return self._stream is None or self._stream.is_readable()
 
     async def aclose(self) -> None:
@@ -84,7 +84,7 @@ class Connection:
 
     # An exchange.
 
-    async def _connect(self, request: Any, events: Events, timeout: float | None) -> Stream:  # noqa: ASYNC109
+    async def _connect(self, request: Any, events: Events, timeout: float | None) -> NetworkStream:  # noqa: ASYNC109
         host, port = self._origin.host.decode("ascii"), self._origin.port
         info = {"host": host, "port": port, "local_address": None, "timeout": timeout, "socket_options": None}
         tcp = self._connect_tcp(host, port, timeout)
@@ -99,11 +99,11 @@ class Connection:
             self.opened()
         return stream
 
-    async def _connect_tcp(self, host: str, port: int, timeout: float | None) -> Stream:  # noqa: ASYNC109
-        self._stream = await self._backend.connect_tcp(host, port, timeout)  # ours from here on, to close it
+    async def _connect_tcp(self, host: str, port: int, timeout: float | None) -> NetworkStream:  # noqa: ASYNC109
+        self._stream = await self._backend.connect_tcp(host, port, timeout)  # kept, so that a failure can close it
         return self._stream
 
-    async def _exchange(self, stream: Stream, request: Any, events: Events, timeouts: Any) -> Any:
+    async def _exchange(self, stream: NetworkStream, request: Any, events: Events, timeouts: Any) -> Any:
         asked = await self._send(stream, request, events, timeouts.get("write"))
         receive = self._receive_head(stream, request.method, asked, timeouts.get("read"))
         name = "http11.receive_response_headers"
@@ -112,7 +112,7 @@ class Connection:
         self._buffer = b""
         if switched:
             stream.unread(body.rest)
-        content = _ToldContent if events.wanted else _Content
+        content = _TracedContent if events.wanted else _Content
         return self._core.Response(
             status=head.status,
             headers=head.fields,
@@ -124,7 +124,7 @@ class Connection:
             },
         )
 
-    async def _send(self, stream: Stream, request: Any, events: Events, timeout: float | None) -> Framing:  # noqa: ASYNC109
+    async def _send(self, stream: NetworkStream, request: Any, events: Events, timeout: float | None) -> Framing:  # noqa: ASYNC109
         try:
             head, asked = request_head(request.method, request.url.target, request.headers)
         except MalformedRequest as malformed:
@@ -133,26 +133,26 @@ class Connection:
         self._all_sent = not asked.closes
         try:
             if events.wanted or not isinstance(request.stream, self._whole):
-                # A listener expects to hear of the head first. And before a body that is not ready yet the
-                # head has to leave: without it the connection looks idle to the server, which may close it.
+                # Listeners expect the event of the head first. And if the body is not ready yet, the head must
+                # be sent: without it the connection looks idle to the server, which may close it.
                 await events.around("http11.send_request_headers", stream.write(head, timeout))
                 head = b""
             send = self._send_body(stream, request, RequestBody(asked), head, timeout)
             await events.around("http11.send_request_body", send)
         except self._core.WriteError:
-            # A server may answer early and hang up on the rest; what it said is still there to read.
+            # A server may answer early and refuse the rest of the body; its answer can still be read.
             self._all_sent = False
         return asked
 
     async def _send_body(
         self,
-        stream: Stream,
+        stream: NetworkStream,
         request: Any,
         body: RequestBody,
         head: bytes,
         timeout: float | None,  # noqa: ASYNC109
     ) -> None:
-        """Send the body, in one piece with what is left of the head if it is small."""
+        """Send the body, in one piece with an unsent head if it is small."""
         out = head
         async for part in request.stream:
             framed = body.frame(part)
@@ -168,12 +168,12 @@ class Connection:
 
     async def _receive_head(
         self,
-        stream: Stream,
+        stream: NetworkStream,
         method: bytes,
         asked: Framing,
         timeout: float | None,  # noqa: ASYNC109
     ) -> tuple[Head, bool]:
-        """The head of the answer, and whether another protocol is spoken after it."""
+        """The head of the response, and whether it switches to another protocol."""
         while True:
             split = split_head(self._buffer)
             if split is not None:
@@ -189,7 +189,7 @@ class Connection:
             self._buffer += data
 
     async def read(self, body: Body, timeout: float | None) -> bytes:  # noqa: ASYNC109
-        """What comes next of the response's body; empty: nothing does."""
+        """The next part of the response's body; empty: the body has ended."""
         try:
             while not body.ended:
                 if data := body.take():
@@ -213,7 +213,7 @@ class Connection:
             body.closed()
 
     async def end(self, body: Body) -> None:
-        """The response was closed: the connection is free if all of it was read."""
+        """Called when the response is closed. The connection is reusable if all of it was read."""
         if body.ended and body.reusable and self._all_sent and not body.rest and not self._closed:
             self._busy = False
         else:
@@ -226,7 +226,7 @@ class Connection:
 
 
 class _Content:
-    """The response's body, piece by piece as it comes."""
+    """The response's body, in pieces as they arrive."""
 
     def __init__(self, connection: Connection, body: Body, request: Any, events: Events) -> None:
         self._connection: Connection | None = connection
@@ -251,15 +251,15 @@ class _Content:
             await self._events.around("http11.response_closed", connection.end(self._body), {})
 
 
-class _ToldContent(_Content):
-    """The same with a listener, which hears of the body as a whole."""
+class _TracedContent(_Content):
+    """The same with trace events, one pair for the whole body."""
 
-    _begun = _over = False
+    _begun = _finished = False
 
     async def __anext__(self) -> bytes:
         if not self._begun:
             self._begun = True
-            await self._events.tell("http11.receive_response_body.started", {"request": self._events.request})
+            await self._events.emit("http11.receive_response_body.started", {"request": self._events.request})
         try:
             return await super().__anext__()
         except StopAsyncIteration:
@@ -271,13 +271,13 @@ class _ToldContent(_Content):
 
     async def aclose(self) -> None:
         await super().aclose()
-        if self._begun:  # and dropped: httpcore has a generator, which is closed after the response
+        if self._begun:  # and dropped; httpcore closes its generator after the response
             await self._end("http11.receive_response_body.failed", {"exception": GeneratorExit()})
 
     async def _end(self, name: str, info: dict[str, Any]) -> None:
-        if not self._over:
-            self._over = True
-            await self._events.tell(name, info)
+        if not self._finished:
+            self._finished = True
+            await self._events.emit(name, info)
 
 
 async def _nothing() -> None:

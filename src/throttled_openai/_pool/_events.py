@@ -1,4 +1,4 @@
-"""Events: what httpcore reports of an exchange, to the `trace` of its request and to its own loggers."""
+"""Events: httpcore's reports of an exchange, to the `trace` extension of a request and to httpcore's loggers."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Events:
         *,
         result: Callable[[T], Any] = lambda _: None,
     ) -> Coroutine[Any, Any, T]:
-        """`work`, with events before and after it. `result` is what they show of its result."""
+        """`work`, with events before and after it. `result` turns its result into what the events show."""
         if not self.wanted:
             return work
         return self._around(name, work, {"request": self.request} if info is None else info, result)
 
-    async def tell(self, name: str, info: dict[str, Any]) -> None:
+    async def emit(self, name: str, info: dict[str, Any]) -> None:
         if self._listener is not None:
             await self._listener(name, info)
         area, _, name = name.partition(".")
@@ -51,23 +51,23 @@ class Events:
         self, name: str, work: Coroutine[Any, Any, T], info: dict[str, Any], result: Callable[[T], Any]
     ) -> T:
         try:
-            await self.tell(f"{name}.started", info)
+            await self.emit(f"{name}.started", info)
             try:
                 done = await work
             except BaseException as failure:
                 named = named_by_httpcore(self._core, failure)
-                await self.tell(f"{name}.failed", {"exception": named})
+                await self.emit(f"{name}.failed", {"exception": named})
                 if named is failure:
                     raise
                 raise named from failure
-            await self.tell(f"{name}.complete", {"return_value": result(done)})
+            await self.emit(f"{name}.complete", {"return_value": result(done)})
             return done
         finally:
-            work.close()  # where the listener itself has failed
+            work.close()  # never awaited if the listener itself failed
 
 
 def named_by_httpcore(core: Any, failure: BaseException) -> BaseException:
-    """`failure` itself, or httpcore's error for what the wire found malformed."""
+    """`failure` itself, or httpcore's error for a malformed message."""
     if isinstance(failure, MalformedRequest):
         return core.LocalProtocolError(str(failure))  # type: ignore[no-any-return]
     if isinstance(failure, MalformedResponse):

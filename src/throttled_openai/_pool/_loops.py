@@ -1,4 +1,4 @@
-"""Event loops: connections live and die with theirs, and a client may outlive several."""
+"""Event loops: a connection belongs to one loop and ends with it, but a client may use several loops."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What is open. Only so is a dropped one closed before it is collected, by whatever complains of that.
+# Strong references to everything open. Without them a dropped transport is garbage-collected before the loop
+# can close it, and warns.
 _open: set[Any] = set()
 
 
 def on_asyncio() -> bool:
-    """Whether this runs in a task of asyncio: trio may run without asyncio, or as a guest in asyncio's loop."""
+    """True in a task of asyncio. Trio may run without asyncio, or as a guest in asyncio's loop."""
     try:
         return asyncio.current_task() is not None
     except RuntimeError:
@@ -23,10 +24,10 @@ def on_asyncio() -> bool:
 
 
 class PerLoop(Generic[T]):
-    """Something that `make` makes for each event loop, and that has `aclose()`.
+    """One object from `make` for each event loop; it has `aclose()`.
 
-    Not even closing a connection works on another loop than its own. So it is closed when this is
-    closed or dropped, or when its event loop ends.
+    A connection cannot even be closed on another loop than its own. So each object is closed when this
+    is closed or dropped, or when its event loop ends.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -34,7 +35,7 @@ class PerLoop(Generic[T]):
         self._loops: dict[asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None]]] = {}
 
     async def get(self) -> T:
-        """The one of the running loop."""
+        """The object of the running loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
             self._loops = {old: its for old, its in self._loops.items() if not old.is_closed()}
@@ -45,7 +46,7 @@ class PerLoop(Generic[T]):
         return self._loops[loop][0]
 
     async def aclose(self) -> None:
-        """Close what the running loop has; what others have is closed with them."""
+        """Close the running loop's object. Those of other loops are closed with their loops."""
         _, lifetime = self._loops.pop(asyncio.get_running_loop(), (None, None)) if on_asyncio() else (None, None)
         self._loops.clear()
         if lifetime is not None:
@@ -55,15 +56,14 @@ class PerLoop(Generic[T]):
 async def _lifetime(made: Any) -> AsyncGenerator[None]:
     """Close `made` when this is closed or dropped, or when the event loop ends.
 
-    An event loop closes its asynchronous generators as its last act, and those that nobody refers
-    to any more.
+    An event loop closes asynchronous generators that are no longer referenced, and all of them at its end.
     """
     _open.add(made)
     try:
         yield
     finally:
         try:
-            # At the interpreter's exit nothing can be awaited, where nobody has closed the loop (nest_asyncio).
+            # At interpreter exit, if the loop was never closed (nest_asyncio), nothing can be awaited.
             if asyncio._get_running_loop() is not None:  # noqa: SLF001  # of the module's public list
                 await made.aclose()
         finally:
@@ -71,7 +71,7 @@ async def _lifetime(made: Any) -> AsyncGenerator[None]:
 
 
 class LoopTransport:
-    """What an `AsyncClient` sends with: a transport that `make` makes for each event loop."""
+    """A transport for an `AsyncClient` that uses one transport from `make` for each event loop."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._transports = PerLoop(make)

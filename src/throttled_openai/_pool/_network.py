@@ -1,7 +1,7 @@
 """The network: asyncio's own transports, with the interface of httpcore's backends and streams.
 
-httpcore's own go through anyio, which asks the selector to stop listening after every read and to
-listen again before the next, and has a cancel scope for each read and each write.
+httpcore's own use anyio, which unregisters from the selector after every read, registers again before
+the next, and opens a cancel scope for each read and each write.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
-# Bytes read ahead of whoever reads the response.
+# Bytes buffered before the response is read.
 READ_AHEAD: Final = 256 * 1024
-# Bytes to write at once: TLS copies them, and asyncio what it cannot send yet.
+# Bytes per write: TLS copies them, and asyncio copies what it cannot send yet.
 PIECE: Final = 64 * 1024
 
 
-class Backend:
+class NetworkBackend:
     """Connects; `core` is the module, httpcore or httpcore2, whose errors it raises."""
 
     def __init__(self, core: Any) -> None:
         self._core = core
 
-    async def connect_tcp(self, host: str, port: int, timeout: float | None) -> Stream:  # noqa: ASYNC109
+    async def connect_tcp(self, host: str, port: int, timeout: float | None) -> NetworkStream:  # noqa: ASYNC109
         with _failures(self._core):
             async with asyncio.timeout(timeout):
-                stream: Stream = await connect(lambda: Stream(self._core), host, port)
+                stream: NetworkStream = await connect(lambda: NetworkStream(self._core), host, port)
         return stream
 
 
-class Stream(asyncio.Protocol):
+class NetworkStream(asyncio.Protocol):
     """An `AsyncNetworkStream` of httpcore, and the protocol on asyncio's side of it.
 
-    What it reads and writes passes through layers of TLS: none, one, or with an https proxy two.
+    Data passes through layers of TLS: none, one, or two with an https proxy.
     """
 
     def __init__(self, core: Any) -> None:
         self._core = core
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
-        self._layers: tuple[Layer, ...] = ()  # the outermost, which meets the network, first
+        self._layers: tuple[Layer, ...] = ()  # the outermost, next to the network, comes first
         self._received = bytearray()
-        self._paused = False  # writing, by asyncio
+        self._paused = False  # asyncio has paused writing
         self._ended = False
         self._failure: Exception | None = None
         self._waiters: set[asyncio.Future[None]] = set()
         self._lost: asyncio.Future[None] = self._loop.create_future()
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
@@ -83,7 +83,7 @@ class Stream(asyncio.Protocol):
         if not self._lost.done():
             self._lost.set_result(None)
 
-    # What a connection calls; `AsyncNetworkStream` has all but the last three.
+    # Called by a connection; the last three are not in `AsyncNetworkStream`.
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         while not self._received and not self._ended:
@@ -99,7 +99,7 @@ class Stream(asyncio.Protocol):
             if self._ended:
                 raise self._core.WriteError(str(self._failure or "the connection was closed")) from self._failure
             self._send(buffer[at : at + PIECE])
-            while self._is_held_up() and not self._ended:
+            while self._must_wait() and not self._ended:
                 await self._wait(timeout, self._core.WriteTimeout)
 
     async def aclose(self) -> None:
@@ -111,7 +111,7 @@ class Stream(asyncio.Protocol):
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
-    ) -> Stream:
+    ) -> NetworkStream:
         try:
             with _failures(self._core):
                 async with asyncio.timeout(timeout):
@@ -137,9 +137,9 @@ class Stream(asyncio.Protocol):
         self._received[:0] = data
 
     def is_readable(self) -> bool:
-        """Whether there is something to read, or the end.
+        """True if there is data or the end to read.
 
-        The socket is asked too, as asyncio may not yet have looked. This takes 2 us.
+        It polls the socket too, which asyncio may not have read yet. This takes 2 us.
         """
         if self._received or self._ended:
             return True
@@ -152,7 +152,7 @@ class Stream(asyncio.Protocol):
         poll.register(socket, select.POLLIN)
         return bool(poll.poll(0))
 
-    # Between the two.
+    # Internal.
 
     async def _shake_hands(self, layer: Layer) -> None:
         early = self._take(len(self._received))
@@ -164,17 +164,17 @@ class Stream(asyncio.Protocol):
             await self._wait(None, self._core.ConnectTimeout)
 
     def _receive(self, data: bytes, layers: tuple[Layer, ...]) -> None:
-        """Read `data`, which comes through `layers`."""
+        """Decrypt `data` through `layers` and buffer it."""
         for layer in layers:
             data = layer.decrypt(data)
         self._received += data
         if len(self._received) > READ_AHEAD:
             self._transport.pause_reading()
         if layers:
-            self._send(b"")  # what TLS has to say of its own accord
+            self._send(b"")  # TLS may have messages of its own to send
 
     def _take(self, most: int) -> bytes:
-        """What was received first."""
+        """Up to `most` buffered bytes."""
         data = bytes(self._received[:most])
         was_full = len(self._received) > READ_AHEAD
         del self._received[:most]
@@ -183,7 +183,7 @@ class Stream(asyncio.Protocol):
         return data
 
     def _send(self, data: bytes) -> None:
-        """Write `data`, and what waited in the layers."""
+        """Write `data`, and what the layers have waiting."""
         for layer in reversed(self._layers):
             data = layer.encrypt(data)
         if data:
@@ -194,8 +194,8 @@ class Stream(asyncio.Protocol):
                 self._failure = layer.failure
                 self._transport.close()
 
-    def _is_held_up(self) -> bool:
-        """Whether more should not be written yet: by the network, or by TLS."""
+    def _must_wait(self) -> bool:
+        """True if the network or TLS cannot take more yet."""
         return self._paused or any(layer.waiting for layer in self._layers)
 
     def _wake(self) -> None:
@@ -222,7 +222,7 @@ def _expire(waiter: asyncio.Future[None], error: type[Exception]) -> None:
 
 @contextlib.contextmanager
 def _failures(core: Any) -> Iterator[None]:
-    """Failures to connect, as httpcore's.
+    """Raise failures to connect as httpcore's errors.
 
     Not all are `OSError`s: for an invalid host or port the resolver and TLS raise `ValueError`, its
     subclass `UnicodeError` (a label of 64 characters), or `OverflowError`.

@@ -1,4 +1,4 @@
-"""The stack of synchronous clients: as `_stack`, of httpcore's own connections, one for each thread that sends."""
+"""The stack pool of synchronous clients: as `_stack`, but with httpcore's own connections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import queue
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
-from ._shelf import raise_connect_error
+from ._origin_pool import raise_connect_error
 from ._stack import is_patched
 
 if TYPE_CHECKING:
@@ -19,30 +19,30 @@ class SyncStackPool:
     """Sends httpcore's requests in place of `stock`, which is httpcore's pool.
 
     `core` is the module, httpcore or httpcore2. `limits` are httpx's, and hold for each server. No
-    thread waits for another, nor looks at a connection another one has.
+    thread waits for another, or examines a connection that another thread uses.
     """
 
     def __init__(self, core: Any, stock: Any, limits: Any) -> None:
         self._core = core
         self._stock = stock
         self._limits = limits
-        self._shelves: dict[tuple[bytes, bytes, int | None], _Shelf] = {}
+        self._pools: dict[tuple[bytes, bytes, int | None], _SyncOriginPool] = {}
 
     def handle_request(self, request: Any) -> Any:
-        pool, url = type(self._stock), request.url
-        if url.scheme not in {b"http", b"https"} or is_patched(pool.handle_request, self._core.ConnectionPool.close):
+        theirs, url = type(self._stock), request.url
+        if url.scheme not in {b"http", b"https"} or is_patched(theirs.handle_request, self._core.ConnectionPool.close):
             return self._stock.handle_request(request)
         server = url.scheme, url.host, url.port
-        shelf = self._shelves.get(server)
-        if shelf is None:
+        pool = self._pools.get(server)
+        if pool is None:
             new = functools.partial(self._stock.create_connection, url.origin)
-            shelf = self._shelves.setdefault(server, _Shelf(new, self._core, self._limits))
-        return shelf.exchange(request)
+            pool = self._pools.setdefault(server, _SyncOriginPool(new, self._core, self._limits))
+        return pool.exchange(request)
 
     def close(self) -> None:
-        """Close every connection; as with httpcore, exchanges under way fail."""
-        for shelf in list(self._shelves.values()):
-            shelf.close()
+        """Close every connection. Exchanges under way fail, as with httpcore."""
+        for pool in list(self._pools.values()):
+            pool.close()
         self._stock.close()
 
     def __enter__(self) -> Self:
@@ -60,29 +60,29 @@ class SyncStackPool:
         return getattr(self._stock, name)
 
 
-class _Shelf:
-    """A stack of idle connections to one server, the warmest on top. `new` makes one."""
+class _SyncOriginPool:
+    """A stack of idle connections to one origin, the most recently used on top. `new` makes one."""
 
     def __init__(self, new: Callable[[], Any], core: Any, limits: Any) -> None:
         most, kept = limits.max_connections, limits.max_keepalive_connections
         self._new = new
         self._core = core
-        self._room = None if most is None else _Room(most)
+        self._limit = None if most is None else _FinalizerSafeSemaphore(most)
         self._kept = math.inf if kept is None else kept
-        self._idle: deque[Any] = deque()  # its ends are each thread's, without a lock
-        self._in_use: set[Any] = set()  # held, or the collector would find a dropped stream's socket open
+        self._idle: deque[Any] = deque()  # any thread may use both ends, without a lock
+        self._in_use: set[Any] = set()  # references, or a dropped stream's socket would be collected while open
         self._closed = False
 
     def exchange(self, request: Any) -> Any:
-        """Send `request`; the response's stream has its connection until it is closed."""
-        if self._room is not None and not self._room.enter(request.extensions.get("timeout", {}).get("pool")):
+        """Send `request`. The response's stream keeps the connection until it is closed."""
+        if self._limit is not None and not self._limit.enter(request.extensions.get("timeout", {}).get("pool")):
             raise self._core.PoolTimeout("all connections are in use")
         connection = None
         try:
-            connection = self._warmest() or self._new()
+            connection = self._most_recent() or self._new()
             self._in_use.add(connection)
             response = connection.handle_request(request)
-            response.stream = _Stream(response.stream, functools.partial(self._over, connection))
+            response.stream = _SyncPooledBody(response.stream, functools.partial(self._release, connection))
             return response
         except BaseException as failure:
             self._leave()
@@ -101,15 +101,15 @@ class _Shelf:
     def __del__(self) -> None:
         self.close()
 
-    def _warmest(self) -> Any:
+    def _most_recent(self) -> Any:
         while (connection := _popped(self._idle.pop)) is not None:
             if not connection.has_expired():
                 return connection
             connection.close()
         return None
 
-    def _over(self, connection: Any) -> None:
-        """An exchange is over."""
+    def _release(self, connection: Any) -> None:
+        """Return the connection at the end of its exchange."""
         self._leave()
         self._in_use.discard(connection)
         if not connection.is_idle():
@@ -118,37 +118,38 @@ class _Shelf:
         self._idle.append(connection)
         if self._closed:
             self.close()
-        # The coldest go; two at a time are more than come, and hold nobody up.
+        # Close expired and surplus connections, least recently used first. Two at a time keep up with the
+        # one that is added, and take little time.
         for _ in range(2):
-            coldest = _popped(self._idle.popleft)
-            if coldest is None:
+            oldest = _popped(self._idle.popleft)
+            if oldest is None:
                 return
-            if len(self._idle) < self._kept and not coldest.has_expired():
-                self._idle.appendleft(coldest)
+            if len(self._idle) < self._kept and not oldest.has_expired():
+                self._idle.appendleft(oldest)
                 return
-            coldest.close()
+            oldest.close()
 
     def _leave(self) -> None:
-        if self._room is not None:
-            self._room.leave()
+        if self._limit is not None:
+            self._limit.leave()
 
 
 def _popped(pop: Callable[[], Any]) -> Any:
     try:
         return pop()
-    except LookupError:  # whatever there was, another thread has it
+    except LookupError:  # another thread was faster
         return None
 
 
-class _Room:
-    """A semaphore that may be left in a finalizer: without a lock that the same thread may hold just then."""
+class _FinalizerSafeSemaphore:
+    """A semaphore that a finalizer may release: it has no lock that the interrupted thread could be holding."""
 
     def __init__(self, most: int) -> None:
         self._unused = iter(range(most))
         self._left: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def enter(self, timeout: float | None) -> bool:
-        """Wait for a place, `timeout` seconds at most (None: for ever); whether there was one."""
+        """Wait at most `timeout` seconds (None: for ever). False: there was no free place."""
         try:
             self._left.get_nowait()
         except queue.Empty:
@@ -164,8 +165,8 @@ class _Room:
         self._left.put(None)
 
 
-class _Stream:
-    """The response's body: it calls `over` once it is closed."""
+class _SyncPooledBody:
+    """The response's body, which calls `over` once it is closed."""
 
     def __init__(self, inner: Any, over: Callable[[], None]) -> None:
         self._inner = inner
@@ -175,7 +176,7 @@ class _Stream:
         try:
             yield from self._inner
         except BaseException:
-            # Dropped half-read, or httpx did not close the response where reading the body of an error failed.
+            # Dropped half-read. Or reading an error's body failed, after which httpx does not close the response.
             self.close()
             raise
 

@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 # Most bytes of a head, of a chunk's header and of trailers, as in httpcore.
 MOST: Final = 100 * 1024
 
-UPGRADED: Final = 101  # from now on another protocol is spoken
+UPGRADED: Final = 101  # switching protocols
 
 _NAME: Final = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
-# Control characters are common in cookies; these are not, as some servers take them for a line's end.
+# Control characters are common in cookies. These are refused, as some servers take them for the end of a line.
 _TEXT: Final = rb"[^\x00\r\n\v\f]*"
 _FIELDS: Final = re.compile(rb"(?:%b:%b\r\n)*" % (_NAME, _TEXT))
 _SENT_FIELD: Final = re.compile(rb"%b: (?:\r\n|[^\x00\s]%b(?<![ \t])\r\n)" % (_NAME, _TEXT))
@@ -36,15 +36,15 @@ Fields = list[tuple[bytes, bytes]]
 
 
 class MalformedRequest(Exception):
-    """What was to be sent is no HTTP."""
+    """The message to send is not valid HTTP."""
 
 
 class MalformedResponse(Exception):
-    """What was received is no HTTP."""
+    """The received message is not valid HTTP."""
 
 
 class Framing(NamedTuple):
-    """What the fields of a message say about its body, and about the connection after it."""
+    """The framing of a message, from its fields: its body, and whether the connection ends with it."""
 
     length: int | None
     chunked: bool
@@ -53,7 +53,7 @@ class Framing(NamedTuple):
 
 
 def _framed(fields: Fields, malformed: type[Exception]) -> tuple[Fields, Framing]:
-    """The fields with a single Content-Length, as from h11, and their framing. Raises `malformed`."""
+    """The fields with a single Content-Length, as h11 gives them, and their framing. Raises `malformed`."""
     length = b""
     chunked = closes = upgrades = odd = False
     for lower, value in [(lower, value) for name, value in fields if (lower := name.lower()) in _FRAMING]:
@@ -79,7 +79,7 @@ def _framed(fields: Fields, malformed: type[Exception]) -> tuple[Fields, Framing
 
 
 def _normalised(fields: Fields, length: bytes) -> Fields:
-    """The fields with `length` in the first place where one was said, and codings in lower case."""
+    """The fields with `length` in place of the first Content-Length, and codings in lower case."""
     kept: Fields = []
     for name, value in fields:
         lower = name.lower()
@@ -98,7 +98,7 @@ def request_head(method: bytes, target: bytes, fields: Fields) -> tuple[bytes, F
     """The request line, the fields, and the empty line; and how the body is framed. Raises `MalformedRequest`."""
     fields, framing = _framed(fields, MalformedRequest)
     lines = b"".join([b"%b: %b\r\n" % field for field in fields])
-    # A value with a line end of its own would pass for two fields.
+    # A value that contains the end of a line would be read as two fields.
     if lines.count(b"\n") != len(fields) or not _SENT_FIELDS.fullmatch(lines):
         raise MalformedRequest(_illegal_field(fields))
     if not _TARGET.fullmatch(target) or not _METHOD.fullmatch(method):
@@ -109,7 +109,7 @@ def request_head(method: bytes, target: bytes, fields: Fields) -> tuple[bytes, F
 
 
 def _illegal_field(fields: Fields) -> str:
-    """Which of the fields cannot be sent, without its value: that may be a key."""
+    """The name of the field that cannot be sent, without its value, which may be a key."""
     name = b""
     for name, value in fields:
         if not re.fullmatch(_NAME, name):
@@ -131,7 +131,7 @@ class RequestBody:
 
     @property
     def more(self) -> bool:
-        """Whether more of it has to come."""
+        """True if the head announces more."""
         return self._chunked or self._left > 0
 
     def frame(self, part: bytes) -> bytes:
@@ -162,9 +162,9 @@ class Head(NamedTuple):
 
 
 def split_head(received: bytes) -> tuple[bytes, bytes] | None:
-    """The lines of the head that `received` begins with, and what follows; None: it is not all there."""
+    """The lines of the head that `received` begins with, and the rest; None: the head is not complete."""
     if b"" < received[:1] < b"!":
-        raise MalformedResponse("illegal status line")  # perhaps TLS, which would not send a line's end
+        raise MalformedResponse("illegal status line")  # perhaps TLS, which has no line ends
     blank = _blank_line(received, 0)
     if blank is not None:
         return received[: blank[0]], received[blank[1] :]
@@ -174,7 +174,7 @@ def split_head(received: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _blank_line(data: bytes, at: int) -> tuple[int, int] | None:
-    """Where the first blank line from `at` on begins, and where it ends."""
+    """The start and the end of the first blank line from `at` on."""
     end = data.find(b"\n\r\n", at)
     bare = data.find(b"\n\n", at, end + 1 or None)
     if bare >= 0:
@@ -183,7 +183,7 @@ def _blank_line(data: bytes, at: int) -> tuple[int, int] | None:
 
 
 def parse_head(lines: bytes) -> Head:
-    """A head out of its lines, each with its end. Raises `MalformedResponse`."""
+    """Parse a head from its lines, each with its end. Raises `MalformedResponse`."""
     first, _, fields = _with_crlf(lines).partition(b"\r\n")
     status_line = _STATUS.fullmatch(first)
     if status_line is None:
@@ -206,7 +206,7 @@ def _with_crlf(lines: bytes) -> bytes:
 
 
 class Body:
-    """The body of a response: `receive` what the network has, then `take` what is there of it.
+    """The body of a response: `receive` bytes from the network, then `take` the decoded data.
 
     This one ends with the connection. `ended`: all of it was taken. `reusable`: another response
     may follow. `rest`: what was received and not taken, after the end what is no part of it.
@@ -222,7 +222,7 @@ class Body:
         self.rest = self.rest + data if self.rest else data
 
     def take(self) -> bytes:
-        """What comes next; empty: more has to be received, or it has ended. Raises `MalformedResponse`."""
+        """The next data; empty: more must be received, or it has ended. Raises `MalformedResponse`."""
         data, self.rest = self.rest, b""
         return data
 
@@ -232,7 +232,7 @@ class Body:
 
 
 class _SizedBody(Body):
-    """A body of so many bytes."""
+    """A body of known length."""
 
     def __init__(self, rest: bytes, length: int, *, reusable: bool) -> None:
         super().__init__(rest)
@@ -291,13 +291,13 @@ class _ChunkedBody(Body):
         return at + 2
 
     def _read_chunk_header(self, at: int) -> int:
-        """Where what follows begins; `at` itself if not all of it is there."""
+        """The position after the chunk header; `at` itself if it is not complete."""
         header = _CHUNK.match(self.rest, at)
         if header is not None:
             self._left = int(header[1], 16)
             if self._left:
                 return header.end()
-            # The last one: trailers, which nobody asks for, and a blank line.
+            # The last chunk: trailers, which are ignored, and a blank line.
             blank = _blank_line(self.rest, header.end() - 1)
             if blank is not None:
                 _parse_fields(_with_crlf(self.rest[header.end() : blank[0]]))
@@ -309,7 +309,7 @@ class _ChunkedBody(Body):
 
 
 def switches(method: bytes, asked: Framing, head: Head) -> bool:
-    """Whether `head`, in answer to what was `asked`, gives the connection over to another protocol.
+    """True if `head`, in response to the request's framing `asked`, switches to another protocol.
 
     Raises `MalformedResponse` where that was not asked for.
     """

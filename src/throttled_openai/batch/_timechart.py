@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from throttled_openai._axis import number, ticks
+from throttled_openai._axis import tick_label, ticks
 from throttled_openai._core.stats import spell
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def compact(value: float) -> str:
     for size, name in ((1e9, "G"), (1e6, "M")):
         if value >= size:
             return f"{value / size:.4g}{name}"
-    return number(value)
+    return tick_label(value)
 
 
 def _clock(seconds: float) -> str:

@@ -1,6 +1,11 @@
-"""The bench: measures a live endpoint through our own client, and says how many calls in flight suit it.
+"""The bench: measures a live endpoint through our own client, and recommends a concurrency.
 
-A load (`_load`) is one step (`_step`) or the several of a sweep (`_sweep`). Each call (`_call`) goes to
-an endpoint (`_endpoint`) and leaves its times behind, of which figures (`_figures`) are made; a report
-(`_report`) shows them as a table, JSON, or a page (`_page`) with charts (`_chart`).
+_cli, _arguments        the command and its options
+_plan                   what one run measures
+_measure, _step         the steps of a run, and one load through the client
+_sweep                  which concurrency to measure next, and which to recommend
+_report, _page          the results as text, JSON and HTML, from
+_step_result, _tables, _notes, _chart
+_load, _endpoint, _call what is sent and when, to which endpoint, and the times of one call
+_figures                the arithmetic: percentiles, rates, time bins
 """

@@ -1,4 +1,4 @@
-"""Charts: lines over a number, as SVG written by hand."""
+"""Charts of lines, drawn as SVG without a library."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from throttled_openai._axis import number, ticks
+from throttled_openai._axis import tick_label, ticks
 
-# Units of the drawing, which are pixels where the page is wide enough: half of it, or all.
+# Units of the drawing (pixels on a wide page): a chart over half the page, or all of it.
 _HALF: Final = 560
 _WHOLE: Final = 1150
 _HEIGHT: Final = 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 34, 44
-# Width of a label of one letter, to leave out those that would touch.
+# Width of one letter, to leave out labels that would overlap.
 _LETTER: Final = 7
 
 Points = Sequence[tuple[float, float]]
@@ -23,7 +23,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a chart. `colour`: of CSS. `filled`: the area below it too."""
+    """One line of a chart. `colour`: a CSS colour. `filled`: fill the area below it."""
 
     name: str
     points: Points
@@ -33,11 +33,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Lines over one axis, from 0 upwards.
+    """Lines over one x axis, with a y axis from 0.
 
-    `doubling`: equal steps across are doublings, and each value has its tick. `marked`: a value across
-    to point at. `ceiling`: a height to stay below. `places`: where something begins, and what.
-    `wide`: across the whole page.
+    `doubling`: a logarithmic x axis with a tick at each value. `marked`: an x value to highlight.
+    `ceiling`: a y value to stay below. `places`: x values with a label. `wide`: as wide as the page.
     """
 
     title: str
@@ -55,11 +54,11 @@ class Chart:
 
     @property
     def right(self) -> int:
-        """The end of the axis across."""
+        """The right end of the x axis."""
         return self.width - _RIGHT
 
     def __str__(self) -> str:
-        """An `svg` element; the empty string where there is nothing to draw."""
+        """An `svg` element, or the empty string if there is nothing to draw."""
         drawn = [line for line in self.lines if line.points]
         if not drawn:
             return ""
@@ -76,7 +75,7 @@ class Chart:
 
 
 class _Scale:
-    """Where values are in the drawing."""
+    """Converts values to positions in the drawing."""
 
     def __init__(self, chart: Chart, points: Points) -> None:
         self._chart = chart
@@ -106,15 +105,15 @@ class _Scale:
         for value in self._ys:
             at = self.y(value)
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{self._chart.right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-            parts.append(f'<text class="up" x="{_LEFT - 8}" y="{at + 4:.1f}">{number(value)}</text>')
+            parts.append(f'<text class="up" x="{_LEFT - 8}" y="{at + 4:.1f}">{tick_label(value)}</text>')
         free = -math.inf
         linear = [tick for tick in ticks(self._xs[-1]) if self._xs[0] <= tick <= self._xs[-1]]
         for value in self._xs if self._chart.doubling else linear:
-            at, half = self.x(value), _LETTER * len(number(value)) / 2
+            at, half = self.x(value), _LETTER * len(tick_label(value)) / 2
             if at - half < free:
                 continue
             free = at + half + _LETTER
-            parts.append(f'<text class="across" x="{at:.1f}" y="{self.floor + 18}">{number(value)}</text>')
+            parts.append(f'<text class="across" x="{at:.1f}" y="{self.floor + 18}">{tick_label(value)}</text>')
         middle = (_LEFT + self._chart.right) / 2
         parts.append(f'<text class="across name" x="{middle}" y="{_HEIGHT - 6}">{escape(self._chart.across)}</text>')
         return parts
@@ -149,8 +148,10 @@ def _drawn(line: Line, scale: _Scale) -> list[str]:
     parts.append(f'<polyline fill="none" stroke="{line.colour}" stroke-width="2" points="{path}"/>')
     if not line.filled:
         for (x, y), (across, up) in zip(places, line.points, strict=True):
-            told = escape(f"{line.name} {number(up)} at {number(across)}".strip())
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{line.colour}"><title>{told}</title></circle>')
+            label = escape(f"{line.name} {tick_label(up)} at {tick_label(across)}".strip())
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{line.colour}"><title>{label}</title></circle>'
+            )
     return parts
 
 

@@ -1,4 +1,4 @@
-"""The endpoint: what one call asks of it, how its answer is read, and which parameters it does not take."""
+"""The endpoint: the request of one call, how its answer is read, and which parameters the server rejects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import openai
 from throttled_openai._core.estimate import estimate_tokens
 from throttled_openai._core.providers import provider_of
 
-from ._call import CURRENT, Call
+from ._call import CURRENT, TimedCall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 Kind = Literal["chat", "embeddings"]
 
-# Servers before OpenAI's reasoning models, and those that went on like them.
+# The limit's name before OpenAI's reasoning models, which most other servers kept, and its name since.
 _OLD, _NEW = "max_tokens", "max_completion_tokens"
 _NEW_AT: Final = frozenset({"openai", "azure"})
-# What a chunk with a part of an answer has.
+# The fields of a delta that are part of an answer.
 _REASONING: Final = ("reasoning_content", "reasoning")
 _PARTS: Final = ("content", *_REASONING, "tool_calls", "refusal")
-# A code that a server gives, if it is one and not a sentence: those may quote prompts and keys.
+# A server's error code; a sentence in its place may quote prompts and keys, and is not shown.
 _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 
 
 @dataclass(slots=True)
 class Endpoint:
-    """What is asked for. `stream`: chat only. `max_tokens`: of the answer. `extra`: more of the request's body."""
+    """What calls ask for. `stream`: chat only. `max_tokens`: of the answer. `extra`: more fields of the body."""
 
     base_url: str
     model: str
@@ -41,15 +41,15 @@ class Endpoint:
     stream: bool = True
     max_tokens: int = 64
     extra: Mapping[str, Any] = field(default_factory=dict)
-    forgone: list[str] = field(default_factory=list)
-    """Parameters that the server turned out not to take."""
+    rejected: list[str] = field(default_factory=list)
+    """Parameters that the server was found to reject, and that are left out."""
 
     @property
     def streams(self) -> bool:
         return self.stream and self.kind == "chat"
 
     def body(self, prompt: str) -> dict[str, Any]:
-        """What is sent, without what the server does not take."""
+        """The request body, without the rejected parameters."""
         if self.kind == "embeddings":
             return {"model": self.model, "input": prompt}
         body: dict[str, Any] = {
@@ -59,7 +59,7 @@ class Endpoint:
         }
         if self.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        return {name: value for name, value in body.items() if name not in self.forgone}
+        return {name: value for name, value in body.items() if name not in self.rejected}
 
     @property
     def _limit(self) -> str:
@@ -68,46 +68,46 @@ class Endpoint:
 
     @property
     def _switched(self) -> bool:
-        return _OLD in self.forgone or _NEW in self.forgone
+        return _OLD in self.rejected or _NEW in self.rejected
 
     def tokens_of(self, prompt: str) -> int:
-        """About what a call takes, prompt and the longest answer."""
+        """An estimate of the tokens of one call: the prompt and the longest answer."""
         path = "/embeddings" if self.kind == "embeddings" else "/chat/completions"
         return round(estimate_tokens(path, self.body(prompt))) + (self.max_tokens if self.kind == "chat" else 0)
 
-    async def probe(self, client: ThrottledAsyncOpenAI, prompt: str) -> Call:
-        """One call, to see that it works and which parameters the server does not take; those are left out then.
+    async def probe(self, client: ThrottledAsyncOpenAI, prompt: str) -> TimedCall:
+        """Make one call, to see that it works and which parameters the server rejects; later calls omit those.
 
-        Raises what the SDK raises where the server answers no such call.
+        Raises the SDK's error if the server answers no such call.
         """
         while True:
             try:
-                return await self._ask(client, prompt, _asked_now())
+                return await self._ask(client, prompt, _call_now())
             except (openai.BadRequestError, openai.UnprocessableEntityError) as refusal:
-                if not self._forgo(refusal):
+                if not self._leave_out(refusal):
                     raise
 
-    def _forgo(self, refusal: openai.APIStatusError) -> bool:
-        """Leave out what the server complains of, or may: few say it clearly. False: nothing is left to leave out."""
+    def _leave_out(self, refusal: openai.APIStatusError) -> bool:
+        """Leave out the parameter that the server rejects, or a likely one: few name it. False: none is left."""
         words = f"{refusal} {refusal.body}"
-        # The one that is named may be the one it wants.
+        # The name in the error may be the one it rejects or the one it wants, so switch to the other.
         if (_OLD in words or _NEW in words) and not self._switched:
-            self.forgone.append(self._limit)
+            self.rejected.append(self._limit)
             return True
-        if self.streams and "stream_options" not in self.forgone:
-            self.forgone.append("stream_options")
+        if self.streams and "stream_options" not in self.rejected:
+            self.rejected.append("stream_options")
             return True
         return False
 
-    async def make(self, client: ThrottledAsyncOpenAI, prompt: str, call: Call) -> None:
-        """Make `call`, and write into it what came of it; failures are a part of that."""
+    async def make(self, client: ThrottledAsyncOpenAI, prompt: str, call: TimedCall) -> None:
+        """Make `call` and record its outcome in it, failures included."""
         try:
             await self._ask(client, prompt, call)
         except Exception as error:  # noqa: BLE001  # counted and shown
             call.done_at = _now()
             call.failure = failure(error)
 
-    async def _ask(self, client: ThrottledAsyncOpenAI, prompt: str, call: Call) -> Call:
+    async def _ask(self, client: ThrottledAsyncOpenAI, prompt: str, call: TimedCall) -> TimedCall:
         create: Any = client.embeddings.create if self.kind == "embeddings" else client.chat.completions.create
         token = CURRENT.set(call)
         try:
@@ -122,12 +122,12 @@ class Endpoint:
         return call
 
 
-async def _read(stream: Any, call: Call) -> None:
-    chunks, reasons = 0, False
+async def _read(stream: Any, call: TimedCall) -> None:
+    chunks, reasoned = 0, False
     async with stream:
         async for chunk in stream:
             deltas = [choice.delta for choice in chunk.choices]
-            reasons = reasons or _has(deltas, _REASONING)
+            reasoned = reasoned or _has(deltas, _REASONING)
             if _has(deltas, _PARTS):
                 chunks += 1
                 if call.first_at is None:
@@ -136,7 +136,7 @@ async def _read(stream: Any, call: Call) -> None:
                 _count(chunk.usage, call)
     if call.counted is None:
         call.output_tokens, call.counted = chunks, "chunks"
-    if reasons:
+    if reasoned:
         call.hidden_tokens = 0
 
 
@@ -144,7 +144,7 @@ def _has(deltas: Sequence[Any], names: Sequence[str]) -> bool:
     return any(getattr(delta, name, None) for delta in deltas for name in names)
 
 
-def _count(usage: Any, call: Call) -> None:
+def _count(usage: Any, call: TimedCall) -> None:
     if usage is not None:
         call.prompt_tokens = usage.prompt_tokens or 0
         call.output_tokens = getattr(usage, "completion_tokens", None) or 0  # embeddings have none
@@ -154,19 +154,19 @@ def _count(usage: Any, call: Call) -> None:
 
 
 def failure(error: Exception) -> str:
-    """What class of failure it was: the exception's, the server's status and code; no words, which may quote."""
+    """The kind of failure: exception class, status and code, but no text, which may quote a prompt."""
     name = type(error).__name__
     if isinstance(error, openai.APIStatusError):
         code = str(error.code or "")
-        told = f", {code}" if _CODE.fullmatch(code) and code != str(error.status_code) else ""
-        return f"{name} ({error.status_code}{told})"
+        suffix = f", {code}" if _CODE.fullmatch(code) and code != str(error.status_code) else ""
+        return f"{name} ({error.status_code}{suffix})"
     cause = error.__cause__
     return name if cause is None else f"{name} ({type(cause).__name__})"
 
 
-def _asked_now() -> Call:
+def _call_now() -> TimedCall:
     now = _now()
-    return Call(due_at=now, asked_at=now)
+    return TimedCall(due_at=now, asked_at=now)
 
 
 def _now() -> float:

@@ -1,4 +1,4 @@
-"""What is sent, and when: arrivals, prompts, and the load of one step."""
+"""The load of one step: when its calls arrive, and with which prompts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Three letters and a space: one token each to every tokenizer, and to those who count a quarter of the bytes.
+# Three letters and a space: one token each for every tokenizer, and for servers that count bytes / 4.
 _WORDS: Final = tuple(
     re.findall(
         r"\w+",
@@ -24,10 +24,10 @@ _WORDS: Final = tuple(
 class Load:
     """What one step sends.
 
-    `rate`: calls per second, that come at random whether or not others have ended. `concurrency`: so
-    many calls in flight, each followed by another. Neither: as many as the client admits.
-    `duration`: seconds that count; `calls`: calls that count; whichever is reached first ends the step.
-    `warm_up`, `warm_up_calls`: seconds and calls before these, which do not count.
+    `rate`: calls per second with Poisson arrivals (open loop). `concurrency`: calls in flight, each
+    followed by another (closed loop). Neither: as many as the client admits. The step ends after
+    `duration` measured seconds or `calls` measured calls, whichever comes first. `warm_up` seconds and
+    `warm_up_calls` come before and are not measured.
     """
 
     rate: float | None = None
@@ -40,13 +40,13 @@ class Load:
 
     @property
     def warming(self) -> float:
-        """Seconds before the first arrival that counts, where calls have a rate."""
+        """Seconds of warm-up before the measured time."""
         by_calls = 0.0 if self.rate is None else self.warm_up_calls / self.rate
         return max(self.warm_up, by_calls)
 
     @property
     def horizon(self) -> float | None:
-        """Seconds in which calls that count arrive; None: until there are enough."""
+        """Seconds in which measured calls arrive; None: until there are enough."""
         if self.rate is None or self.calls is None:
             return self.duration
         needed = self.calls / self.rate
@@ -54,16 +54,16 @@ class Load:
 
     @property
     def arrivals(self) -> list[float]:
-        """When calls arrive at `rate`, in seconds from the start."""
+        """The arrivals of an open loop, in seconds from the start."""
         assert self.rate is not None
         assert self.horizon is not None
         warm = arrivals(self.rate, self.warming, self.seed)
-        # From a seed of their own, so that those that count do not depend on the warm-up.
+        # A seed of their own keeps the measured arrivals independent of the warm-up.
         return warm + [self.warming + at for at in arrivals(self.rate, self.horizon, self.seed + 1)]
 
     @property
     def total(self) -> int | None:
-        """Calls that will be made; None: as many as fit."""
+        """The number of calls that will be made; None: as many as fit."""
         if self.rate is not None:
             assert self.horizon is not None
             return round(self.rate * self.warming) + round(self.rate * self.horizon)
@@ -78,19 +78,19 @@ class Load:
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
-    """Instants of a Poisson process on [0, `seconds`) of which is known that it has `rate` x `seconds` arrivals.
+    """Instants of a Poisson process on [0, `seconds`), conditioned on `rate` x `seconds` arrivals.
 
-    As random as the process from one second to the next, and the same number of calls in every run.
+    From second to second it is as random as any Poisson process, but every run has the same number of calls.
     """
     random = Random(seed)
     return sorted(random.random() * seconds for _ in range(round(rate * seconds)))
 
 
 class Prompts:
-    """Prompts without end: `lines` in turn, or about `tokens` tokens of words, no two with the same beginning.
+    """An endless supply of prompts: `lines` in turn, or about `tokens` tokens of random words.
 
-    A server that keeps the work of earlier prompts would do less than all of it for one that begins
-    as another did; with another `seed` none begins as in an earlier run.
+    No two random prompts share a beginning, in this run or in one with another `seed`: a server with a
+    prefix cache would do less work for them.
     """
 
     def __init__(self, tokens: int, seed: int, lines: Sequence[str] = ()) -> None:
@@ -101,7 +101,7 @@ class Prompts:
 
     @property
     def samples(self) -> Sequence[str]:
-        """All that there are, or one of those that are made up: none is longer."""
+        """All lines, or one random prompt: all of those are equally long."""
         return self._lines or [" ".join(_WORDS[:1] * self._tokens)]
 
     def next(self) -> str:

@@ -1,4 +1,4 @@
-"""The page: a report as HTML that needs nothing but itself."""
+"""The report as one HTML page without external files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from ._chart import Chart, Line
-from ._report import COLUMNS, GROUPS, duration_rows, figure_rows, limits_of, sweep_rows
+from ._tables import COLUMNS, GROUPS, duration_rows, figure_rows, limits_of, sweep_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ._figures import Figures, Moment, Percentiles
-    from ._report import Part, Report
+    from ._figures import Figures, Percentiles, TimeBin
+    from ._report import Report
+    from ._step_result import StepResult
 
 _BLUE, _AMBER, _RED = "#2563eb", "#d97706", "#dc2626"
 
@@ -46,14 +47,20 @@ footer { color: #6b7280; font-size: .9em; margin: 2.5em 0; }
 """
 
 _MEANING: Final = (
-    ("latency", "from the answered attempt's leaving to the last byte of its answer: the server's, and the network's"),
-    ("first token", "from the answered attempt's leaving to the first part of the answer"),
-    ("time per output token", "from the first token to the end, by the number of tokens after the first"),
-    ("tokens/s, each", "of all answers together; and how fast one answer comes (median)"),
-    ("calls/s", "answers that came in the time that counts; a stream over its edge counts for its part inside"),
-    ("refused", "attempts that the server turned away; the client sent them again"),
-    ("wait in our queue before", "from asking the client to the answered attempt's leaving; not part of latency"),
-    ("latency from when due", "from when the call was to be made, however late it left: what users wait"),
+    (
+        "latency",
+        "from sending the answered attempt to the last byte of its answer: the server's time and the network's",
+    ),
+    ("first token", "from sending the answered attempt to the first part of its answer (TTFT)"),
+    (
+        "time per output token",
+        "from the first token to the end, divided by the number of tokens after the first (TPOT)",
+    ),
+    ("tokens/s, each", "of all answers together, and of one answer (median)"),
+    ("calls/s", "answers that arrived in the measured time; a stream across its edge counts for the part inside"),
+    ("refused", "attempts that the server refused; the client retried them"),
+    ("wait in our queue before", "from the call to sending the answered attempt; not part of latency"),
+    ("latency from when due", "from the call's scheduled time to the end of its answer: what users wait"),
 )
 
 
@@ -63,17 +70,17 @@ def page(report: Report) -> str:
     parts = [
         f"<h1>{escape(report.title)}</h1>",
         f'<p class="said">{escape(report.subtitle)}</p>',
-        _found(report) if report.swept else "",
+        _recommendation(report) if report.swept else "",
         _tiles(_shown(report, chosen)),
         _sweep_charts(report, chosen) if report.swept else "",
         _time_charts(report),
         "<h2>Figures</h2>",
-        _sweep_table(report, chosen) if report.swept else _single_tables(report.parts[0]),
-        f"<p>Limits: {escape(limits_of(report.parts) or 'none known')}</p>",
+        _sweep_table(report, chosen) if report.swept else _single_tables(report.steps[0]),
+        f"<p>Limits: {escape(limits_of(report.steps) or 'none known')}</p>",
         _list(report.notes),
-        "<h2>What was asked for</h2>",
-        _pairs((name.replace("_", " "), _told(value)) for name, value in report.settings.items() if _is_said(value)),
-        "<h2>What the words mean</h2>",
+        "<h2>Settings</h2>",
+        _pairs((name.replace("_", " "), _as_text(value)) for name, value in report.settings.items() if _is_set(value)),
+        "<h2>Definitions</h2>",
         _pairs(_MEANING),
         f"<footer>{escape(', '.join(f'{name} {number}' for name, number in report.versions.items()))}</footer>",
     ]
@@ -86,24 +93,24 @@ def page(report: Report) -> str:
     )
 
 
-def _found(report: Report) -> str:
-    said, *code = report.conclusion
+def _recommendation(report: Report) -> str:
+    sentence, *code = report.conclusion
     line = f"<code>{escape(report.code)}</code>" if code and report.code is not None else ""
-    return f'<div class="found"><p>{escape(said)}</p>{line}</div>'
+    return f'<div class="found"><p>{escape(sentence)}</p>{line}</div>'
 
 
-def _shown(report: Report, chosen: int | None) -> Part:
-    """The step whose figures stand for all: the recommended one, or the fastest."""
-    for part in report.parts:
-        if chosen is not None and part.load.concurrency == chosen:
-            return part
-    return max(report.parts, key=lambda part: part.figures.calls_per_second)
+def _shown(report: Report, chosen: int | None) -> StepResult:
+    """The step whose figures represent all: the recommended one, or the fastest."""
+    for step in report.steps:
+        if chosen is not None and step.load.concurrency == chosen:
+            return step
+    return max(report.steps, key=lambda step: step.figures.calls_per_second)
 
 
-def _tiles(part: Part) -> str:
-    found = part.figures
+def _tiles(step: StepResult) -> str:
+    found = step.figures
     tiles = [
-        (f"{found.calls_per_second:.3g}", f"calls per second ({part.load})"),
+        (f"{found.calls_per_second:.3g}", f"calls per second ({step.load})"),
         (f"{found.output_tokens_per_second or found.input_tokens_per_second:,.0f}", "tokens per second"),
         (_two(found.first_token), "to the first token, p50 / p99"),
         (_two(found.latency), "latency, p50 / p99"),
@@ -123,11 +130,11 @@ def _two(percentiles: Percentiles | None) -> str:
 
 
 def _sweep_charts(report: Report, chosen: int | None) -> str:
-    parts = sorted(report.parts, key=lambda part: part.load.concurrency or 0)
-    told, marked = report.settings, None if chosen is None else float(chosen)
+    steps = sorted(report.steps, key=lambda step: step.load.concurrency or 0)
+    settings, marked = report.settings, None if chosen is None else float(chosen)
 
     def over(take: Callable[[Figures], float | None]) -> list[tuple[float, float]]:
-        values = [(float(part.load.concurrency or 1), take(part.figures)) for part in parts]
+        values = [(float(step.load.concurrency or 1), take(step.figures)) for step in steps]
         return [(across, value) for across, value in values if value is not None]
 
     def durations(title: str, take: Callable[[Figures], Percentiles | None], ceiling: float | None = None) -> Chart:
@@ -146,9 +153,9 @@ def _sweep_charts(report: Report, chosen: int | None) -> str:
             doubling=True,
             marked=marked,
         ),
-        durations("Latency, seconds", lambda figures: figures.latency, told["latency_goal_seconds"]),
+        durations("Latency, seconds", lambda figures: figures.latency, settings["latency_goal_seconds"]),
         durations(
-            "Time to first token, seconds", lambda figures: figures.first_token, told["first_token_goal_seconds"]
+            "Time to first token, seconds", lambda figures: figures.first_token, settings["first_token_goal_seconds"]
         ),
         durations("Time per output token, seconds", lambda figures: figures.per_output_token),
     ]
@@ -158,19 +165,19 @@ def _sweep_charts(report: Report, chosen: int | None) -> str:
 def _time_charts(report: Report) -> str:
     across = "seconds; dashed: a step begins, and its calls in flight" if report.swept else "seconds"
     charts = [_over_time("Calls per second over time", report, across, lambda moment: moment.calls_per_second)]
-    if not report.swept and any(part.figures.output_tokens_per_second for part in report.parts):
+    if not report.swept and any(step.figures.output_tokens_per_second for step in report.steps):
         title = "Output tokens per second over time"
         charts.append(_over_time(title, report, across, lambda moment: moment.output_tokens_per_second))
     return f'<div class="wide">{"".join(map(str, charts))}</div>'
 
 
-def _over_time(title: str, report: Report, across: str, take: Callable[[Moment], float]) -> Chart:
-    parts = sorted(report.parts, key=lambda part: part.began_at)
+def _over_time(title: str, report: Report, across: str, take: Callable[[TimeBin], float]) -> Chart:
+    steps = sorted(report.steps, key=lambda step: step.began_at)
     lines = [
-        Line("", [(part.began_at + moment.at_seconds, take(moment)) for moment in part.moments], _BLUE, filled=True)
-        for part in parts
+        Line("", [(step.began_at + moment.at_seconds, take(moment)) for moment in step.moments], _BLUE, filled=True)
+        for step in steps
     ]
-    places = [(part.began_at, f"{part.load.concurrency}") for part in parts] if report.swept else []
+    places = [(step.began_at, f"{step.load.concurrency}") for step in steps] if report.swept else []
     return Chart(title, across, lines, places=places, wide=True)
 
 
@@ -181,18 +188,18 @@ def _sweep_table(report: Report, chosen: int | None) -> str:
     groups = "".join(f'<th colspan="{count}">{escape(name)}</th>' for name, count in GROUPS)
     names = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
     head = f"<tr>{groups}</tr><tr>{names}</tr>"
-    ordered = sorted(report.parts, key=lambda part: part.load.concurrency or 0)
+    ordered = sorted(report.steps, key=lambda step: step.load.concurrency or 0)
     rows = []
-    for part, cells in zip(ordered, sweep_rows(ordered), strict=True):
-        mark = ' class="chosen"' if part.load.concurrency == chosen else ""
+    for step, cells in zip(ordered, sweep_rows(ordered), strict=True):
+        mark = ' class="chosen"' if step.load.concurrency == chosen else ""
         rows.append(f"<tr{mark}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
     return f'<div class="scrolls"><table>{head}{"".join(rows)}</table></div>'
 
 
-def _single_tables(part: Part) -> str:
+def _single_tables(step: StepResult) -> str:
     head = "<tr><th>seconds</th><th>p50</th><th>p90</th><th>p99</th><th>most</th></tr>"
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in duration_rows(part))
-    return f'{_pairs(figure_rows(part))}<p></p><div class="scrolls"><table>{head}{rows}</table></div>'
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in duration_rows(step))
+    return f'{_pairs(figure_rows(step))}<p></p><div class="scrolls"><table>{head}{rows}</table></div>'
 
 
 def _pairs(pairs: Iterable[tuple[str, Any]]) -> str:
@@ -204,11 +211,11 @@ def _list(items: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>" if items else ""
 
 
-def _is_said(value: object) -> bool:
+def _is_set(value: object) -> bool:
     return value is not None and value not in ([], {})
 
 
-def _told(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):

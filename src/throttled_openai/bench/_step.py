@@ -7,8 +7,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from ._call import Call
-from ._figures import Moment, Window, figures, percentile, timeline
+from ._call import TimedCall
+from ._figures import MeasuredWindow, TimeBin, figures, percentile, timeline
 
 if TYPE_CHECKING:
     from throttled_openai._client import ThrottledAsyncOpenAI
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
     from ._figures import Figures
     from ._load import Load, Prompts
 
-# Requests per minute that never bind. Where a rate is known the client does not search for a concurrency
-# limit of its own, which would hide what the server does with more than that.
+# Requests per minute that never bind. With a known rate the client does not search for a concurrency limit
+# of its own, which would hide how the server behaves beyond it.
 UNBOUND: Final = 60_000_000.0
-# Calls that wait for admission where the client decides how many it admits: more than it does in one go.
+# Calls that wait for admission when the client sets the concurrency: more than it admits at a time.
 _BACKLOG: Final = 100
-# Seconds after the end for answers still under way; as long as the step took, if that is more.
+# Seconds to wait after the end for answers still under way; at least as long as the step took.
 _GRACE: Final = 60.0
-# Seconds between two looks at how late the event loop is.
-_BEAT: Final = 0.05
+# Seconds between two samples of the event loop's lag.
+_SAMPLE_INTERVAL: Final = 0.05
 
 
 class Step:
-    """One load. What it tells is right at any time, also when it was cancelled."""
+    """One load. Its figures are valid at any time, also after it was cancelled."""
 
     def __init__(self, client: ThrottledAsyncOpenAI, endpoint: Endpoint, prompts: Prompts, load: Load) -> None:
         self.load = load
-        self.calls: list[Call] = []
+        self.calls: list[TimedCall] = []
         self.done = self.failed = 0
         self._client = client
         self._endpoint = endpoint
         self._prompts = prompts
-        self._tasks: dict[asyncio.Task[None], Call] = {}
-        self._room = asyncio.Semaphore(load.concurrency or _BACKLOG)
+        self._tasks: dict[asyncio.Task[None], TimedCall] = {}
+        self._slots = asyncio.Semaphore(load.concurrency or _BACKLOG)
         self.began_at = self._window_start = math.inf
         self._ended: float | None = None
         self._stats = client.throttle.stats()
         self._refused_before: int | None = None
-        self._late: list[float] = []
+        self._lags: list[float] = []
 
     async def run(self) -> None:
         """Send the load and wait for its answers."""
         loop = asyncio.get_running_loop()
         self.began_at = loop.time()
         self._window_start = self.began_at + self.load.warming
-        listener = asyncio.create_task(self._listen())
+        listener = asyncio.create_task(self._watch_loop())
         try:
             if self.load.rate is None:
                 await self._fill()
@@ -75,7 +75,7 @@ class Step:
     # Sending
 
     async def _arrive(self) -> None:
-        """Calls at their instants, whatever became of the others."""
+        """Make calls at their scheduled instants, independent of the others."""
         for at in self.load.arrivals:
             due_at = self.began_at + at
             await _sleep_until(due_at)
@@ -87,13 +87,13 @@ class Step:
             self._ended = self._deadline
 
     async def _fill(self) -> None:
-        """A call whenever there is room: as many in flight as asked for, or as wait for the client."""
+        """Make a call whenever one more may be in flight or, if the client decides that, may wait for admission."""
         load, loop = self.load, asyncio.get_running_loop()
         if load.warm_up_calls:
             self._window_start = math.inf
         counted = number = 0
         while load.calls is None or counted < load.calls:
-            in_time = await self._get_room()
+            in_time = await self._acquire_slot()
             now = loop.time()
             if not in_time or (self._deadline is not None and now >= self._deadline):
                 self._ended = self._deadline
@@ -106,11 +106,11 @@ class Step:
                 counted += 1
             self._start(now)
 
-    async def _get_room(self) -> bool:
-        """False: time was up before there was any."""
+    async def _acquire_slot(self) -> bool:
+        """False: the deadline came first."""
         try:
             async with asyncio.timeout_at(self._deadline):
-                return await self._room.acquire()
+                return await self._slots.acquire()
         except TimeoutError:
             return False
 
@@ -121,27 +121,27 @@ class Step:
         return self._window_start + self.load.duration
 
     def _start(self, due_at: float) -> None:
-        call = Call(due_at=due_at, asked_at=asyncio.get_running_loop().time())
+        call = TimedCall(due_at=due_at, asked_at=asyncio.get_running_loop().time())
         if self.load.rate is None and self.load.concurrency is None:
-            call.leaves = self._room.release
+            call.on_sent = self._slots.release
         self.calls.append(call)
         task = asyncio.create_task(self._endpoint.make(self._client, self._prompts.next(), call))
         self._tasks[task] = call
-        task.add_done_callback(partial(self._over, call))
+        task.add_done_callback(partial(self._call_ended, call))
 
-    def _over(self, call: Call, task: asyncio.Task[None]) -> None:
+    def _call_ended(self, call: TimedCall, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
         self.done += call.answered
         self.failed += call.failure is not None
-        if self.load.rate is None and (call.leaves is None or not call.attempts):
-            self._room.release()
+        if self.load.rate is None and (call.on_sent is None or not call.attempts):
+            self._slots.release()
 
     def _count_from_here(self) -> None:
         if self._refused_before is None:
             self._refused_before = self._client.throttle.stats().refused
 
     def _forget_unsent(self) -> None:
-        """Calls that were only there to follow others."""
+        """Drop the calls that only waited for others to end."""
         for task, call in self._tasks.items():
             if not call.attempts:
                 task.cancel()
@@ -152,15 +152,15 @@ class Step:
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=max(_GRACE, loop.time() - self.began_at))
 
-    async def _listen(self) -> None:
-        """How late the event loop is: what this process takes for itself looks like latency."""
+    async def _watch_loop(self) -> None:
+        """Sample the event loop's lag, because time that this process takes itself looks like latency."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + _BEAT
-            await asyncio.sleep(_BEAT)
-            self._late.append(max(0.0, loop.time() - due))
+            due = loop.time() + _SAMPLE_INTERVAL
+            await asyncio.sleep(_SAMPLE_INTERVAL)
+            self._lags.append(max(0.0, loop.time() - due))
 
-    # What it tells
+    # Results
 
     @property
     def _now(self) -> float:
@@ -172,18 +172,18 @@ class Step:
             return self.began_at
 
     @property
-    def window(self) -> Window:
-        """The time that counts. Where a number of calls was asked for, it ends with the last answer."""
-        return Window(min(self._window_start, self._now), self._now)
+    def window(self) -> MeasuredWindow:
+        """The measured time. With a number of calls it ends with the last answer."""
+        return MeasuredWindow(min(self._window_start, self._now), self._now)
 
     @property
     def stats(self) -> Stats:
-        """The client's, now or at the end."""
+        """The client's statistics, now or as they were at the end."""
         return self._stats if self._ended is not None else self._client.throttle.stats()
 
     @property
     def limits(self) -> tuple[WindowStats, ...]:
-        """Rate limits that are known: announced, or told to the client."""
+        """The known rate limits: announced or configured."""
         return tuple(
             window
             for budget in self.stats.budgets
@@ -197,23 +197,23 @@ class Step:
 
     @property
     def refused(self) -> int:
-        """Refused attempts since what counts began."""
+        """Refused attempts since the measured time began."""
         return 0 if self._refused_before is None else self.stats.refused - self._refused_before
 
     @property
-    def late(self) -> float:
-        """Seconds that the event loop was late, the 99th percentile."""
-        return percentile(sorted(self._late), 0.99) if self._late else 0.0
+    def loop_lag(self) -> float:
+        """The 99th percentile of the event loop's lag, in seconds."""
+        return percentile(sorted(self._lags), 0.99) if self._lags else 0.0
 
     def figures(self) -> Figures:
         return figures(self.calls, self.window, refused_attempts=self.refused)
 
-    def timeline(self) -> list[Moment]:
-        """From its first call on, warm-up included."""
+    def timeline(self) -> list[TimeBin]:
+        """The rates over time from the first call on, warm-up included."""
         return timeline(self.calls, self.began_at, self.window.end) if self.calls else []
 
     def progress(self) -> str:
-        """One line, while it runs."""
+        """One line of progress."""
         seconds = self._now - self.began_at
         of = "" if self.load.horizon is None else f" of {self.load.warming + self.load.horizon:.0f}"
         rate = self.done / seconds if seconds > 0 else 0.0
@@ -224,9 +224,9 @@ class Step:
 
 
 def holding(client: ThrottledAsyncOpenAI, concurrency: int, *, rpm: float | None = None) -> ThrottledAsyncOpenAI:
-    """The same client and connections, with `concurrency` calls in flight from the beginning.
+    """The same client and connections, with `concurrency` calls in flight from the start.
 
-    `rpm`: the limit that `client` was told, if it was. What the server announces is kept to.
+    `rpm`: the limit that `client` was configured with, if any. Announced limits still apply.
     """
     client_of_any_class: Any = client
     made: ThrottledAsyncOpenAI = client_of_any_class.with_options(max_concurrency=concurrency, rpm=rpm or UNBOUND)

@@ -5,25 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ._figures import number
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._figures import Figures
 
-# Less of the best throughput is not recommended; less growth than this from one doubling to the next is none.
+# The least share of the best throughput that is recommended, and the least growth that makes a doubling worthwhile.
 ENOUGH: Final = 0.95
 GROWTH: Final = 1.07
-# Twice as many in flight that take twice as long only wait.
-_LONGER: Final = 2.0
-# Failed and unfinished calls, and refused attempts, as a share of calls, that are too many.
+# If doubling the concurrency doubles the latency, the added calls only queue.
+_QUEUEING: Final = 2.0
+# The most failed and unfinished calls and refused attempts, as a share of calls, that a recommendation may have.
 _TROUBLE: Final = 0.01
-# Neighbours this close together are not divided any further.
+# Two concurrencies with at most this ratio are not divided further.
 _CLOSE: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True)
 class Goals:
-    """What the 99th percentile may be at most, in seconds. None: as long as it takes."""
+    """The highest acceptable 99th percentiles, in seconds. None: no goal."""
 
     first_token: float | None = None
     latency: float | None = None
@@ -39,7 +41,7 @@ class Goals:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What one concurrency came to. Durations are seconds; throughput is calls per second."""
+    """The results at one concurrency. Durations are seconds; throughput is calls per second."""
 
     concurrency: int
     throughput: float
@@ -51,7 +53,7 @@ class Point:
 
     @classmethod
     def of(cls, concurrency: int, figures: Figures) -> Point | None:
-        """None where no call was answered."""
+        """None if no call was answered."""
         if figures.latency is None:
             return None
         return cls(
@@ -69,13 +71,13 @@ class Point:
         return goals.first_token is None or self.first_token_p99 is None or self.first_token_p99 <= goals.first_token
 
     def good(self, goals: Goals) -> bool:
-        """Whether it can be recommended at all."""
+        """True if it may be recommended."""
         return self.trouble <= _TROUBLE and self.meets(goals)
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """`point` is what to choose, `best` the fastest of those that were as good."""
+    """`point` is recommended; `best` is the fastest of those that meet the goals without trouble."""
 
     point: Point
     best: Point
@@ -90,18 +92,18 @@ class Recommendation:
         within = " within the goals" if str(self.goals) else ""
         fast = f"the most that was reached{within}"
         if point is not self.best:
-            best = f"{_rate(self.best.throughput)} with {self.best.concurrency:,} in flight"
+            best = f"{number(self.best.throughput)} with {self.best.concurrency:,} in flight"
             fast = f"{self.share:.0%} of the most{within} ({best})"
         first = "" if point.first_token_p99 is None else f", {point.first_token_p99:.2f} s to the first token"
         met = f" (goal: {self.goals})" if str(self.goals) else ""
         return (
-            f"{point.concurrency:,} in flight: {_rate(point.throughput)} calls/s, {fast}, with a p99 latency of "
+            f"{point.concurrency:,} in flight: {number(point.throughput)} calls/s, {fast}, with a p99 latency of "
             f"{point.latency_p99:.2f} s{first}{met}."
         )
 
 
 def recommend(points: Sequence[Point], goals: Goals) -> Recommendation | None:
-    """The smallest concurrency with nearly the best throughput of all that meet the goals without trouble."""
+    """The lowest concurrency with nearly the best throughput among those that meet the goals without trouble."""
     good = [point for point in points if point.good(goals)]
     if not good:
         return None
@@ -113,7 +115,7 @@ def recommend(points: Sequence[Point], goals: Goals) -> Recommendation | None:
 def following(points: Sequence[Point], goals: Goals, most: int) -> int | None:
     """The concurrency to measure next, up to `most`; None: enough is known.
 
-    It doubles until that brings nothing, and then divides the range in which the recommended one lies.
+    It doubles until throughput stops growing, then bisects around the recommended concurrency.
     """
     if not points:
         return 1
@@ -130,26 +132,20 @@ def following(points: Sequence[Point], goals: Goals, most: int) -> int | None:
     upper = by_concurrency[place + 1] if place + 1 < len(by_concurrency) else None
     if lower is not None and _apart(lower, found.point):
         return (lower.concurrency + found.point.concurrency) // 2
-    # Beyond lies what breaks the goals: where between the two that begins.
+    # The next one breaks the goals: find where between the two that begins.
     if upper is not None and not upper.good(goals) and _apart(found.point, upper):
         return (found.point.concurrency + upper.concurrency) // 2
     return None
 
 
 def _pays(point: Point, below: Point | None, goals: Goals) -> bool:
-    """Whether to try twice as many."""
+    """True if doubling the concurrency is worth a try."""
     if not point.good(goals):
         return False
     return below is None or (
-        point.throughput >= GROWTH * below.throughput and point.latency_p50 < _LONGER * below.latency_p50
+        point.throughput >= GROWTH * below.throughput and point.latency_p50 < _QUEUEING * below.latency_p50
     )
 
 
 def _apart(lower: Point, upper: Point) -> bool:
     return upper.concurrency > _CLOSE * lower.concurrency and upper.concurrency - lower.concurrency > 1
-
-
-def _rate(throughput: float) -> str:
-    return (
-        f"{throughput:,.0f}" if throughput >= 100 else f"{throughput:.1f}" if throughput >= 1 else f"{throughput:.2f}"
-    )

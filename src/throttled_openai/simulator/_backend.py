@@ -1,4 +1,4 @@
-"""What answers: so many places at once, and a line without an end before them. Nobody is refused here."""
+"""The backend: slots that run attempts, and an unlimited queue before them. It refuses nothing."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._reply import Reply
+    from ._answers.reply import Reply
     from ._settings import Settings
 
 
 class Backend:
-    """First come, first served, like vLLM. Without `slots` there is a place for everybody."""
+    """Runs attempts in order of arrival, as vLLM does. Without a limit of `slots` all of them start at once."""
 
     def __init__(self) -> None:
         self._running: set[Reply] = set()
-        # In order of arrival; no deque, because whoever leaves may stand anywhere in the line.
-        self._line: OrderedDict[Reply, None] = OrderedDict()
+        # In order of arrival. Not a deque: a client may leave from any position.
+        self._queue: OrderedDict[Reply, None] = OrderedDict()
 
     @property
     def queued(self) -> int:
-        return len(self._line)
+        return len(self._queue)
 
     def enter(self, reply: Reply, settings: Settings) -> None:
         reply.queued = True
-        self._line[reply] = None
-        self.fill(settings)
+        self._queue[reply] = None
+        self.start_queued(settings)
 
     def leave(self, reply: Reply, settings: Settings) -> None:
-        """Free the place of `reply`, or its place in the line."""
+        """Free the slot of `reply`, or remove it from the queue."""
         self._running.discard(reply)
-        self._line.pop(reply, None)
-        self.fill(settings)
+        self._queue.pop(reply, None)
+        self.start_queued(settings)
 
-    def fill(self, settings: Settings) -> None:
-        """Give the free places to the first in line."""
+    def start_queued(self, settings: Settings) -> None:
+        """Start attempts from the head of the queue while slots are free."""
         slots = settings.slots
-        while self._line and (slots is None or len(self._running) < slots):
-            reply, _ = self._line.popitem(last=False)
-            # Its speed is fixed as it starts, by the others that run: alone it takes its plain latency.
+        while self._queue and (slots is None or len(self._running) < slots):
+            reply, _ = self._queue.popitem(last=False)
+            # The slowdown is fixed at the start, by the attempts then running; alone there is none.
             reply.start(1.0 if slots is None else 1.0 + settings.slowdown * len(self._running) / slots)
             self._running.add(reply)

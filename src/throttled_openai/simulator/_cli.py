@@ -1,5 +1,5 @@
-"""The command line: arguments to settings and back, and the command that serves until Ctrl-C."""
-# ruff: noqa: T201  # a command talks
+"""The command `simulate`: converts its arguments to settings and back, and serves until Ctrl-C."""
+# ruff: noqa: T201  # a command prints
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final, get_args
 
-from ._charge import ChargeKind
-from ._dialects import DialectName
+from ._carriers.tcp import serve
 from ._fault import Fault
-from ._server import Simulator
-from ._settings import Settings
-from ._tcp import serve
+from ._settings import ChargeKind, DialectName, Settings
+from ._simulator import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# Switches turn off what is on by default; their names say so.
+# Flags whose names differ from the setting, because they turn off a default.
 _SWITCHES: Final = {
     "announce": "--no-headers",
     "retry_after": "--no-retry-after",
@@ -29,40 +27,54 @@ _SWITCHES: Final = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add all of the simulator's options to `parser`; `run` takes what it parses."""
+    """Add the simulator's options to `parser`; `run` takes the parsed result."""
     usual = Settings()
     add = parser.add_argument
-    add("--rpm", type=float, metavar="N", help="requests per minute and model (default: unlimited)")
-    add("--tpm", type=float, metavar="N", help="tokens per minute and model (default: unlimited)")
-    add("--rpd", type=float, metavar="N", help="requests per day and model; the headers show these")
-    add("--tpd", type=float, metavar="N", help="tokens per day and model")
-    add("--shared-limit", metavar="START", help="models whose names start so share their limits")
-    add("--burst", type=float, default=usual.burst, metavar="SECONDS", help="of the limit at once (default: 60)")
-    add("--fixed-window", type=float, metavar="SECONDS", help="count in windows of the clock (default: refill)")
-    add("--latency", type=float, default=usual.latency, metavar="SECONDS", help="median (default: 0.5)")
-    add("--latency-sigma", type=float, default=usual.latency_sigma, metavar="SIGMA", help="lognormal (default: 0.2)")
-    add("--network", type=float, default=usual.network, metavar="SECONDS", help="one way; only in memory (default: 0)")
-    add("--network-sigma", type=float, default=usual.network_sigma, metavar="SIGMA", help="lognormal (default: 0.5)")
-    add("--slots", type=int, metavar="N", help="run this many at once, the others wait in line (default: all)")
-    add("--slowdown", type=float, default=usual.slowdown, metavar="SHARE", help="with all slots taken (default: 0)")
-    add("--seed", type=int, default=usual.seed, metavar="N", help="of latencies and faults (default: 0)")
+
+    def number(flag: str, says: str, metavar: str = "N", kind: type = float) -> None:
+        default = getattr(usual, flag.removeprefix("--").replace("-", "_"))
+        add(flag, type=kind, default=default, metavar=metavar, help=says)
+
+    number("--rpm", "requests per minute and model (default: unlimited)")
+    number("--tpm", "tokens per minute and model (default: unlimited)")
+    number("--rpd", "requests per day and model, which the headers then show")
+    number("--tpd", "tokens per day and model")
+    add("--shared-limit", metavar="START", help="models whose names start with START share one set of limits")
+    number("--burst", "allowed burst, in seconds of the limit (default: 60)", "SECONDS")
+    add("--show-burst", action="store_true", help="the headers show that bucket, not a minute's")
+    number("--fixed-window", "count in fixed windows (default: continuous refill)", "SECONDS")
+    number("--latency", "median latency (default: 0.5)", "SECONDS")
+    number("--latency-sigma", "lognormal sigma of the latency (default: 0.2)", "SIGMA")
+    number("--network", "median one-way network time; in memory only (default: 0)", "SECONDS")
+    number("--network-sigma", "lognormal sigma of the network time (default: 0.5)", "SIGMA")
+    number("--slots", "attempts that run at once; the others queue (default: unlimited)", kind=int)
+    number("--slowdown", "added share of latency when all slots are busy (default: 0)", "SHARE")
+    number("--seed", "seed of latencies, network times and faults (default: 0)", kind=int)
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    add("--port", type=_port, default=8000, help="0: any free one (default: 8000)")
+    add("--port", type=_port, default=8000, help="port to listen on; 0: any free one (default: 8000)")
     add("--no-headers", dest="announce", action="store_false", help="send no x-ratelimit-* headers")
-    add("--no-retry-after", dest="retry_after", action="store_false", help="do not say when to come back")
+    add("--no-retry-after", dest="retry_after", action="store_false", help="do not say when to retry")
     add("--no-explanations", dest="explain_refusals", action="store_false", help="refuse without limits and numbers")
-    add("--dialect", choices=get_args(DialectName), default=usual.dialect, help="whose headers (default: openai)")
-    add("--max-in-flight", type=int, metavar="N", help="refuse more than this at once, without numbers")
-    add("--overload-status", type=int, default=usual.overload_status, metavar="STATUS", help="429 (default) or 503")
-    add("--slow-down-above", type=float, metavar="N", help="requests per second that may come all of a sudden")
-    add("--charge", choices=get_args(ChargeKind), default=usual.charge, help="tokens of what (default: estimate)")
-    add("--refund", action="store_true", help="give unused reserves back")
-    add("--charge-refused-requests", action="store_true", help="a 429 takes a request too")
-    add("--neighbour-rpm", type=float, default=0.0, metavar="N", help="what others take (default: 0)")
-    add("--neighbour-tpm", type=float, default=0.0, metavar="N", help="what others take (default: 0)")
-    add("--completion-tokens", type=int, default=usual.completion_tokens, metavar="N", help="per answer (default: 16)")
-    add("--initial-level", type=float, default=usual.initial_level, metavar="SHARE", help="full at start (default: 1)")
-    add("--quiet", action="store_true", help="print the URL and nothing else")
+    add("--dialect", choices=get_args(DialectName), default=usual.dialect,
+        help="provider whose headers and errors are imitated (default: openai)")  # fmt: skip
+    number("--max-in-flight", "refuse attempts beyond this number in flight", kind=int)
+    number("--overload-status", "status of those refusals: 429 (default) or 503", "STATUS", int)
+    add("--overload-code", metavar="CODE", help="error code of those refusals, such as slow_down")
+    number("--overload-wait", "wait that those refusals name (default: none)", "SECONDS")
+    number("--slow-down-above", "requests per second up to which sudden growth is allowed")
+    add(
+        "--charge",
+        choices=get_args(ChargeKind),
+        default=usual.charge,
+        help="what tokens are charged (default: estimate)",
+    )
+    add("--refund", action="store_true", help="refund the unused part of a reserve")
+    add("--charge-refused-requests", action="store_true", help="charge a refused attempt one request")
+    number("--neighbour-rpm", "requests per minute of other clients (default: 0)")
+    number("--neighbour-tpm", "tokens per minute of other clients (default: 0)")
+    number("--completion-tokens", "tokens per answer (default: 16)", kind=int)
+    number("--initial-level", "share of each bucket that is full at first (default: 1)", "SHARE")
+    add("--quiet", action="store_true", help="print only the URL")
     add(
         "--fault",
         dest="faults",
@@ -75,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until Ctrl-C. The first line on stdout is the base URL; all else goes to stderr."""
+    """Serve until Ctrl-C. The first line on stdout is the base URL; everything else goes to stderr."""
     try:
         settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
     except ValueError as problem:
@@ -102,14 +114,14 @@ def run(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m throttled_openai.simulator",
-        description="A rate-limited server with OpenAI's interface, for tests, benchmarks and people without a key.",
+        description="A rate-limited server with OpenAI's interface: no key and no money needed.",
     )
     add_arguments(parser)
     return run(parser.parse_args(argv))
 
 
 def arguments_of(settings: Settings, faults: Iterable[Fault]) -> list[str]:
-    """Return the command line that gives these settings."""
+    """The command line that gives these settings."""
     usual = Settings()
     arguments = []
     for field in fields(settings):
@@ -124,7 +136,7 @@ def arguments_of(settings: Settings, faults: Iterable[Fault]) -> list[str]:
 
 
 class _CannotListenError(Exception):
-    """Nobody can serve there; says why."""
+    """The address cannot be served; says why."""
 
 
 async def _serve(simulator: Simulator, host: str, port: int, *, quiet: bool) -> None:
@@ -132,7 +144,7 @@ async def _serve(simulator: Simulator, host: str, port: int, *, quiet: bool) -> 
     async with AsyncExitStack() as stack:
         try:
             url = await stack.enter_async_context(serve(simulator, host=host, port=port))
-        except (OSError, UnicodeError) as problem:  # UnicodeError: of a name that cannot be one
+        except (OSError, UnicodeError) as problem:  # UnicodeError: an impossible host name
             raise _CannotListenError(problem) from problem
         print(url, flush=True)
         if not quiet:
@@ -141,7 +153,7 @@ async def _serve(simulator: Simulator, host: str, port: int, *, quiet: bool) -> 
 
 
 def _raise_file_limit() -> None:
-    """Each connection is an open file; 1,024 is a common limit, and far below what clients open."""
+    """Each connection is an open file. The common limit of 1,024 is far below what clients open."""
     try:
         import resource  # noqa: PLC0415  # not on Windows
     except ImportError:

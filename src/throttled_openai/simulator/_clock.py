@@ -1,4 +1,4 @@
-"""The clock of tests: an event loop whose time jumps to the next timer."""
+"""Virtual time for tests: an event loop whose clock jumps to the next timer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _Ts = TypeVarTuple("_Ts")
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop that starts at 0 and jumps to its next timer instead of sleeping until it.
 
-    Functions meant for a thread run inline, so that the order of events is always the same. Where
-    only a socket or a thread can bring news it waits for real; where nothing can, it raises.
+    Functions meant for a thread run inline, which keeps the order of events the same in every run. If only
+    a socket or a thread can wake a task, the loop really waits; if nothing can, it raises.
 
-    `tick`: seconds that each turn of the loop takes, beside the jumps. Code that waits for less than
-    the clock can tell apart, again and again, turns for ever where time stands still between timers.
+    `tick`: seconds that each turn of the loop takes, in addition to the jumps. Without it, code that
+    repeatedly waits for less than the clock can represent would loop for ever.
 
     Floats get coarser as they grow: after 2**24 seconds (half a year) the next instant is 4 ns away,
-    after 2**40 a quarter of a millisecond. Timers then are due at the next instant at the earliest.
+    after 2**40 a quarter of a millisecond. Timers are then due at the next instant at the earliest.
     """
 
-    if TYPE_CHECKING:  # asyncio's own
+    if TYPE_CHECKING:  # attributes of asyncio's base class
         _clock_resolution: float
         _scheduled: list[asyncio.TimerHandle]
 
@@ -47,7 +47,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._virtual_now
 
     def jump(self, seconds: float) -> None:
-        """Let time pass without running anything meanwhile."""
+        """Advance the clock without running anything in between."""
         self._go_to(self._virtual_now + seconds)
 
     def jump_to_next_timer(self) -> None:
@@ -62,7 +62,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self, when: float, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         now = self._virtual_now
-        if when == now and math.ulp(now) > self._finest:  # probably a wait too short for this clock
+        if when == now and math.ulp(now) > self._finest:  # probably a wait below the clock's resolution
             when = math.nextafter(now, math.inf)
         return super().call_at(when, callback, *args, context=context)
 
@@ -73,7 +73,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future: asyncio.Future[_T] = self.create_future()
         try:
             future.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001  # whatever it is belongs to whoever awaits it
+        except Exception as error:  # noqa: BLE001  # raised where the future is awaited
             future.set_exception(error)
         return future
 
@@ -84,7 +84,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        # The loop's own wake-up pipe is always registered; alone, nobody is left to write to it.
+        # The loop's own wake-up pipe is always registered; with nothing else and no thread, nothing can wake it.
         if timeout is None and len(self.get_map()) <= 1 and threading.active_count() == 1:
             raise RuntimeError(
                 "deadlock: every task waits and no timer, socket or thread is left to wake one; "

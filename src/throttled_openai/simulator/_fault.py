@@ -1,4 +1,4 @@
-"""Faults the server is told to have, beside the ones its limits cause."""
+"""Faults that the server is configured to have, in addition to the refusals by its limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 FaultKind = Literal["status", "disconnect", "hang", "stream_error", "stream_cut"]
 StreamErrorShape = Literal["wrapped", "flat", "failed"]
 
-_WORDS = {
+_TEXTS = {
     400: "The request was rejected.",
     401: "Incorrect API key provided.",
     402: "Insufficient balance.",
@@ -23,13 +23,13 @@ _WORDS = {
     503: "The engine is currently overloaded, please try again later",
     529: "Overloaded",
 }
-_QUOTA = (
+_QUOTA_TEXT = (
     "You exceeded your current quota, please check your plan and billing details. For more information on this "
     "error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors."
 )
-_SORRY = "The server had an error while processing your request. Sorry about that!"
+_SERVER_ERROR = "The server had an error while processing your request. Sorry about that!"
 
-# A 429 with one of these is about money, and its type says so.
+# A 429 with one of these codes is about billing, and its `type` says so.
 _BILLING = frozenset(
     {
         "insufficient_quota",
@@ -43,21 +43,21 @@ _BILLING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with some of the attempts. Admitted ones have been charged and take their latency.
+    """A failure of some attempts. An attempt that was admitted has been charged and takes its latency.
 
-    - `status`: an error response with this `status`, `code`, `message`, and `retry_after` seconds.
-      Not `late`, it is said at the door, before the limits are looked at: at once and without charge.
-      That is usual for codes about money, such as `insufficient_quota`; all else is usually `late`
+    - `status`: an error response with this `status`, `code`, `message`, and `retry_after` seconds. With
+      `late=False` it comes before the limits are checked, at once and without a charge. That is the
+      default for billing codes such as `insufficient_quota`; other codes are `late` by default
     - `disconnect`: the connection is closed without a response
-    - `hang`: no response, ever
-    - `stream_error`: status 200, then an error event (only streams), which comes `after` so many
-      others. `retry_after` stands in its text. In streams of `responses` it has one of these shapes:
+    - `hang`: there is never a response
+    - `stream_error`: status 200 and a stream that ends in an error event, `after` this number of other
+      events; its text includes `retry_after`. In streams of `responses` the event has one of three shapes:
       `wrapped`, `{"type": "error", "error": {"code": ...}}`; `flat`, `{"type": "error", "code": ...}`;
-      `failed`, a `response.failed` with `response.error.code`. Elsewhere it is `wrapped`
-    - `stream_cut`: the connection drops in mid-stream (only streams)
+      `failed`, a `response.failed` with `response.error.code`. In other streams it is `wrapped`
+    - `stream_cut`: the connection drops in the middle of a stream
 
-    A fault strikes with probability `share`, only attempts numbered `first` to `last` (metered
-    attempts count from 0, refused ones too), only those of `model` if given.
+    It applies with probability `share` to attempts numbered `first` to `last` (all metered attempts count,
+    from 0) and, if `model` is given, only to those of that model.
     """
 
     kind: FaultKind = "status"
@@ -113,8 +113,8 @@ class Fault:
         ]
         return f"{self.kind}:{','.join(pairs)}" if pairs else self.kind
 
-    def concerns(self, number: int, model: str, *, stream: bool) -> bool:
-        """Whether attempt `number` may be struck; the dice are the server's."""
+    def applies_to(self, number: int, model: str, *, stream: bool) -> bool:
+        """Whether attempt `number` may have this fault; the server draws for `share`."""
         if self.kind.startswith("stream") and not stream:
             return False
         if self.model is not None and self.model != model:
@@ -122,16 +122,16 @@ class Fault:
         return self.first <= number and (self.last is None or number <= self.last)
 
     @property
-    def at_door(self) -> bool:
+    def before_limits(self) -> bool:
         late = self.code not in _BILLING if self.late is None else self.late
         return self.kind == "status" and not late
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         if self.message is None and self.code == "insufficient_quota":
-            return _QUOTA
+            return _QUOTA_TEXT
         status = 429 if self.kind == "stream_error" else self.status
-        return self.message or _WORDS.get(status, _SORRY)
+        return self.message or _TEXTS.get(status, _SERVER_ERROR)
 
     @property
     def error_type(self) -> str:

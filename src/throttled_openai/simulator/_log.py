@@ -1,4 +1,4 @@
-"""What the server remembers of its attempts."""
+"""The log: the record of each attempt, and the counters of all attempts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Dimension = Literal["requests", "tokens", "concurrency", "growth"]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One metered request, as it was decided on arrival.
+    """One metered request and the decision made on its arrival.
 
-    `at` is seconds on the loop's clock; `status` is 0 where no response is sent; `tokens` is what
-    it costs, now or at its end, charged or refused; `dimension` is the limit that refused it;
-    `call` is its `X-Client-Request-Id`, if it has one, for clients that want to know their own.
+    `at` is seconds on the loop's clock. `status` is 0 if no response is sent. `tokens` is its full cost,
+    whether it was charged or refused. `dimension` is the limit that refused it. `call` is its
+    `X-Client-Request-Id`, by which clients find their own attempts.
     """
 
     at: float
@@ -33,10 +33,10 @@ class Attempt:
 
 @dataclass(slots=True)
 class Counters:
-    """attempts = succeeded + refused + failed + abandoned + in flight, at any instant.
+    """At any instant, attempts = succeeded + refused + failed + abandoned + in flight.
 
-    Failed: struck by a fault. Abandoned: the client left before its answer was complete. Those in
-    the backend's line are in flight too.
+    Failed: ended by a fault. Abandoned: the client left before its answer was complete. Attempts in
+    the backend's queue are in flight.
     """
 
     attempts: int = 0

@@ -1,4 +1,4 @@
-"""The way between a client and the server: how long each message is on it. Only the carrier in memory has to ask."""
+"""The network: how long each message travels. Only the memory carrier asks; TCP has a real network."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class Network:
-    """Draws one-way times, lognormal. Each direction has dice of its own: answers do not shift arrivals."""
+    """Draws lognormal one-way times. Each direction has its own generator, so replies do not change later arrivals."""
 
     def __init__(self, seed: int) -> None:
-        self._there = Random(f"{seed} there")
-        self._back = Random(f"{seed} back")
+        self._requests = Random(f"{seed} there")
+        self._replies = Random(f"{seed} back")
 
-    def there(self, settings: Settings) -> float:
-        return _draw(self._there, settings)
+    def to_server(self, settings: Settings) -> float:
+        return _draw(self._requests, settings)
 
-    def back(self, settings: Settings) -> float:
-        return _draw(self._back, settings)
+    def to_client(self, settings: Settings) -> float:
+        return _draw(self._replies, settings)
 
 
-def _draw(dice: Random, settings: Settings) -> float:
+def _draw(generator: Random, settings: Settings) -> float:
     if settings.network <= 0:
         return 0.0
-    return settings.network * math.exp(dice.gauss(0, settings.network_sigma))
+    return settings.network * math.exp(generator.gauss(0, settings.network_sigma))

@@ -1,4 +1,4 @@
-"""The simulator in a process of its own, so that it does not share a core's time with its clients."""
+"""The simulator in its own process, so that it does not compete with its clients for one core."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from ._cli import arguments_of
-from ._settings import Options, Settings
+from ._settings import Settings, SettingsOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def spawn(
-    settings: Settings | None = None, *, faults: Iterable[Fault] = (), **options: Unpack[Options]
+    settings: Settings | None = None, *, faults: Iterable[Fault] = (), **options: Unpack[SettingsOptions]
 ) -> Iterator[str]:
-    """Serve from a new process and give the base URL, which ends in /v1; the process ends with the block.
+    """Serve from a new process and give the base URL, which ends in /v1. The process ends with the block.
 
-    Its counters are at /simulator/stats on the same port, its attempts at /simulator/log.
+    The same port serves the counters at /simulator/stats and the attempts at /simulator/log.
     """
     settings = replace(settings or Settings(), **options)
     command = [
@@ -36,7 +36,7 @@ def spawn(
         "--quiet",
         *arguments_of(settings, faults),
     ]
-    # The child has to find the same package as this process, however this process found it.
+    # The child must import the same package, however this process found it.
     home = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
     with subprocess.Popen(  # noqa: S603  # our own interpreter, our own arguments

@@ -1,16 +1,16 @@
-"""What kind of server the simulator plays: its limits, its speed, what it tells its clients."""
+"""The settings of the simulated server: its limits, its speed, and what it says to clients."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, TypedDict, get_args
+from typing import Final, Literal, TypedDict, get_args
 
-from ._charge import ChargeKind
-from ._dialects import DialectName
+ChargeKind = Literal["estimate", "reserve", "usage"]
+DialectName = Literal["openai", "azure", "groq", "mistral", "cerebras", "anthropic", "openrouter", "gemini", "ietf"]
 
 
-class Options(TypedDict, total=False):
+class SettingsOptions(TypedDict, total=False):
     """The fields of `Settings`, as keyword arguments."""
 
     rpm: float | None
@@ -19,6 +19,7 @@ class Options(TypedDict, total=False):
     tpd: float | None
     shared_limit: str | None
     burst: float
+    show_burst: bool
     fixed_window: float | None
     latency: float
     latency_sigma: float
@@ -33,6 +34,8 @@ class Options(TypedDict, total=False):
     dialect: DialectName
     max_in_flight: int | None
     overload_status: int
+    overload_code: str | None
+    overload_wait: float | None
     slow_down_above: float | None
     charge: ChargeKind
     refund: bool
@@ -59,65 +62,71 @@ class Settings:
     # All models whose names start with this share one set of limits, which has this name.
     shared_limit: str | None = None
 
-    # Seconds of the limit that may arrive at once. Below 60 a second, hidden bucket of this size
-    # stands beside the minute bucket whose numbers the headers show.
+    # The burst that a limit allows, in seconds of its rate. Below 60, a hidden bucket of this size is
+    # enforced beside the minute bucket that the headers show.
     burst: float = 60.0
 
-    # Seconds of a window that the limits are counted in instead of refilling; what it leaves is lost.
-    # 60: the headers show this window. Shorter: a hidden one stands beside the minute bucket.
+    # Whether that bucket is the one that the headers show, in place of a minute's.
+    show_burst: bool = False
+
+    # Count the limits in fixed windows of this many seconds; unused units expire with their window.
+    # 60: the headers show this window. Shorter: a hidden window is enforced beside the minute bucket.
     fixed_window: float | None = None
 
     # Median of the lognormal time from arrival to the last byte, and its sigma. Refusals take no time.
     latency: float = 0.5
     latency_sigma: float = 0.2
 
-    # Median of the lognormal time each message is under way, and its sigma: requests, whole answers
-    # and heads of streams. Attempts may overtake each other. Only in memory: TCP has a network.
+    # Median of the lognormal one-way network time, and its sigma, for each request, whole answer and
+    # head of a stream. Attempts may overtake each other. In memory only: over TCP the network is real.
     network: float = 0.0
     network_sigma: float = 0.5
 
-    # Attempts that run at once; the others wait in line, as long as it takes. One that starts takes
-    # 1 + `slowdown` x (others that run) / `slots` times its latency.
+    # Attempts that run at the same time; the others queue without limit. An attempt's latency is
+    # multiplied by 1 + `slowdown` x (attempts running as it starts) / `slots`.
     slots: int | None = None
     slowdown: float = 0.0
 
-    # Of latencies, network and faults.
+    # Seed of the latencies, network times and faults.
     seed: int = 0
 
     # Whether responses carry x-ratelimit-* headers.
     announce: bool = True
 
-    # Whether a 429 says when to come back, in headers and text.
+    # Whether a 429 says when to retry, in headers and text.
     retry_after: bool = True
 
     # Whether a 429 names the limit and its numbers.
     explain_refusals: bool = True
 
-    # Whose headers and words these are.
+    # The provider whose headers and error bodies are imitated.
     dialect: DialectName = "openai"
 
-    # Above this many attempts in flight: a bare refusal with `overload_status`.
+    # Attempts beyond this number in flight are refused with `overload_status`. The refusal carries
+    # `overload_code`, such as `slow_down`, and names a wait of `overload_wait` seconds, where these are set.
     max_in_flight: int | None = None
     overload_status: int = 429
+    overload_code: str | None = None
+    overload_wait: float | None = None
 
-    # Above so many requests per second (of a model, over ten seconds) a rate of more than 1.5 times the
-    # mean of the last 15 minutes is refused with "503 Slow Down". Refused ones count as requests too.
+    # A model's request rate (over ten seconds) above both this rate per second and 1.5 times its mean
+    # of the last 15 minutes is refused with "503 Slow Down". Refused requests count in both rates.
     slow_down_above: float | None = None
 
-    # What is taken from the tokens: the estimate of the prompt on arrival; or with it a reserve for
-    # the answer, as many as the request allows it, or 16; or, when the answer is complete, its usage:
-    # then one token has to be left on arrival, and there may be debt.
+    # How tokens are charged. `estimate`: the prompt's estimate, on arrival. `reserve`: also the
+    # answer's token limit, or 16 if it has none. `usage`: prompt and answer, once the answer is
+    # complete; admission then needs one token, and the bucket may go into debt.
     charge: ChargeKind = "estimate"
 
-    # Whether what is left of a reserve is given back as the attempt ends.
+    # Whether the unused part of a reserve is refunded when the attempt ends.
     refund: bool = False
 
-    # Whether a 429 takes from the request bucket too, down to nothing.
+    # Whether a refused attempt is charged one request too, as far as any are left.
     charge_refused_requests: bool = False
 
-    # What other clients of the account take steadily out of each model's limits per minute, as far as
-    # it is there, from the model's first use on. Greedy ones leave half of what fits into a limit,
-    # and once we draw on that, half of what refills.
+    # What the account's other clients steadily take from each model's limits per minute, as far as
+    # they allow, from the model's first use on. They leave half of a limit's capacity and, once that
+    # half is drawn on, half of its refill.
     neighbour_rpm: float = 0.0
     neighbour_tpm: float = 0.0
 
@@ -142,11 +151,11 @@ class Settings:
         for name, known in (("charge", get_args(ChargeKind)), ("dialect", get_args(DialectName))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if self.shared_limit is not None and not (self.shared_limit and isinstance(self.shared_limit, str)):
-            raise ValueError(f"shared_limit must be the start of a model's name, got {self.shared_limit!r}")
+        _check_word("shared_limit", self.shared_limit, "the start of a model's name")
+        _check_word("overload_code", self.overload_code, "a word")
 
 
-# What each may be at least and at most.
+# Name, minimum, maximum.
 _NUMBERS: Final = (
     ("rpm", 1.0, math.inf),
     ("tpm", 1.0, math.inf),
@@ -160,6 +169,7 @@ _NUMBERS: Final = (
     ("network_sigma", 0.0, 10.0),
     ("slowdown", 0.0, math.inf),
     ("slow_down_above", 0.0, math.inf),
+    ("overload_wait", 0.0, math.inf),
     ("neighbour_rpm", 0.0, math.inf),
     ("neighbour_tpm", 0.0, math.inf),
     ("initial_level", 0.0, 1.0),
@@ -171,18 +181,28 @@ _WHOLE: Final = (
     ("max_in_flight", 1, math.inf),
     ("slots", 1, math.inf),
 )
-_SWITCHES: Final = ("announce", "retry_after", "explain_refusals", "refund", "charge_refused_requests")
+_SWITCHES: Final = ("show_burst", "announce", "retry_after", "explain_refusals", "refund", "charge_refused_requests")
 
-# Beyond this numbers are mistakes, and sums of them would become infinite.
+# Larger numbers are mistakes, and their sums could become infinite.
 _HUGE: Final = 1e15
 
-# None: there is no such limit.
-_OPTIONAL: Final = {"rpm", "tpm", "rpd", "tpd", "fixed_window", "slow_down_above", "max_in_flight", "slots"}
+# Settings that may be None, which means unlimited; of `overload_wait`, that no wait is named.
+_OPTIONAL: Final = {
+    "rpm",
+    "tpm",
+    "rpd",
+    "tpd",
+    "fixed_window",
+    "slow_down_above",
+    "overload_wait",
+    "max_in_flight",
+    "slots",
+}
 
 
 def _check_number(name: str, value: object, *, at_least: float, at_most: float = math.inf) -> None:
     """Values also come from the command line and over HTTP, so the types are checked too."""
-    # An integer may be too large to ask whether it is finite.
+    # `math.isfinite` fails for an integer too large to be a float, so compare instead.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_HUGE <= value <= _HUGE:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     if value < at_least:
@@ -195,3 +215,8 @@ def _check_whole(name: str, value: object, *, at_least: float = -math.inf, at_mo
     if not isinstance(value, int):
         raise ValueError(f"{name} must be a whole number, got {value!r}")  # noqa: TRY004
     _check_number(name, value, at_least=at_least, at_most=at_most)
+
+
+def _check_word(name: str, value: object, what: str) -> None:
+    if value is not None and not (value and isinstance(value, str)):
+        raise ValueError(f"{name} must be {what}, got {value!r}")

@@ -1,0 +1,1 @@
+"""What is sent back: bodies of successful answers, their streams, stored objects, and the reply that carries them."""

@@ -1,0 +1,1 @@
+"""How replies reach a client: an HTTP transport in memory, or HTTP/1.1 on a TCP port."""

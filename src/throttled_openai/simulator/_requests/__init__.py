@@ -1,0 +1,1 @@
+"""What a client asks for: the checked fields of a metered request, and what the request is measured to cost."""
