@@ -174,6 +174,8 @@ def test_a_dry_run_counts_without_a_key_and_sends_nothing(source, output, tmp_pa
     [
         (["run"], "the following arguments are required"),
         (["run", "{in}", "-o", "{in}"], "the output is the input"),
+        (["run", "{in}", "-o", "none/out"], "there is no directory"),
+        (["run", "-", "-o", "out", "--format", "csv", "--model", "m"], "a table cannot come from standard input"),
         (["run", "{in}", "-o", "out", "--rpm", "0"], "must be a positive number"),
         (["run", "{in}", "-o", "out", "--max-cost", "5"], "--max-cost needs --prices"),
         (["run", "{in}", "-o", "out", "--limits", "x.toml", "--rpm", "5"], "write either --limits or --rpm"),

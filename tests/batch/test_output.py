@@ -42,7 +42,7 @@ def test_an_output_says_what_is_done(tmp_path):
     assert 1 in found.done
     assert 2 not in found.done
     assert 3 in found.done
-    assert (found.failed, found.end, found.damaged) == (1, path.stat().st_size, 0)
+    assert (found.failed, found.end, found.unwanted) == (1, path.stat().st_size, 0)
 
 
 @pytest.mark.parametrize("left", range(1, 60, 7))
@@ -59,7 +59,7 @@ def test_a_torn_last_line_is_cut_off_and_not_done(tmp_path, left):
 def test_lines_that_a_power_cut_damaged_are_left_out(tmp_path):
     path = write(tmp_path / "out", result(1), bytes(50) + b"\n", result(2), result(2))
     found = scan(path, RUN)
-    assert (found.done.count, found.damaged) == (2, 1)
+    assert (found.done.count, found.unwanted) == (2, 2)
     keep(path, lambda _: True)
     assert path.read_bytes() == result(1) + result(2)
 
@@ -70,7 +70,10 @@ def test_results_of_another_run_are_refused(tmp_path):
 
 
 def test_failures_are_taken_out_to_be_sent_again(tmp_path):
-    path = write(tmp_path / "out", result(1), result(2, ok=False), result(3))
+    path = write(tmp_path / "out", result(1), result(2, ok=False), result(3), b"{torn")
+    found = scan(path, RUN, wanted=lambda told: told.ok)
+    assert (found.done.count, found.failed, found.unwanted) == (2, 0, 1)
+    assert 2 not in found.done
     keep(path, lambda told: told.ok)
     assert lines_of(path) == [1, 3]
 

@@ -132,6 +132,8 @@ class FileRun:
         self._path = None if self._target is None else working_path(self._target)
         if self._target is not None and not source.is_stream and self._target == Path(source.name).resolve():
             raise ValueError("the output is the input")
+        if self._target is not None and not self._target.parent.is_dir():
+            raise ValueError(f"there is no directory {self._target.parent}")
         self._output: Output | None = None
         self._sidecar: Sidecar | None = None
         self._run = "0" * 8
@@ -251,11 +253,12 @@ class FileRun:
             if told.ok and self._rules.prices is not None:
                 tally.cost += _cost_of(line, self._rules.prices)
 
-        if self._rules.retry_errors:
-            keep(path, lambda told: told.ok)
-        found = scan(path, self._run, seen)
-        if found.damaged:
-            keep(path, lambda _: True)
+        def wanted(told: Written) -> bool:
+            return told.ok or not self._rules.retry_errors
+
+        found = scan(path, self._run, seen, wanted)
+        if found.unwanted:
+            keep(path, wanted)
         elif found.end < path.stat().st_size:
             cut(path, found.end)
         tally.before, tally.failed_before = found.done.count, found.failed

@@ -101,6 +101,8 @@ class Input:
             asked.model, asked.path or "/chat/completions", asked.template, asked.system, asked.column,
             asked.id_column, asked.body,
         )  # fmt: skip
+        if self.kind != "text" and self.is_stream:
+            raise ValueError("a table cannot come from standard input")
         if self.kind != "text":
             return made.with_columns(columns(self.name, self.kind))
         if asked.column is not None or asked.id_column is not None:

@@ -58,18 +58,26 @@ class Lines:
 class Scan(NamedTuple):
     """What an output holds. `done`: lines of the input; `failed`: how many of them; `end`: of the last whole line.
 
-    `damaged`: lines before `end` that are none of ours.
+    `unwanted`: lines before `end` that are damaged, doubled, or to be done again.
     """
 
     done: Lines
     failed: int
     end: int
-    damaged: int
+    unwanted: int
 
 
-def scan(path: Path, run: str, seen: Callable[[Written, bytes], object] = lambda *_: None) -> Scan:
-    """Read an output from its beginning. Raises `WrongRunError` where its lines are another run's."""
-    done, failed, at, end, damaged, before_end = Lines(), 0, 0, 0, 0, 0
+def scan(
+    path: Path,
+    run: str,
+    seen: Callable[[Written, bytes], object] = lambda *_: None,
+    wanted: Callable[[Written], bool] = lambda _: True,
+) -> Scan:
+    """Read an output from its beginning. Raises `WrongRunError` where its lines are another run's.
+
+    `seen` is told each line that counts as done: those that are `wanted`.
+    """
+    done, failed, at, end, unwanted, before_end = Lines(), 0, 0, 0, 0, 0
     with path.open("rb", buffering=1 << 20) as file:
         for line in file:
             at += len(line)
@@ -78,13 +86,15 @@ def scan(path: Path, run: str, seen: Callable[[Written, bytes], object] = lambda
                 raise WrongRunError(
                     f"{path.name} holds results of another run, {told.run}, than its sidecar says, {run}"
                 )
-            if told is None or not done.add(told.line):
-                damaged += 1
-                continue
-            before_end = damaged
-            end = at
-            failed += not told.ok
-            seen(told, line)
+            if told is not None:
+                end = at
+            if told is None or not wanted(told) or not done.add(told.line):
+                unwanted += 1
+            else:
+                failed += not told.ok
+                seen(told, line)
+            if end == at:
+                before_end = unwanted
     return Scan(done, failed, end, before_end)
 
 
