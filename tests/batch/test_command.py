@@ -160,10 +160,10 @@ def test_a_dry_run_counts_without_a_key_and_sends_nothing(source, output, tmp_pa
     assert capsys.readouterr().out.splitlines() == [
         "200 requests",
         "    gpt-4o: 200 requests, about 1,000 tokens in, at most 0 out",
-        "        200 of them do not say how much they may be answered",
+        "        200 of them set no maximum for their answers",
         "        3 min 20 s at its limits; the request limit binds",
         "time: 3 min 20 s at least, by the limits that are known",
-        "cost: at most 0.0025, as far as requests say how much they may be answered",
+        "cost: at most 0.0025, without answers that have no maximum",
         "nothing was sent",
     ]
     assert not output.exists()

@@ -126,12 +126,12 @@ def plan(found: Survey, book: LimitsBook, prices: Prices | None) -> str:
     times: dict[int, float] = {}
     cost, unpriced = 0.0, []
     for load in found.loads.values():
-        most = f"{load.most_output:,}" + (
-            " and what requests without a maximum are answered" if load.open_ended else ""
-        )
         lines.append(
-            f"    {load.model}: {load.requests:,} requests, about {load.input_tokens:,} tokens in, at most {most} out"
+            f"    {load.model}: {load.requests:,} requests, about {load.input_tokens:,} tokens in, "
+            f"at most {load.most_output:,} out"
         )
+        if load.open_ended:
+            lines.append(f"        {load.open_ended:,} of them set no maximum for their answers")
         took = seconds_of(load, book)
         if took is None:
             lines.append("        its limits are not known: the run learns them from the server")
@@ -148,6 +148,6 @@ def plan(found: Survey, book: LimitsBook, prices: Prices | None) -> str:
         lines.append(f"time: {spell(max(times.values()))} at least, by the limits that are known")
     if prices is not None:
         without = f", without {', '.join(unpriced[:5])}, which have no price" if unpriced else ""
-        lines.append(f"cost: at most {cost:,.4f}{without}, as far as requests say how much they may be answered")
+        lines.append(f"cost: at most {cost:,.4f}{without}, without answers that have no maximum")
     lines.append("nothing was sent")
     return "\n".join(lines)
