@@ -125,6 +125,15 @@ def test_from_standard_input_to_standard_output(server):
     assert [json.loads(line)["custom_id"] for line in out.splitlines()] == ["line-1", "line-2", "line-4"]
 
 
+def test_results_that_nobody_reads_end_the_run_without_a_word(server, source):
+    process = command("run", source, "-o", "-", "--base-url", server, "--rpm", "600", "--quiet")
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=30) == 141
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
 def test_a_pipe_that_waits_does_not_hold_up_ctrl_c_nor_the_results(server):
     process = command("run", "-", "-o", "-", "--format", "text", "--model", "gpt-4o", "--base-url", server, "--quiet",
                       stdin=subprocess.PIPE)  # fmt: skip

@@ -116,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         told.close()
         print(f"throttled-openai run: {error}", file=sys.stderr)
         return WRONG_USAGE
+    except BrokenPipeError:
+        raise
     except OSError as error:
         told.close()
         print(f"throttled-openai run: cannot write: {said_of(error)}", file=sys.stderr)

@@ -140,6 +140,7 @@ class FileRun:
         self._runner: Runner | None = None
         self._interrupts = 0
         self._given_up = False
+        self._unread: BrokenPipeError | None = None
         self.tally = Tally()
 
     async def run(self) -> Summary:
@@ -320,6 +321,8 @@ class FileRun:
             flush()
         if stream is not sys.stdout.buffer:
             stream.close()
+        if self._unread is not None:
+            raise self._unread
 
     def _made_runner(self, feed: Feed, sink: Sink, room: Callable[[], bool] = lambda: True) -> Runner:
         rules = self._rules
@@ -341,6 +344,7 @@ class FileRun:
     def _cannot_write(self, error: OSError) -> None:
         assert self._runner is not None
         if self._path is None and isinstance(error, BrokenPipeError):
+            self._unread = error
             self._runner.abort("nobody reads the results")
             return
         where = "standard output" if self._name == STDIN else self._name
