@@ -16,8 +16,9 @@ import time
 import tracemalloc
 from typing import Any
 
-from throttled_openai import Throttle, _lane
-from throttled_openai._permit import Call, Manners, Outcome
+from throttled_openai import Throttle
+from throttled_openai._admission import limiter as _lane
+from throttled_openai._admission.permit import Call, Manners, Outcome
 
 MANNERS = Manners()
 
@@ -106,7 +107,7 @@ async def memory(waiting: int) -> float:
 
 
 def main() -> int:
-    watches = [Stopwatch(_lane.Lane, name) for name in ("admit_waiting", "settle")]
+    watches = [Stopwatch(_lane.Limiter, name) for name in ("admit_waiting", "settle")]
     print(f"{'waiting':>8} {'join':>10} {'admit + settle':>15} {'give up':>10} {'longest hold':>13} {'memory':>10}")
     worst = 0.0
     for waiting in (1_000, 10_000, 100_000):

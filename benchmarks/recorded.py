@@ -21,10 +21,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from throttled_openai._core.estimate import estimate
-from throttled_openai._core.headers import Announcement, read_limits
-from throttled_openai._core.providers import OPENAI, Provider, provider_of
-from throttled_openai._core.tariff import Tariff
+from throttled_openai._control.tariff import Tariff
+from throttled_openai._protocol.estimate import estimate
+from throttled_openai._protocol.headers import Announcement, read_limits
+from throttled_openai._protocol.providers import OPENAI, Provider, provider_of
 
 Row = dict[str, str]
 

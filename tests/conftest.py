@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from throttled_openai._shared import shared
+from throttled_openai._clients.shared import shared
 
 # What a script runs in the background ignores Ctrl-C, and so would the programs that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

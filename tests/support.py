@@ -7,9 +7,9 @@ import math
 import httpx
 
 from throttled_openai import Limits, Throttle
-from throttled_openai._core.headers import NOTHING, Announcement, Window
-from throttled_openai._core.refusals import Refusal
-from throttled_openai._permit import Call, Manners, Outcome
+from throttled_openai._admission.permit import Call, Manners, Outcome
+from throttled_openai._protocol.headers import NOTHING, Announcement, Window
+from throttled_openai._protocol.refusals import Refusal
 from throttled_openai.simulator._clock import virtual_run
 
 ORDINARY = Manners()

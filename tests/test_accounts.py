@@ -13,9 +13,9 @@ from openai import AsyncOpenAI
 import throttled_openai
 from clients import FAMILIES, HI, URL, Script, http_client, now, refuses, say, throttled
 from throttled_openai import AccountBlocked, Limits, Throttle, throttle_http_client
-from throttled_openai._core.account import Account, Giver, account_at, credentials_in
-from throttled_openai._credentials import credentials_of
-from throttled_openai._shared import Throttles, shared
+from throttled_openai._clients.credentials import credentials_of
+from throttled_openai._clients.shared import Throttles, shared
+from throttled_openai._protocol.account import Account, Giver, account_at, credentials_in
 from throttled_openai.simulator import Simulator, virtual_run
 
 BILLED = refuses(code="insufficient_quota", kind="insufficient_quota")

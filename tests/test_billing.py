@@ -28,8 +28,8 @@ from support import (
     virtual_run,
 )
 from throttled_openai import AccountBlocked, AdmissionError
-from throttled_openai._core.concurrency import ConcurrencyLimit
-from throttled_openai._lane import BLOCKED
+from throttled_openai._admission.limiter import BLOCKED
+from throttled_openai._control.concurrency import ConcurrencyLimit
 from throttled_openai.errors import refused_by
 
 BILLING = refusal(kind="billing")

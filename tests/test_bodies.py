@@ -15,9 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from test_headers import BROKEN, NOW, all_headers, announced, assert_possible, values
-from throttled_openai._core.bodies import read_body
-from throttled_openai._core.durations import DAY, MONTH
-from throttled_openai._core.refusals import Refusal, read_refusal, read_stream_error
+from throttled_openai._protocol.durations import DAY, MONTH
+from throttled_openai._protocol.error_body import parse_error_body
+from throttled_openai._protocol.refusals import Refusal, read_refusal, read_stream_error
 
 
 def refused(body, status=429, headers=None, wall_now=NOW):
@@ -1352,6 +1352,6 @@ def test_no_word_of_the_message_is_in_the_repr():
 
 
 def test_nothing_read_from_a_body_keeps_its_text():
-    said = read_body(openai_error("say hello", "tokens"))
+    said = parse_error_body(openai_error("say hello", "tokens"))
     assert "hello" not in repr(said)
     assert "hello" not in repr(refused(openai_error("say hello (for limit gpt-4.1)", "tokens")))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import now, virtual, virtual_run
-from throttled_openai._core.bucket import ROUNDING, TokenBucket
+from throttled_openai._control.bucket import ROUNDING, TokenBucket
 from throttled_openai.simulator import VirtualTimeLoop
 
 # --- aiolimiter -----------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import NOTHING, Limits, announcement, now, pass_time, refusal, virtual, virtual_run
-from throttled_openai._core.budget import FIRST_PAUSE, LONGEST_OVERLOAD_PAUSE, LONGEST_PAUSE, PAUSE_JITTER, Budget
-from throttled_openai._core.durations import DAY, MINUTE
-from throttled_openai._core.headers import Announcement, Window
-from throttled_openai._core.limits import BURST
+from throttled_openai._control.budget import FIRST_PAUSE, LONGEST_OVERLOAD_PAUSE, LONGEST_PAUSE, PAUSE_JITTER, Budget
+from throttled_openai._limits import BURST
+from throttled_openai._protocol.durations import DAY, MINUTE
+from throttled_openai._protocol.headers import Announcement, Window
 
 BOTH = ("requests", "tokens")
 

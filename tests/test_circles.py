@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 HOUSES = {
     "throttled_openai.simulator": ROOT / "src/throttled_openai/simulator",
     "throttled_openai.batch": ROOT / "src/throttled_openai/batch",
-    "throttled_openai.bench": ROOT / "src/throttled_openai/bench",
-    "throttled_openai.demo": ROOT / "src/throttled_openai/demo",
+    "throttled_openai._commands.bench": ROOT / "src/throttled_openai/bench",
+    "throttled_openai._commands.demo": ROOT / "src/throttled_openai/demo",
     "throttled_openai._pool": ROOT / "src/throttled_openai/_pool",
     "comparison": ROOT / "benchmarks/comparison",
 }

@@ -12,11 +12,11 @@ from pathlib import Path
 import openai
 import pytest
 
-from throttled_openai import cli
-from throttled_openai.demo import _cli
-from throttled_openai.demo._contender import CONTENDERS
-from throttled_openai.demo._race import RacePlan
-from throttled_openai.demo._tally import Tally
+from throttled_openai._commands import main as cli
+from throttled_openai._commands.demo import cli as _cli
+from throttled_openai._commands.demo.contender import CONTENDERS
+from throttled_openai._commands.demo.race import RacePlan
+from throttled_openai._commands.demo.tally import Tally
 
 FULL = Path("/dev/full")
 

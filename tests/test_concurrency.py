@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from throttled_openai._core.concurrency import (
+from throttled_openai._control.concurrency import (
     FITS,
     HEADROOM,
     LARGEST_STEP,

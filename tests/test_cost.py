@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 
 from clients import URL, http_client, say
 from throttled_openai import Throttle, ThrottledAsyncOpenAI
-from throttled_openai._permit import Call, Manners, Outcome
+from throttled_openai._admission.permit import Call, Manners, Outcome
 from throttled_openai.simulator import Simulator, virtual_run
 
 MANNERS = Manners()

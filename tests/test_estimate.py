@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
 from openai.types.responses import ResponseFunctionToolCall, ResponseUsage
 
-from throttled_openai._core.estimate import (
+from throttled_openai._protocol.estimate import (
     OPAQUE_TOKENS,
     Estimate,
     Usage,
@@ -23,7 +23,7 @@ from throttled_openai._core.estimate import (
     read_usage,
     used_tokens,
 )
-from throttled_openai._core.providers import PROVIDERS
+from throttled_openai._protocol.providers import PROVIDERS
 
 CHAT = "/chat/completions"
 MISTRAL = PROVIDERS["mistral"]

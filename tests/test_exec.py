@@ -11,8 +11,9 @@ import openai
 import pytest
 
 import throttled_openai
-from throttled_openai import _exec, cli
-from throttled_openai._install import VARIABLES
+from throttled_openai._clients.install import VARIABLES
+from throttled_openai._commands import exec as _exec
+from throttled_openai._commands import main as cli
 
 SOURCE = str(Path(throttled_openai.__file__).parents[1])
 
@@ -232,7 +233,7 @@ def test_options_reach_the_program_as_variables():
     made = _exec.environment_of(given, quiet=True)
     assert {made[f"THROTTLED_OPENAI_{name.upper()}"] for name in given} == {"5.0", "3", "groq"}
     assert set(given) <= set(VARIABLES)
-    assert made["PYTHONPATH"].split(os.pathsep)[0] == str(Path(_exec.__file__).with_name("_startup"))
+    assert made["PYTHONPATH"].split(os.pathsep)[0] == str(Path(_exec.__file__).with_name("startup"))
 
 
 def test_a_program_that_cannot_be_run_is_126(capsys, monkeypatch, tmp_path):

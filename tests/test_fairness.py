@@ -23,8 +23,8 @@ from support import (
     virtual,
     virtual_run,
 )
-from throttled_openai._core.durations import DAY
-from throttled_openai._lane import PASSABLE, SAVED
+from throttled_openai._admission.limiter import PASSABLE, SAVED
+from throttled_openai._protocol.durations import DAY
 
 
 async def told(left=60_000, *, limits=None, **announced):

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from clients import FAMILIES, HI, cancelled_at_the_end, say, settled, throttled
-from throttled_openai import _lane
+from throttled_openai._admission import limiter as _lane
 from throttled_openai.simulator import Fault, Simulator, virtual_run
 
 CALLS, CEILING = 300, 24
@@ -146,7 +146,7 @@ def play(seed):
 def watched(monkeypatch):
     """What must hold at every admission and after every look at the queue; how often each permit was settled."""
     settlements = Counter()
-    lane = _lane.Lane
+    lane = _lane.Limiter
     settle, grant, admit_waiting = lane.settle, lane._grant, lane.admit_waiting
 
     def settled_once(self, permit, *more):

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from throttled_openai._core.durations import DAY, MINUTE, MONTH, parse_duration
-from throttled_openai._core.headers import Announcement, Window, read_limits
-from throttled_openai._core.refusals import read_refusal
+from throttled_openai._protocol.durations import DAY, MINUTE, MONTH, parse_duration
+from throttled_openai._protocol.headers import Announcement, Window, read_limits
+from throttled_openai._protocol.refusals import read_refusal
 
 NOTHING = Announcement((), ())
 NOW = 1_780_000_000.0  # 2026-05-28T20:26:40Z

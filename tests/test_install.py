@@ -18,7 +18,7 @@ import throttled_openai
 from clients import HI, URL, say
 from servers import real
 from throttled_openai import Throttle, ThrottledAsyncOpenAI
-from throttled_openai._install import installed_stats
+from throttled_openai._clients.install import installed_stats
 from throttled_openai.simulator import Simulator, serve, spawn
 
 HTTP = openai.DefaultHttpxClient()
@@ -27,7 +27,7 @@ STOCK = openai.AsyncOpenAI  # as `from openai import AsyncOpenAI` of a module th
 
 @pytest.fixture(autouse=True)
 def undone(monkeypatch):
-    for name in (*import_module("throttled_openai._install").VARIABLES, "exec_pid"):
+    for name in (*import_module("throttled_openai._clients.install").VARIABLES, "exec_pid"):
         monkeypatch.delenv(f"THROTTLED_OPENAI_{name.upper()}", raising=False)
     yield
     throttled_openai.uninstall()

@@ -9,8 +9,8 @@ from statistics import fmean
 
 import pytest
 
-from throttled_openai._core.concurrency import ConcurrencyLimit
-from throttled_openai._core.knee import FEWEST, FLAT, GROW, Knee
+from throttled_openai._control.concurrency import ConcurrencyLimit
+from throttled_openai._control.latency_gradient import FEWEST, FLAT, GROW, LatencyGradient
 
 # What a call takes at most on average, in multiples of what it takes where it never waits.
 LONGEST = 1.8
@@ -92,12 +92,12 @@ def fill(knee, latency, in_flight, limit, *, at):
 
 
 def test_before_a_window_is_full_nothing_is_decided():
-    knee = Knee()
+    knee = LatencyGradient()
     assert [knee.sample(0.0, 1.0 + 9 * (n > 3), 16, 16) for n in range(FEWEST - 1)] == [None] * (FEWEST - 1)
 
 
 def test_the_ramp_ends_when_latency_has_grown_and_never_raises_the_limit():
-    knee = Knee()
+    knee = LatencyGradient()
     _, at = fill(knee, 1.0, 16, 16, at=0.0)
     _, at = fill(knee, FLAT - 0.01, 30, 30, at=at)
     assert knee.ramping
@@ -107,7 +107,7 @@ def test_the_ramp_ends_when_latency_has_grown_and_never_raises_the_limit():
 
 
 def test_calls_that_began_before_a_change_are_not_counted_after_it():
-    knee = Knee()
+    knee = LatencyGradient()
     _, at = fill(knee, 1.0, 16, 16, at=0.0)
     _, at = fill(knee, 2.0, 60, 60, at=at)
     for _ in range(1000):
@@ -118,7 +118,7 @@ def test_calls_that_began_before_a_change_are_not_counted_after_it():
 @pytest.mark.parametrize("limit", [1.0, 1.1, 1.34, 1.5, 1.99, 2.5, 100.0])
 def test_no_limit_is_a_trap_where_more_calls_bring_more_throughput(limit):
     """A limit of 1.5 lets one call through, and one is all that can be in flight."""
-    knee = Knee()
+    knee = LatencyGradient()
     _, at = fill(knee, 1.0, 16, 16, at=0.0)
     _, at = fill(knee, 2.0, 60, 60, at=at)
     for _ in range(20):
@@ -128,7 +128,7 @@ def test_no_limit_is_a_trap_where_more_calls_bring_more_throughput(limit):
 
 
 def test_where_nobody_asks_for_more_a_window_says_nothing_about_the_limit():
-    knee = Knee()
+    knee = LatencyGradient()
     _, at = fill(knee, 1.0, 16, 16, at=0.0)
     _, at = fill(knee, 2.0, 60, 60, at=at)
     for _ in range(50):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clients import say, throttled
 from support import Account, Limits, goodput, now, refused, saturate, start, throttle, virtual_run
-from throttled_openai._core.learning import BETA, FLOOR, FLOOR_SHARE, FORGOTTEN, MOST_ABOVE, RateLearner
+from throttled_openai._control.rate_learner import BETA, FLOOR, FLOOR_SHARE, FORGOTTEN, MOST_ABOVE, RateLearner
 from throttled_openai.simulator import Simulator
 
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from throttled_openai import Limits, Throttle, ThrottledAsyncOpenAI
-from throttled_openai._core.limits import LimitsBook, family_of
-from throttled_openai._permit import Manners
+from throttled_openai._admission.permit import Manners
+from throttled_openai._limits import LimitsBook, family_of
 
 
 def client(**options):

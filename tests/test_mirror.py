@@ -9,13 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support import Account, now, pass_time, start, virtual, virtual_run
-from throttled_openai._core.durations import DAY, MINUTE
-from throttled_openai._core.mirror import LEAST_SHARE, REORDERING, Mirror
+from throttled_openai._control.server_window import LEAST_SHARE, REORDERING, ServerWindow
+from throttled_openai._protocol.durations import DAY, MINUTE
 
 
 def mirror(limit=600.0, period=MINUTE, *, left=None):
     """A mirror that was told once what is `left`; nothing has been sent since."""
-    made = Mirror(limit, period)
+    made = ServerWindow(limit, period)
     if left is not None:
         made.observe(limit, left, None, now(), 1.0)
     return made
@@ -49,7 +49,7 @@ def agrees(mirror, stamp):
 )
 @virtual
 async def test_it_starts_full_but_for_a_reserve(limit, period, reserve):
-    made = Mirror(limit, period)
+    made = ServerWindow(limit, period)
     assert made.reserve == pytest.approx(reserve)
     assert made.level == pytest.approx(limit - reserve)
 
@@ -69,7 +69,7 @@ async def test_it_is_spent_and_refills_at_the_rate_of_the_limit():
 @pytest.mark.parametrize(("limit", "period"), [(1, MINUTE), (3, MINUTE), (1, 1.0), (2, DAY), (1, DAY)])
 @virtual
 async def test_one_unit_may_leave_however_small_the_limit_and_the_next_in_its_time(limit, period):
-    made = Mirror(limit, period)
+    made = ServerWindow(limit, period)
     left = []
     for _ in range(12):
         pass_time(made.delay(1))
@@ -84,7 +84,7 @@ async def test_one_unit_may_leave_however_small_the_limit_and_the_next_in_its_ti
 @pytest.mark.parametrize("left", [0, 100, 600])
 @virtual
 async def test_the_first_snapshot_is_believed_whole(left):
-    made = Mirror(600, MINUTE)
+    made = ServerWindow(600, MINUTE)
     stamp = made.spend(10, now())
     pass_time(0.5)
     tell(made, left, stamp)
@@ -93,7 +93,7 @@ async def test_the_first_snapshot_is_believed_whole(left):
 
 @virtual
 async def test_what_was_sent_since_is_taken_off_and_what_refilled_since_is_added():
-    made = Mirror(600, MINUTE)
+    made = ServerWindow(600, MINUTE)
     stamp = made.spend(1, now())
     for _ in range(5):
         made.spend(20, now())
@@ -306,7 +306,7 @@ async def test_however_much_others_take_we_go_on_asking_for_a_share():
 
 
 def test_on_another_loop_the_level_stays_and_instants_are_forgotten():
-    made = Mirror(600, MINUTE)
+    made = ServerWindow(600, MINUTE)
 
     async def first():
         pass_time(5000)
@@ -363,7 +363,7 @@ steps = st.lists(
 @given(steps, st.integers(0, 1000))
 def test_no_level_is_ever_above_its_capacity_nor_a_reserve_above_a_quarter(steps, seed):
     async def walk():
-        made, pick = Mirror(600, MINUTE), Random(seed).choice
+        made, pick = ServerWindow(600, MINUTE), Random(seed).choice
         stamps = [None, made.spend(1, now())]
         for step, what in steps:
             if step == "sleep":
@@ -388,7 +388,7 @@ def test_no_level_is_ever_above_its_capacity_nor_a_reserve_above_a_quarter(steps
 @given(st.lists(st.tuples(pauses, st.integers(1, 60)), min_size=1, max_size=40), st.sampled_from([60.0, 600.0]))
 def test_without_corrections_no_window_has_more_than_the_capacity_and_its_refill(traffic, limit):
     async def walk():
-        made, left = Mirror(limit, MINUTE), []
+        made, left = ServerWindow(limit, MINUTE), []
         for pause, amount in traffic:
             pass_time(pause)
             pass_time(made.delay(amount))
@@ -457,7 +457,7 @@ async def errors(seed, *, rate, neighbour=0.3, latency=1.0, bursts=False, second
     the server in another order and their answers come later still; what is left is told in whole units.
     """
     random, loop = Random(seed), asyncio.get_running_loop()
-    account, made = Account(rate, 60 * rate, 12 * rate), Mirror(60 * rate, MINUTE)
+    account, made = Account(rate, 60 * rate, 12 * rate), ServerWindow(60 * rate, MINUTE)
     under_way, found = 0, []
 
     def arrives(stamp):

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import now, pass_time, virtual, virtual_run
-from throttled_openai._core.learning import BETA, FLOOR_SHARE
-from throttled_openai._core.limits import BURST
-from throttled_openai._core.pace import GROWTH, HELD, UNPROVEN_BURST, WHOLE_BURST, Pace
+from throttled_openai._control.pacer import GROWTH, HELD, UNPROVEN_BURST, WHOLE_BURST, Pacer
+from throttled_openai._control.rate_learner import BETA, FLOOR_SHARE
+from throttled_openai._limits import BURST
 
 # Seconds between two looks of a budget.
 STEP = 0.05
@@ -17,7 +17,7 @@ STEP = 0.05
 
 def pace(ceiling=10.0, burst=None, *, announced=None, proven=True):
     """The pace of 10 units a second that the user allows."""
-    made = Pace(ceiling, burst)
+    made = Pacer(ceiling, burst)
     if proven:
         made.succeeded(now())
     if announced is not None:
@@ -301,7 +301,7 @@ async def test_an_announced_limit_replaces_what_was_learnt():
 
 
 def test_on_another_loop_debt_stays_but_what_was_spent_before_the_first_success_is_not_charged_twice():
-    made = Pace(10.0, None)
+    made = Pacer(10.0, None)
 
     async def first():
         pass_time(3)
@@ -358,7 +358,7 @@ def take(made, step, what):
 @given(steps, st.sampled_from([None, 0.05, 10.0]), st.sampled_from([None, 1.0, 60.0]))
 def test_the_rate_is_never_above_what_is_known_nor_below_its_floor_and_the_level_fits_the_bucket(steps, ceiling, burst):
     async def walk():
-        made = Pace(ceiling, burst)
+        made = Pacer(ceiling, burst)
         for step, what in steps:
             take(made, step, what)
             if made.known is not None:
@@ -379,7 +379,7 @@ def test_the_rate_is_never_above_what_is_known_nor_below_its_floor_and_the_level
 )
 def test_in_any_window_no_more_than_the_burst_and_its_refill_leave_and_one_oversize_amount(pauses, ceiling, burst):
     async def walk():
-        made, left = Pace(ceiling, burst), []
+        made, left = Pacer(ceiling, burst), []
         for number, (pause, amount) in enumerate(pauses):
             pass_time(pause)
             pass_time(made.delay(amount))

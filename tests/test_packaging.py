@@ -14,60 +14,22 @@ import throttled_openai
 PACKAGE = Path(throttled_openai.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Imports go from the top of this list downwards, never up.
+# Imports go from the top of this list downwards, never up, also those for the type checker only.
 LAYERS = [
     {"__main__"},
-    {"cli"},
-    {"_startup"},
-    {"demo", "_exec", "bench"},
+    {"_commands"},
     {"__init__"},
     {"batch"},
-    {"_install"},
-    {"_wrap", "_raw"},
-    {"_client", "_sync"},
-    {"_seam"},
-    {"_http_client"},
-    {"_signature"},
-    {"_credentials", "_options", "_rebind"},
-    {"_http", "_sync_http", "_pool", "_shared", "_waits"},
-    {"_exchange"},
-    {"_throttle"},
-    {"_lane"},
-    {"_gate"},
-    {"_queue"},
-    {"_permit"},
-    {"_portal"},
-    {"_home", "_notices"},
-    {"_redis", "redis"},
-    {"_sdk"},
-    {"errors", "events", "stats"},
-    {"_core"},
-    {"simulator"},
-    {"_axis", "_parser", "_terminal"},
-    {"_spelling"},
+    {"_clients"},
+    {"_exchange", "_pool"},
+    {"_admission"},
+    {"errors"},
+    {"_control"},
+    {"_protocol"},
+    {"simulator", "_limits", "_stats", "_spelling"},
 ]
 # These may know the SDK and its HTTP libraries; the command line shows the SDK at work.
-SEAMS = {
-    "_install",
-    "_client",
-    "_sync",
-    "_wrap",
-    "_seam",
-    "_sdk",
-    "_http_client",
-    "_http",
-    "_sync_http",
-    "_exchange",
-    "_pool",
-    "_raw",
-    "_rebind",
-    "batch",
-    "errors",
-    "cli",
-    "demo",
-    "bench",
-    "__main__",
-}
+SEAMS = {"_clients", "_exchange", "_pool", "batch", "errors", "_commands", "__main__"}
 FOREIGN = {"openai", "httpx", "httpx2", "httpcore", "httpcore2"}
 
 
@@ -155,8 +117,7 @@ def test_the_package_tells_type_checkers_that_it_is_typed():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path):
     here = unit(path)
-    # A permit names its lane and a lane its throttle in annotations only.
-    for other in set(our_units(imports(path, run_time=True))) - {here}:
+    for other in set(our_units(imports(path))) - {here}:
         assert layer_of(here) < layer_of(other), f"{here} imports {other}"
 
 
@@ -174,7 +135,7 @@ def test_only_the_seams_know_the_sdk_and_its_http_libraries(path):
 
 def test_nothing_a_client_needs_imports_the_simulator():
     importers = {unit(path) for path in FILES if "simulator" in set(our_units(imports(path)))}
-    assert importers <= {"__main__", "cli", "demo", "simulator"}
+    assert importers <= {"_commands", "simulator"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -184,23 +145,25 @@ def test_httpx2_is_not_needed_to_import_a_module(path):
     assert not {name.split(".")[0] for name in at_import} & {"httpx2", "httpcore2"}
 
 
-def test_the_core_is_imported_without_the_sdk():
+@pytest.mark.parametrize("room", ["_control", "_protocol"])
+def test_what_decides_and_what_reads_is_imported_without_the_sdk(room):
     code = (
-        "import sys, types, importlib.machinery, importlib.util\n"
+        "import sys, types\n"
         f"package = types.ModuleType('throttled_openai'); package.__path__ = [{str(PACKAGE)!r}]\n"
         "sys.modules['throttled_openai'] = package\n"
-        "import pkgutil, importlib, throttled_openai._core as core\n"
-        "for module in pkgutil.iter_modules(core.__path__):\n"
-        "    importlib.import_module(f'throttled_openai._core.{module.name}')\n"
+        f"import pkgutil, importlib; room = importlib.import_module('throttled_openai.{room}')\n"
+        "for module in pkgutil.iter_modules(room.__path__):\n"
+        f"    importlib.import_module(f'throttled_openai.{room}.{{module.name}}')\n"
         "print(sorted({'openai', 'httpx', 'httpx2', 'tenacity'} & set(sys.modules)))\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert imported.stdout.strip() == "[]"
 
 
-def test_the_core_never_reads_the_wall_clock():
+@pytest.mark.parametrize("room", ["_control", "_protocol"])
+def test_what_decides_and_what_reads_never_reads_the_wall_clock(room):
     """Time is an argument, or the loop's clock."""
-    for path in (PACKAGE / "_core").glob("*.py"):
+    for path in (PACKAGE / room).glob("*.py"):
         read = [
             node.attr
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))

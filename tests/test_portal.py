@@ -15,11 +15,12 @@ import time
 import pytest
 
 from support import Manners, Outcome, announcement, answer, refusal
-from throttled_openai import AdmissionTimeout, QueueFull, Throttle, _portal
-from throttled_openai._core.estimate import Usage
-from throttled_openai._home import post
-from throttled_openai._permit import Call, PostedPermit
-from throttled_openai._portal import Portal, Question
+from throttled_openai import AdmissionTimeout, QueueFull, Throttle
+from throttled_openai._admission import portal as _portal
+from throttled_openai._admission.home import post
+from throttled_openai._admission.permit import Call, PostedPermit
+from throttled_openai._admission.portal import Portal, Question
+from throttled_openai._protocol.estimate import Usage
 from throttled_openai.simulator import VirtualTimeLoop
 
 
@@ -678,7 +679,7 @@ class TwoLoops:
     """A throttle that decides on `own`, beside a portal, until `other` comes; the test turns all three."""
 
     def __init__(self, portal, monkeypatch, **options):
-        monkeypatch.setattr("throttled_openai._throttle.portal", portal)
+        monkeypatch.setattr("throttled_openai._admission.throttle.portal", portal)
         self.portal, self.own, self.other = portal, VirtualTimeLoop(), VirtualTimeLoop()
         self.throttle = Throttle(**options)
         self.throttle.random = lambda: 0.0
@@ -892,7 +893,7 @@ def test_the_next_loop_is_admitted_at_once_where_the_one_before_was_closed_with_
 
 
 def test_a_thread_that_waits_goes_on_once_a_loop_that_has_closed_is_looked_for(monkeypatch):
-    monkeypatch.setattr("throttled_openai._throttle.STUCK", 0.1)
+    monkeypatch.setattr("throttled_openai._admission.throttle.STUCK", 0.1)
     t = Throttle(max_concurrency=2, threads=True)
     t.stuck_for = 0.1
     loop = asyncio.new_event_loop()
@@ -903,7 +904,7 @@ def test_a_thread_that_waits_goes_on_once_a_loop_that_has_closed_is_looked_for(m
 
 
 def test_a_loop_that_stands_still_does_not_hold_up_others_for_ever(monkeypatch):
-    monkeypatch.setattr("throttled_openai._throttle.STUCK", 0.05)
+    monkeypatch.setattr("throttled_openai._admission.throttle.STUCK", 0.05)
     t = Throttle(max_concurrency=1, threads=True)
     t.stuck_for = 0.05
 
@@ -984,7 +985,7 @@ def run(code, *, interrupt_after=None, timeout=30, **environment):
     preamble = """
         import os, signal, sys, threading, time
         from throttled_openai import Throttle
-        from throttled_openai._permit import Call, Manners, Outcome
+        from throttled_openai._admission.permit import Call, Manners, Outcome
 
         def ask(throttle, model="m"):
             return throttle.admit_blocking(Call(model, 1, Manners()))
@@ -1054,7 +1055,7 @@ def test_what_is_asked_at_the_interpreters_exit_is_answered():
     """By handlers that run before it rests, and after."""
     code = """
         import atexit
-        import throttled_openai._portal as p
+        import throttled_openai._admission.portal as p
         atexit.unregister(p.portal.rest)
         t = Throttle(threads=True)
 
@@ -1075,7 +1076,7 @@ def test_an_interpreter_ends_after_what_was_settled_before():
     """With its last log line: a daemon thread that died while it wrote one would be fatal."""
     code = """
         import logging
-        from throttled_openai._home import post
+        from throttled_openai._admission.home import post
         logging.basicConfig(level="DEBUG", stream=sys.stdout, format="%(message)s")
         logging.getLogger("asyncio").disabled = True  # it tells of slow callbacks
         t = Throttle(threads=True)

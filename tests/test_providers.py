@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from throttled_openai._core.providers import OPENAI, PROVIDERS, provider_named, provider_of
+from throttled_openai._protocol.providers import OPENAI, PROVIDERS, provider_named, provider_of
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import ORDINARY, Call, Manners, admit, call, start, throttle, ticks, timers, virtual, virtual_run
-from throttled_openai import _queue
-from throttled_openai._core.budget import Budget
-from throttled_openai._permit import Outcome
-from throttled_openai._queue import FAIR, GIVEN_UP_AT_ONCE, LAST, STAYING, Queue, Waiter
+from throttled_openai._admission import queue as _queue
+from throttled_openai._admission.permit import Outcome
+from throttled_openai._admission.queue import FAIR, GIVEN_UP_AT_ONCE, LAST, STAYING, Queue, Waiter
+from throttled_openai._control.budget import Budget
 
 MANY = 100_000
 

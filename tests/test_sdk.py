@@ -8,7 +8,7 @@ import warnings
 import openai
 import pytest
 
-from throttled_openai import _sdk
+from throttled_openai._clients import sdk as _sdk
 
 MOVED = """
     import asyncio, warnings

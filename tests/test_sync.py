@@ -383,15 +383,16 @@ def test_a_refused_call_is_sent_again_without_the_callers_notice(family):
     assert is_idle(client)
 
 
-def test_a_refusal_that_is_final_comes_at_once():
-    script = Script(refuses(code="insufficient_quota", kind="insufficient_quota"))
+def test_a_refusal_for_billing_that_a_second_attempt_confirms_comes_at_once():
+    billing = refuses(code="insufficient_quota", kind="insufficient_quota")
+    script = Script(billing, billing)
     client = throttled(script)
     with pytest.raises(openai.RateLimitError):
         say(client)
-    assert len(script.seen) == 1
+    assert len(script.seen) == 2
     with pytest.raises(AccountBlocked, match="settle the account"):
         say(client)
-    assert len(script.seen) == 1
+    assert len(script.seen) == 2
 
 
 def test_too_many_refusals_are_handed_to_the_caller():
@@ -499,9 +500,9 @@ def test_who_finds_the_queue_full_is_told_when_to_come_back():
 
 
 def test_a_call_that_can_never_fit_fails_at_once():
-    client = throttled(
-        Script(Says(headers={"x-ratelimit-limit-tokens": "1000", "x-ratelimit-remaining-tokens": "900"}))
-    )
+    announces = Says(headers={"x-ratelimit-limit-tokens": "1000", "x-ratelimit-remaining-tokens": "900"})
+    client = throttled(Script(announces, announces))
+    say(client)
     say(client)
     with pytest.raises(RequestTooLarge, match="shorten the input"):
         say(client, "a" * 10_000)
@@ -647,7 +648,7 @@ def test_a_stream_is_closed_by_another_thread_than_the_one_that_dropped_it():
 def test_dropped_streams_are_looked_for_when_nothing_moves(monkeypatch):
     client = throttled(Script(Says(body=Body(events()))), max_concurrency=1)
     client.throttle.stuck_for = 0.2
-    monkeypatch.setattr("throttled_openai._throttle.STUCK", 0.2)
+    monkeypatch.setattr("throttled_openai._admission.throttle.STUCK", 0.2)
     gc.disable()
     try:
         next(iter(say(client, stream=True)))
@@ -888,7 +889,7 @@ class Fuzz:
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_happens_in_forty_threads_and_a_loop_nothing_is_left_behind(seed, monkeypatch):
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr("throttled_openai._throttle.STUCK", 0.2)
+    monkeypatch.setattr("throttled_openai._admission.throttle.STUCK", 0.2)
     simulator = Simulator(rpm=60_000, latency=0.02, latency_sigma=0.8, faults=FAULTS, seed=seed)
     with serving(simulator) as url:
         fuzz = Fuzz(seed, url)

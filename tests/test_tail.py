@@ -6,8 +6,8 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from throttled_openai._core.estimate import Usage, read_usage
-from throttled_openai._core.tail import KEPT, Tail, last_usage
+from throttled_openai._protocol.estimate import Usage, read_usage
+from throttled_openai._protocol.stream_tail import KEPT, Tail, last_usage
 
 USAGE = {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17, "prompt_tokens_details": {"cached_tokens": 4}}
 CHAT = {"id": "1", "choices": [{"message": {"content": 'the "usage": {"prompt_tokens": 99} of it'}}], "usage": USAGE}

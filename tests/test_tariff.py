@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from throttled_openai._core.estimate import Estimate, Usage
-from throttled_openai._core.providers import OPENAI, PROVIDERS
-from throttled_openai._core.tariff import FIRST_OUTPUT, LEAST_RATIO, MOST_RATIO, Tariff
+from throttled_openai._control.tariff import FIRST_OUTPUT, LEAST_RATIO, MOST_RATIO, Tariff
+from throttled_openai._protocol.estimate import Estimate, Usage
+from throttled_openai._protocol.providers import OPENAI, PROVIDERS
 
 AZURE = PROVIDERS["azure"]
 CEREBRAS = PROVIDERS["cerebras"]

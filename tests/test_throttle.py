@@ -42,10 +42,10 @@ from throttled_openai import (
     RequestTooLarge,
     ThrottledAsyncOpenAI,
 )
-from throttled_openai import _lane as module
-from throttled_openai._core.budget import Budget
-from throttled_openai._core.estimate import Usage
-from throttled_openai._core.refusals import Refusal
+from throttled_openai._admission import limiter as module
+from throttled_openai._control.budget import Budget
+from throttled_openai._protocol.estimate import Usage
+from throttled_openai._protocol.refusals import Refusal
 from throttled_openai.simulator import Simulator, VirtualTimeLoop
 
 
@@ -629,7 +629,7 @@ async def test_no_timer_is_set_while_only_a_place_is_missing():
 
 
 def test_lanes_of_models_that_are_not_used_any_more_leave_and_what_they_did_stays_counted(monkeypatch):
-    monkeypatch.setattr("throttled_openai._throttle.MOST_LANES", 100)
+    monkeypatch.setattr("throttled_openai._admission.throttle.MOST_LANES", 100)
     t = throttle(max_concurrency=1000)
 
     async def main():
@@ -927,7 +927,7 @@ def timers_of_lanes(t):
 @given(st.integers(0, 2**32 - 1))
 def test_over_any_mix_of_endings_every_call_ends_once_and_what_is_reserved_is_used_or_refunded(seed):
     walk = Walk(seed)
-    grant, reserve, refund = module.Lane._grant, Budget.reserve, Budget.refund
+    grant, reserve, refund = module.Limiter._grant, Budget.reserve, Budget.refund
 
     def granted(self, asked, at):
         assert self.in_flight < self.limit
@@ -945,7 +945,7 @@ def test_over_any_mix_of_endings_every_call_ends_once_and_what_is_reserved_is_us
         refund(self, reservation, request=request)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Lane, "_grant", granted)
+        patch.setattr(module.Limiter, "_grant", granted)
         patch.setattr(Budget, "reserve", reserved)
         patch.setattr(Budget, "refund", refunded)
         virtual_run(walk.run(40))
@@ -982,14 +982,14 @@ def test_only_smaller_calls_pass_and_no_minute_has_more_than_its_limit(arrivals,
 def test_the_same_seed_is_the_same_run():
     def story():
         walk, lines = Walk(7), []
-        grant = module.Lane._grant
+        grant = module.Limiter._grant
 
         def granted(self, asked, at):
             lines.append((at, self.name, asked.tokens))
             return grant(self, asked, at)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module.Lane, "_grant", granted)
+            patch.setattr(module.Limiter, "_grant", granted)
             with contextlib.suppress(AssertionError):  # the ledger is not kept here
                 virtual_run(walk.run(60))
         return lines

@@ -2,17 +2,17 @@
 
 from typing import TYPE_CHECKING
 
-from ._client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
-from ._core.limits import Limits
-from ._core.stats import BudgetStats, Stats, WindowStats
-from ._http_client import throttle_http_client
-from ._install import install, uninstall
-from ._options import manners
+from ._admission.throttle import Throttle
+from ._clients.async_client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
+from ._clients.base import Throttled
+from ._clients.http_client import throttle_http_client
+from ._clients.install import install, uninstall
+from ._clients.options import manners
+from ._clients.sync_client import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
+from ._clients.wrap import throttle
+from ._limits import Limits
 from ._pool import PooledAsyncHttpxClient, PooledHttpxClient
-from ._seam import Throttled
-from ._sync import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
-from ._throttle import Throttle
-from ._wrap import throttle
+from ._stats import BudgetStats, Stats, WindowStats
 from .errors import (
     AccountBlocked,
     AccountPaused,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import openai
 
-from ._core.bodies import parse_json
+from ._protocol.error_body import parse_json
 
 __all__ = [
     "AccountBlocked",

@@ -10,7 +10,7 @@ import sys
 import pytest
 from batches import command, ids, kill, lines, request, results, told, wait_for
 
-from throttled_openai import cli
+from throttled_openai._commands import main as cli
 from throttled_openai.simulator import spawn
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -98,7 +98,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(server, source, o
     arguments = ["run", source, "-o", output, "--base-url", server]
     script = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
-        "from throttled_openai.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from throttled_openai._commands.main import main; sys.exit(main(sys.argv[1:]))"
     )
     environment = {**os.environ, "OPENAI_API_KEY": "k"}
     full = subprocess.run(
@@ -212,7 +212,7 @@ def test_wrong_usage_is_2_and_repeats_no_secret(arguments, says, source, capsys,
 
 def test_limits_of_models_come_from_a_file(tmp_path):
     from throttled_openai import Limits
-    from throttled_openai.batch._settings import read_limits_file
+    from throttled_openai._commands.run.settings import read_limits_file
 
     path = tmp_path / "limits.toml"
     path.write_text('["gpt-4o"]\nrpm = 500\ntpm = 30000\n[both]\nmodels = ["a", "b"]\nrpd = 9\n')

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from throttled_openai import BudgetStats, Stats, WindowStats
-from throttled_openai.batch import _progress as progress
+from throttled_openai._commands.run import progress
 from throttled_openai.batch._status import reason_of, status_of
 from throttled_openai.batch._tally import Histogram, Tally
 

@@ -11,7 +11,7 @@ import pytest
 from clients import CHAT
 from servers import Server, forward, real, says
 from throttled_openai import PooledAsyncHttpxClient, Throttle, ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
-from throttled_openai._raw import RawCalls
+from throttled_openai._clients.raw import RawCalls
 
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 CONTENT = b'{ "model":"gpt-4o", "messages": [{"role":"user","content":"hi"}] }'

@@ -8,11 +8,11 @@ import pytest
 
 from clients import URL, http_client, throttled
 from support import virtual_run
-from throttled_openai.bench import _cli
-from throttled_openai.bench._call import hooks
-from throttled_openai.bench._measure import measure
-from throttled_openai.bench._plan import BenchPlan, plan_of
-from throttled_openai.bench._sweep import Goals
+from throttled_openai._commands.bench import cli as _cli
+from throttled_openai._commands.bench.call import hooks
+from throttled_openai._commands.bench.measure import measure
+from throttled_openai._commands.bench.plan import BenchPlan, plan_of
+from throttled_openai._commands.bench.sweep import Goals
 from throttled_openai.simulator import Simulator
 
 KEY = "sk-bench-secret"

@@ -11,9 +11,9 @@ import pytest
 
 from benched import KEY, Page, planned
 from clients import URL
-from throttled_openai import cli
-from throttled_openai.bench import _cli
-from throttled_openai.bench._plan import is_near
+from throttled_openai._commands import main as cli
+from throttled_openai._commands.bench import cli as _cli
+from throttled_openai._commands.bench.plan import is_near
 from throttled_openai.simulator import spawn
 
 

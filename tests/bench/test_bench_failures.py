@@ -7,10 +7,10 @@ import pytest
 from benched import about, measured, planned, simulator
 from clients import Says, Script, refuses, throttled
 from support import virtual_run
-from throttled_openai.bench._call import TimedCall
-from throttled_openai.bench._endpoint import Endpoint
-from throttled_openai.bench._measure import FirstCallError, report_of
-from throttled_openai.bench._plan import UsageError
+from throttled_openai._commands.bench.call import TimedCall
+from throttled_openai._commands.bench.endpoint import Endpoint
+from throttled_openai._commands.bench.measure import FirstCallError, report_of
+from throttled_openai._commands.bench.plan import UsageError
 from throttled_openai.simulator import Fault
 
 

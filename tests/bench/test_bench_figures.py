@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benched import about
-from throttled_openai.bench._call import TimedCall
-from throttled_openai.bench._figures import MeasuredWindow, Percentiles, figures, percentile, timeline
+from throttled_openai._commands.bench.call import TimedCall
+from throttled_openai._commands.bench.figures import MeasuredWindow, Percentiles, figures, percentile, timeline
 
 durations = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
 

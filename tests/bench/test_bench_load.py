@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benched import about, figures_of, measured, simulator
-from throttled_openai.bench._load import Load, Prompts, arrivals
+from throttled_openai._commands.bench.load import Load, Prompts, arrivals
 
 
 @given(st.floats(0.1, 200), st.floats(0.5, 30), st.integers(0, 1000))

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from benched import KEY, Page, about, measured, simulator
 from clients import URL
-from throttled_openai.bench import _cli
-from throttled_openai.bench._chart import Chart, Line, ticks
-from throttled_openai.bench._measure import report_of
-from throttled_openai.bench._page import page
-from throttled_openai.bench._plan import redacted_url
+from throttled_openai._commands.bench import cli as _cli
+from throttled_openai._commands.bench.chart import Chart, Line, ticks
+from throttled_openai._commands.bench.measure import report_of
+from throttled_openai._commands.bench.page import page
+from throttled_openai._commands.bench.plan import redacted_url
 from throttled_openai.simulator import Fault
 
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benched import ANYTHING, about, measured, simulator
-from throttled_openai.bench._measure import report_of
-from throttled_openai.bench._sweep import ENOUGH, Goals, Point, following, recommend
+from throttled_openai._commands.bench.measure import report_of
+from throttled_openai._commands.bench.sweep import ENOUGH, Goals, Point, following, recommend
 
 
 def queueing(slots, latency=1.0):

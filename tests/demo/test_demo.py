@@ -10,13 +10,14 @@ import sys
 import httpx
 import pytest
 
-from throttled_openai import cli
-from throttled_openai._terminal import show
-from throttled_openai.demo import _cli, _race
-from throttled_openai.demo._contender import CONTENDERS
-from throttled_openai.demo._race import PROMPT, RacePlan
-from throttled_openai.demo._result import Result, conclusion, footnotes, ideal, table
-from throttled_openai.demo._tally import Tally, progress, server_seconds
+from throttled_openai._commands import main as cli
+from throttled_openai._commands.demo import cli as _cli
+from throttled_openai._commands.demo import race as _race
+from throttled_openai._commands.demo.contender import CONTENDERS
+from throttled_openai._commands.demo.race import PROMPT, RacePlan
+from throttled_openai._commands.demo.result import Result, conclusion, footnotes, ideal, table
+from throttled_openai._commands.demo.tally import Tally, progress, server_seconds
+from throttled_openai._commands.terminal import show
 from throttled_openai.simulator import Fault, spawn
 
 GATHER, SEMAPHORE, THROTTLED = CONTENDERS

@@ -10,8 +10,8 @@ from clients import FAMILIES, now
 from servers import Server, real
 from support import virtual
 from test_connection import error, pooled
-from throttled_openai._pool import _addresses
-from throttled_openai._pool._addresses import DELAY, first
+from throttled_openai._pool import addresses as _addresses
+from throttled_openai._pool.addresses import DELAY, first
 
 families = pytest.mark.parametrize("family", FAMILIES)
 

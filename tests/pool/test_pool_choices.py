@@ -10,8 +10,10 @@ from clients import FAMILIES, say, throttled
 from pooled import families, limits, module_of, origin_pool_of, pooled, soon
 from servers import Server, after, identity, real, says, trusting
 from support import virtual
-from throttled_openai import Throttle, ThrottledAsyncOpenAI, _throttle
-from throttled_openai._pool import PooledAsyncHttpxClient, _client, http_client
+from throttled_openai import Throttle, ThrottledAsyncOpenAI
+from throttled_openai._admission import throttle as _throttle
+from throttled_openai._pool import PooledAsyncHttpxClient, http_client
+from throttled_openai._pool import client as _client
 from throttled_openai.simulator import Simulator, serve
 
 

@@ -15,9 +15,11 @@ from clients import CHAT, HI, say, without_jitter
 from pooled import chunk, families, limits, module_of, pooled, sdk, soon
 from servers import Server, after, forward, identity, real, says, trusting
 from throttled_openai import ThrottledAsyncOpenAI, ThrottledOpenAI
-from throttled_openai._pool import PooledAsyncHttpxClient, SyncPooled, _origin_pool, _response_body
-from throttled_openai._pool._stack import StackPool
-from throttled_openai._pool._sync_stack import SyncStackPool
+from throttled_openai._pool import PooledAsyncHttpxClient, SyncPooled
+from throttled_openai._pool import origin_pool as _origin_pool
+from throttled_openai._pool import response_body as _response_body
+from throttled_openai._pool.stack import StackPool
+from throttled_openai._pool.sync_stack import SyncStackPool
 from throttled_openai.simulator import Simulator, serve
 
 

@@ -8,7 +8,7 @@ import pytest
 from clients import FAMILIES, HI
 from pooled import families, limits, module_of, pooled, sdk, soon
 from servers import Server, after, identity, real, says, trusting
-from throttled_openai._pool import _origin_pool
+from throttled_openai._pool import origin_pool as _origin_pool
 
 # Connections.
 

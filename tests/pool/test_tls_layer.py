@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servers import CERTIFICATE, identity, trusting
-from throttled_openai._pool._network import PIECE, READ_AHEAD
-from throttled_openai._pool._tls import Layer
+from throttled_openai._pool.network import PIECE, READ_AHEAD
+from throttled_openai._pool.tls import Layer
 from tls_peers import (
     NO_TLS,
     TAMPERED,

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from servers import CERTIFICATE, identity, pipe, trusting
-from throttled_openai._pool._network import READ_AHEAD, NetworkBackend
+from throttled_openai._pool.network import READ_AHEAD, NetworkBackend
 from tls_peers import CORE, NO_TLS, TAMPERED, Peer, only, versions
 
 

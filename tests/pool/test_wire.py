@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from throttled_openai._pool import _wire
-from throttled_openai._pool._wire import MalformedRequest, MalformedResponse, RequestBody, request_head
+from throttled_openai._pool import wire as _wire
+from throttled_openai._pool.wire import MalformedRequest, MalformedResponse, RequestBody, request_head
 
 OK = b"HTTP/1.1 200 OK\r\n"
 HOST = (b"Host", b"x")

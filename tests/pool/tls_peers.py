@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from clients import FAMILIES
 from servers import identity, trusting
-from throttled_openai._pool._tls import Layer
+from throttled_openai._pool.tls import Layer
 
 CORE = importlib.import_module(FAMILIES[-1].replace("httpx", "httpcore"))
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]

@@ -12,7 +12,7 @@ A client has a transport, whose pool (`_stack`) has one pool of connections for 
 reports each step to listeners and the log (`_events`).
 """
 
-from ._client import (
+from .client import (
     Kind,
     Pooled,
     PooledAsyncHttpxClient,
@@ -21,7 +21,7 @@ from ._client import (
     http_client,
     sync_http_client,
 )
-from ._raw import RawExchange, RawResponse, raw_exchange
+from .raw import RawExchange, RawResponse, raw_exchange
 
 __all__ = [
     "Kind",

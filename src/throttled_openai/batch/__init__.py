@@ -2,8 +2,8 @@
 
 `run_batch` is for requests from Python, `run_file` and the command `throttled-openai run` for files. Imports point
 one way: formats (`_request`, `_result`, `_prompts`), then what reads and writes them (`_source`, `_input`, `_output`,
-`_sidecar`, `_ids`), then the runner (`_feed`, `_verdict`, `_runner`, `_tally`), then whole runs (`_stream`, `_file`)
-and what shows them (`_status`, `_progress`, `_page`, `_cli`). Calls go through `.._raw`.
+`_sidecar`, `_ids`), then the runner (`_feed`, `_order`, `_verdict`, `_runner`, `_tally`), then whole runs (`_stream`,
+`_file`, `_status`). Calls go through `_clients.raw`; the command line is in `_commands.run`.
 """
 
 from ._file import Summary, run_file

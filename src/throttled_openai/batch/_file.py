@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from throttled_openai._core.estimate import read_usage
-from throttled_openai._core.stats import spell
-from throttled_openai._raw import RawCalls
-from throttled_openai._seam import Throttled
-from throttled_openai._wrap import throttle
+from throttled_openai._clients.base import Throttled
+from throttled_openai._clients.raw import RawCalls
+from throttled_openai._clients.wrap import throttle
+from throttled_openai._protocol.estimate import read_usage
+from throttled_openai._stats import spell
 
 from ._feed import FileFeed
 from ._ids import Ids
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from openai import AsyncOpenAI
 
-    from throttled_openai._core.stats import BudgetStats
+    from throttled_openai._stats import BudgetStats
 
     from ._feed import Feed
     from ._order import Sink

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from throttled_openai._core.limits import family_of
+from throttled_openai._limits import family_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from throttled_openai._core.estimate import Usage
+    from throttled_openai._protocol.estimate import Usage
 
 _MILLION: Final = 1e6
 

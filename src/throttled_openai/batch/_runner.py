@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import openai
 
-from throttled_openai._core.estimate import Usage, estimate
+from throttled_openai._protocol.estimate import Usage, estimate
 from throttled_openai.errors import ClientClosed, RequestTooLarge
 
 from ._request import BadLineError, Request
@@ -23,7 +23,7 @@ from ._verdict import StopRunError, Verdict, said
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from throttled_openai._raw import Answer, RawCalls
+    from throttled_openai._clients.raw import Answer, RawCalls
 
     from ._feed import Feed
     from ._order import Sink

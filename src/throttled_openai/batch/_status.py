@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from throttled_openai._core.stats import spell
+from throttled_openai._stats import spell
 
 from ._tally import limit_of, rate_of
 
 if TYPE_CHECKING:
-    from throttled_openai._core.stats import BudgetStats, Stats
+    from throttled_openai._stats import BudgetStats, Stats
 
     from ._tally import Now, Tally
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import openai
 
-from throttled_openai._raw import RawCalls
-from throttled_openai._seam import Throttled
-from throttled_openai._wrap import throttle
+from throttled_openai._clients.base import Throttled
+from throttled_openai._clients.raw import RawCalls
+from throttled_openai._clients.wrap import throttle
 
 from ._feed import Feed, IterableFeed
 from ._order import MOST_HELD, InOrder

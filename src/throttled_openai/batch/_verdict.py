@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from throttled_openai._core.refusals import read_refusal
-from throttled_openai._raw import is_unreachable
+from throttled_openai._clients.raw import is_unreachable
+from throttled_openai._protocol.refusals import read_refusal
 from throttled_openai.errors import AccountBlocked, AdmissionTimeout
 
 if TYPE_CHECKING:
-    from throttled_openai._raw import Answer
+    from throttled_openai._clients.raw import Answer
 
     from ._result import BatchResult
 

@@ -1,0 +1,1 @@
+"""CALL. The SDK's clients with a throttle before every attempt, and the ways to get one."""

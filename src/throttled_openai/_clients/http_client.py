@@ -1,0 +1,245 @@
+"""The HTTP client of somebody else's library, throttled: a view of an `httpx` or `httpx2` client."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import types
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from throttled_openai._admission.permit import Call
+from throttled_openai._exchange.send import send_admitted
+from throttled_openai._exchange.settlement import ADMITTED, PERMIT
+from throttled_openai._protocol.account import account_at, credentials_in
+from throttled_openai._protocol.error_body import NOT_JSON
+from throttled_openai._protocol.estimate import estimate, is_metered, model_of
+from throttled_openai._protocol.headers import read_limits
+from throttled_openai._protocol.providers import endpoint_of, provider_named, provider_of
+from throttled_openai._protocol.stream_tail import Tail, last_usage
+from throttled_openai._spelling import did_you_mean
+from throttled_openai.errors import AdmissionError, bare
+
+from .options import OPTIONS, current_manners, read_options
+from .rebind import Rebinding
+from .waits import end_waits, wait, waits_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from typing import Unpack
+
+    import httpx
+    import httpx2
+
+    from throttled_openai._admission.permit import Manners, Permit
+    from throttled_openai._admission.throttle import Throttle
+    from throttled_openai._protocol.account import Account
+
+    from .options import Options
+    from .shared import Throttles
+
+Client = TypeVar("Client", bound="httpx.AsyncClient | httpx2.AsyncClient")
+
+
+def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Client:
+    """A client that sends as `http_client` does, each request that runs a model when the limits allow.
+
+    For libraries that take a `httpx` or `httpx2` client rather than one of the SDK. It shares all that
+    `http_client` has (connections, hooks, cookies, proxies; closing one closes both), which itself stays
+    as it is. The options are those of `ThrottledAsyncOpenAI` but `pool`; `.throttle` is the `Throttle`.
+
+    Models and sizes are read from JSON bodies, usage from the decoded body or stream as it is read. A
+    refusal is sent again as with the SDK's clients, which may have this one as `http_client`: the same
+    request, so credentials that live for seconds need a throttled client of the SDK, which asks for new ones.
+
+    Calls raise what `http_client` raises, and `AdmissionTimeout`, `QueueFull`, `RequestTooLarge` or
+    `AccountBlocked`. Raises `TypeError` for what is no asynchronous client of httpx or httpx2, or is
+    throttled already, and `ValueError` for limits that cannot be meant.
+    """
+    client: Any = http_client
+    if isinstance(client, _View):
+        raise TypeError("this client is throttled already: give its .throttle to others, or throttle the one below")
+    families = [sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules]
+    if not isinstance(client, tuple(family.AsyncClient for family in families)):
+        raise TypeError(
+            f"throttle_http_client() takes a httpx.AsyncClient or httpx2.AsyncClient, not {type(client).__name__}; "
+            "for a client of the SDK there is throttle()"
+        )
+    given: dict[str, Any] = dict(options)
+    throttles, manners, dialect, pool = read_options(given, threads=False)
+    if pool is not None:
+        raise ValueError(f"http_client has its own connections: leave out pool={pool!r}")
+    if given:
+        meant = did_you_mean(next(iter(given)), OPTIONS)
+        raise TypeError(f"throttle_http_client() has no option {', '.join(given)}{meant}")
+    own: Any = type(client)
+    view: Any = object.__new__(_view_class(own))
+    view.__dict__ = client.__dict__  # the same, so that both are open or closed, and have the same hooks
+    view._throttled, view._own = _Throttled(client, throttles, manners, dialect), {}  # noqa: SLF001
+    throttled: Client = view
+    return throttled
+
+
+def unthrottled(http_client: Any) -> Any:
+    """The client that a view of `throttle_http_client` was made of; any other as it is."""
+    return http_client._throttled.client if isinstance(http_client, _View) else http_client  # noqa: SLF001
+
+
+class _Throttled(NamedTuple):
+    """What a view has beside the client it is one of."""
+
+    client: Any
+    throttles: Throttles
+    manners: Manners
+    dialect: str | None
+
+
+class _View:
+    """Before the class of a client: `send` waits for a permit."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        _throttled: _Throttled
+
+    @property
+    def throttle(self) -> Throttle:
+        """Budgets and queues of the account that was called for last."""
+        return self._throttled.throttles.latest
+
+    def __del__(self) -> None:
+        """Some clients close themselves here; this one belongs to whoever made the other."""
+
+    if not TYPE_CHECKING:
+
+        async def send(self, request: Any, *, _below: Any = None, **options: Any) -> Any:
+            send = functools.partial(_below or super().send, **options)
+            if ADMITTED in request.extensions or self.is_closed:  # admitted by a client of ours above
+                return await send(request)
+            client, throttles, manners, dialect = self._throttled
+            account = account_at(request.url, credentials_in(request.headers))
+            throttle = throttles.of(account)
+            call = _call(request, account, manners, dialect)
+            if call is None:
+                response = await send(request)
+                throttle.observe(read_limits(response.headers), account)
+                return response
+
+            async def admit(call: Call) -> Permit:
+                try:
+                    return await wait(waits_of(client), throttle.admit(call))
+                except AdmissionError as error:
+                    error.request = bare(request)
+                    raise
+
+            response = await send_admitted(throttle, await admit(call), request, send, admit)
+            _watch(response)
+            return response
+
+        async def aclose(self) -> None:
+            self._end()
+            await super().aclose()
+
+        async def __aexit__(self, *error: object) -> None:
+            self._end()
+            await super().__aexit__(*error)
+
+        def _end(self) -> None:
+            self._throttled.throttles.leave()
+            end_waits(waits_of(self._throttled.client))
+
+
+def _call(request: Any, account: Account, manners: Manners, dialect: str | None) -> Call | None:
+    """What the request may cost; None: it runs no model."""
+    if request.method != "POST":
+        return None
+    url = str(request.url)
+    body = _json_of(request)
+    if not is_metered("POST", url, body):
+        return None
+    provider = provider_named(dialect) if dialect else provider_of(url)
+    cost = estimate(url, body, provider)
+    endpoint = endpoint_of(request.url.host, request.url.port, provider)
+    return Call(model_of(url, body), cost.input, current_manners(manners), cost, provider, endpoint, account)
+
+
+class _Method:
+    """A method of a view, before what the shared `__dict__` has under its name.
+
+    That is what somebody has put around the client's method, to trace calls. Here it is put around the view's.
+    """
+
+    def __init__(self, name: str, function: Any) -> None:
+        self._name, self._function = name, function
+
+    def __get__(self, view: Any, owner: Any) -> Any:
+        if view is None:
+            return self._function
+        theirs = vars(view).get(self._name)
+        seen, made = view._own.get(self._name, (None, None))  # noqa: SLF001
+        if made is not None and seen is theirs:
+            return made
+        if theirs is None:
+            return types.MethodType(self._function, view)
+        made = self._made(view, theirs)
+        view._own[self._name] = theirs, made  # noqa: SLF001
+        return made
+
+    def __set__(self, view: Any, value: Any) -> None:
+        view._own[self._name] = vars(view).get(self._name), value  # noqa: SLF001
+
+    def __delete__(self, view: Any) -> None:
+        del view._own[self._name]  # noqa: SLF001
+
+    def _made(self, view: Any, theirs: Any) -> Any:
+        made = Rebinding(view._throttled.client, view).of(theirs)  # noqa: SLF001
+        if made is theirs and self._name == "send":  # cannot be seen into; whatever it sends, it is one request
+            return functools.partial(self._function, view, _below=theirs)
+        return made
+
+
+@functools.cache
+def _view_class(cls: Any) -> type[Any]:
+    # Slots stand beside the shared `__dict__`.
+    own = {"__slots__": ("_own", "_throttled"), "__module__": cls.__module__}
+    functions = {
+        name: getattr(_View, name, None) or getattr(cls, name) for name in dir(cls) if not name.startswith("_")
+    }
+    methods = {name: _Method(name, each) for name, each in functions.items() if isinstance(each, types.FunctionType)}
+    return type(f"Throttled{cls.__name__}", (_View, cls), {**own, **methods})
+
+
+def _json_of(request: Any) -> object:
+    """The body, if it is JSON and in memory."""
+    if "json" not in request.headers.get("content-type", "json"):
+        return None
+    try:
+        return json.loads(request.content)
+    except (*NOT_JSON, RuntimeError):  # RuntimeError: RequestNotRead, a stream
+        return None
+
+
+def _watch(response: Any) -> None:
+    """Have the usage told to the permit: now, or as the body is read."""
+    permit: Permit | None = response.extensions.get(PERMIT)
+    if permit is None:
+        return
+    if response.is_closed:
+        usage = last_usage(response.content)
+        if usage is not None:
+            permit.used(usage)
+        return
+    # All that decodes goes through this: `aread`, `aiter_text`, `aiter_lines`.
+    read, tail = response.aiter_bytes, Tail()
+
+    async def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        async for chunk in read(chunk_size):
+            before = tail.usage
+            tail.add(chunk)
+            if tail.usage is not None and tail.usage is not before:
+                permit.used(tail.usage)
+            if permit.refusal is None:
+                permit.refusal = tail.refusal
+            yield chunk
+
+    response.aiter_bytes = aiter_bytes

@@ -1,0 +1,1 @@
+"""RUN. The command `throttled-openai` and its subcommands."""

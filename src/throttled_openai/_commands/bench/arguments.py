@@ -1,0 +1,138 @@
+"""The arguments of `bench`, and how their words become values."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Final, TypeVar, get_args
+
+from .endpoint import Kind
+
+DURATION: Final = 20.0
+PROMPT_TOKENS: Final = 128
+MAX_TOKENS: Final = 64
+TIMEOUT: Final = 600.0
+# The highest concurrency that `--sweep auto` tries.
+MOST: Final = 1024
+# The value of `--sweep auto`: no concurrencies are given.
+AUTO: Final[tuple[int, ...]] = ()
+
+Number = TypeVar("Number", int, float)
+_KINDS: Final[dict[type, str]] = {int: "whole number", float: "number"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the bench's options to `parser`."""
+    parser.epilog = (
+        "Without --rate, --concurrency or --sweep the client makes as many calls as the limits admit. The key is "
+        "read from OPENAI_API_KEY. The output contains neither the key nor any prompt."
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="the model to measure")
+    add("--base-url", metavar="URL", help="the server (default: OPENAI_BASE_URL, or OpenAI)")
+    add("--endpoint", choices=get_args(Kind), default="chat", help="the endpoint to call (default: chat)")
+    add("--no-stream", dest="stream", action="store_false", help="do not stream, so there is no time to first token")
+
+    load = parser.add_argument_group("the load")
+    add = load.add_argument
+    add("--rate", type=_positive, metavar="N", help="calls per second, Poisson arrivals (open loop)")
+    add("--concurrency", type=_count, metavar="N", help="calls in flight, each followed by another (closed loop)")
+    add("--sweep", type=_sweep, metavar="N,N,...", help="one step for each concurrency; auto: find the best one")
+    add(
+        "--duration",
+        type=_positive,
+        metavar="SECONDS",
+        help=f"measured time of each step (default: {DURATION:g}, or until --calls)",
+    )
+    add("--calls", type=_count, metavar="N", help="measured calls in each step")
+    add("--warm-up", type=_no_less_than_0, metavar="SECONDS",
+        help="exclude this time before each step (default: 0; with --sweep a tenth of the duration)")  # fmt: skip
+    add("--warm-up-calls", type=_count, default=0, metavar="N", help="exclude this many calls from the results")
+    add(
+        "--prompt-tokens",
+        type=_count,
+        metavar="N",
+        help=f"approximate length of random prompts (default: {PROMPT_TOKENS})",
+    )
+    add("--prompt", type=Path, metavar="FILE", help="use these prompts in turn, one per line")
+    add("--max-tokens", type=_count, metavar="N", help=f"most tokens of an answer (default: {MAX_TOKENS})")
+    add("--extra", type=_object, default={}, metavar="JSON",
+        help="more fields for each request body, such as '{\"ignore_eos\": true}'")  # fmt: skip
+    add("--seed", type=int, metavar="N", help="seed of arrivals and prompts (default: random)")
+
+    client = parser.add_argument_group("our client")
+    add = client.add_argument
+    add("--rpm", type=_positive, metavar="N", help="limit in requests per minute (default: as announced)")
+    add("--tpm", type=_positive, metavar="N", help="limit in tokens per minute (default: as announced)")
+    add("--max-concurrency", type=_count, metavar="N",
+        help=f"most calls in flight; with --sweep auto the highest concurrency tried (default: {MOST})")  # fmt: skip
+    add(
+        "--timeout",
+        type=_positive,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help=f"timeout of a call (default: {TIMEOUT:g})",
+    )
+
+    report = parser.add_argument_group("the report")
+    add = report.add_argument
+    add(
+        "--slo-ttft",
+        type=_positive,
+        metavar="SECONDS",
+        help="recommend only a concurrency whose p99 time to first token is at most this",
+    )
+    add(
+        "--slo-latency",
+        type=_positive,
+        metavar="SECONDS",
+        help="recommend only a concurrency whose p99 latency is at most this",
+    )
+    add("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    add("--html", type=Path, metavar="FILE", help="write a page with charts to FILE")
+    add("--yes", action="store_true", help="send without asking, even if it may cost money")
+
+
+def _positive(text: str) -> float:
+    number = _number(text, float)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return number
+
+
+def _no_less_than_0(text: str) -> float:
+    return 0.0 if _number(text, float) == 0 else _positive(text)
+
+
+def _count(text: str) -> int:
+    number = _number(text, int)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _number(text: str, kind: type[Number]) -> Number:
+    try:
+        return kind(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(f"must be a {_KINDS[kind]}, got {text!r}") from problem
+
+
+def _sweep(text: str) -> tuple[int, ...]:
+    if text == "auto":
+        return AUTO
+    try:
+        return tuple(sorted({_count(part) for part in text.split(",")}))
+    except argparse.ArgumentTypeError as problem:
+        raise argparse.ArgumentTypeError(f"must be auto or numbers such as 1,2,4,8, got {text!r}") from problem
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError("must be a JSON object") from problem
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("must be a JSON object")
+    return value

@@ -1,0 +1,111 @@
+"""The command `throttled-openai`: programs throttled as they are, a server without a key, a demonstration."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Final
+
+import openai
+
+from throttled_openai._spelling import did_you_mean
+from throttled_openai.simulator import _cli as simulator
+
+from . import exec as _exec
+from .bench import cli as bench
+from .demo import cli as demo
+from .parser import Parser
+from .run import cli as run
+from .run import validate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# What shells report for a command that Ctrl-C ended, or that wrote to a pipe nobody reads: 128 and the signal's number.
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+# A full disk, a full quota, a file that may not grow, a broken device.
+_UNWRITABLE: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EIO}
+
+COMMANDS: Final = (
+    ("demo", "the same calls through AsyncOpenAI and ThrottledAsyncOpenAI, side by side", demo),
+    ("exec", "run a program as it is, with every client of the SDK throttled", _exec),
+    ("run", "send a file of requests and write a file of results, losing nothing", run),
+    ("validate", "check a file of requests without sending any", validate),
+    ("bench", "measure a live endpoint, and find how many calls in flight suit it", bench),
+    ("simulate", "serve OpenAI's interface with rate limits, for tests and people without a key", simulator),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 fine, 1 failed, 2 usage, 130 Ctrl-C, 141 nobody reads its output.
+
+    `simulate` serves until Ctrl-C, which is how it is meant to end: 0.
+    """
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where what goes wrong can be said
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            print(flush=True)  # the shell's prompt belongs on a line of its own, not behind ^C
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return PIPE_CLOSED
+    except OSError as problem:
+        if problem.errno not in _UNWRITABLE:
+            raise
+        _drop_output()
+        print(f"throttled-openai: cannot write: {problem.strerror}", file=sys.stderr)
+        return 1
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = _parser()
+    names = [name for name, _, _ in COMMANDS]
+    if argv and not argv[0].startswith("-") and argv[0] not in names:
+        parser.error(f"there is no command {argv[0]!r}{did_you_mean(argv[0], names)}")
+    arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help()
+        return 0
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="throttled-openai",
+        description="AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s.",
+    )
+    parser.add_argument("--version", action="version", version=_versions())
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, says, command in COMMANDS:
+        subparser = commands.add_parser(name, help=says, description=f"{says[0].upper()}{says[1:]}.")
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def _drop_output() -> None:
+    """Have what is still to be written to stdout go nowhere: Python tries again at its exit, and complains."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _versions() -> str:
+    """All that a bug report needs."""
+    try:
+        ours = version("throttled-openai")
+    except PackageNotFoundError:  # run from a checkout
+        ours = "(not installed)"
+    return f"throttled-openai {ours}, openai {openai.__version__}, Python {platform.python_version()}"

@@ -1,0 +1,231 @@
+"""The pace: how fast units of one dimension may leave, whatever the server may have left."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from throttled_openai._limits import BURST
+
+from .bucket import TokenBucket
+from .rate_learner import RateLearner
+
+# Seconds of the limit that may leave before the server has accepted anything: what it may cost
+# when somebody else has emptied the server's bucket.
+UNPROVEN_BURST: Final = 0.1
+# A whole minute: the pace holds nothing back any more.
+WHOLE_BURST: Final = 60.0
+# The burst grows by this share of itself per second of pressing: 17 s from the first second to a
+# whole minute. A server that enforces a shorter window than it announces refuses what arrives in
+# one round trip beyond it: with a burst of one second, 25 % of the rate x the round trip.
+GROWTH: Final = 0.25
+# Seconds after such a refusal before the burst grows again; doubled each time.
+HELD: Final = 60.0
+
+
+class Pacer:
+    """A bucket in front of the server's: a small burst, refilled at the rate of the limit.
+
+    `ceiling`: units per second the user allows. `burst`: seconds of the limit that the user says may
+    leave at once. Without that, the burst is under a second, grows to a whole minute while the
+    server's announcements show one and nothing is refused, and shrinks when the server refuses what
+    it should have had room for. Where no limit is known there is no bucket, until a refusal teaches
+    a rate.
+    """
+
+    def __init__(self, ceiling: float | None, burst: float | None) -> None:
+        self.ceiling = ceiling
+        self._fixed = burst is not None
+        self._burst = UNPROVEN_BURST if burst is None else burst
+        self._proven = False
+        self._began_at: float | None = None  # when the first unit left
+        self._spent = 0.0  # until the server has accepted something
+        self._announced: float | None = None
+        self._full_minute = False  # whether announcements show a bucket of a whole minute
+        self._held_until = -math.inf
+        self._hold = HELD
+        self._bucket: TokenBucket | None = None
+        self.learner = RateLearner()
+        self._rebuild()
+
+    @property
+    def known(self) -> float | None:
+        """Units per second by the limits we were told; None: not told."""
+        return _lower(self.ceiling, self._announced)
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether the server's own bucket is known and is all there is: no lower ceiling, no hidden window."""
+        return self._full_minute and self._held_until == -math.inf
+
+    @property
+    def rate(self) -> float | None:
+        """Units per second that may leave in the long run; None: not known."""
+        return _lower(self.known, self.learner.rate)
+
+    @property
+    def level(self) -> float:
+        """Units that may leave now; infinite where nothing is held back."""
+        return math.inf if self._bucket is None else self._bucket.level
+
+    @property
+    def last_level(self) -> float:
+        return math.inf if self._bucket is None else self._bucket.last_level
+
+    @property
+    def capacity(self) -> float:
+        """Units that may leave at once; infinite where nothing is held back."""
+        return math.inf if self._bucket is None else self._bucket.capacity
+
+    @property
+    def learning(self) -> bool:
+        """Whether the rate changes with time."""
+        return self.learner.rate is not None
+
+    def delay(self, amount: float, held: float = 0.0) -> float:
+        """Seconds until `amount` may leave, leaving `held` to somebody else."""
+        return 0.0 if self._bucket is None else self._bucket.delay(amount, held)
+
+    def spend(self, amount: float, now: float, *, mirrored: bool) -> None:
+        """Take `amount`. `mirrored`: the server's own bucket is known, and debt is kept there."""
+        self.learner.sent(amount, now)
+        if not self._proven:
+            self._began_at = now if self._began_at is None else self._began_at
+            self._spent += amount
+        if self._bucket is not None:
+            self._bucket.spend(min(amount, self._bucket.capacity) if mirrored else amount)
+
+    def give_back(self, amount: float, sent_at: float, *, charged: bool, mirrored: bool) -> None:
+        """The server did not accept what left at `sent_at`; `charged`: it counts against a known limit all the same."""
+        self.learner.not_accepted(amount, sent_at)
+        if self._bucket is not None and not (charged and self.known is not None):
+            self._bucket.spend(-(min(amount, self._bucket.capacity) if mirrored else amount))
+
+    def adjust(self, amount: float, *, mirrored: bool) -> None:
+        """Take `amount` more for what has left before, or give it back."""
+        if self._bucket is not None and not mirrored:
+            self._bucket.spend(amount)
+
+    def slow_down(self, now: float) -> None:
+        """The server asks for the rate it had been used to."""
+        self.learner.slow_down(now, self.known)
+        self._rebuild()
+
+    def succeeded(self, now: float) -> None:
+        """The server has accepted something."""
+        if self._proven:
+            return
+        self._proven = True
+        if self._fixed:
+            return
+        self._burst = max(self._burst, BURST)
+        self._rebuild()
+        bucket = self._bucket
+        if bucket is not None and self._began_at is not None:
+            # As if this burst had been allowed from the start: what was held back is not lost.
+            bucket.set_level(max(bucket.level, bucket.capacity + bucket.rate * (now - self._began_at) - self._spent))
+
+    def announced(self, rate: float | None) -> None:
+        """The server announced limits that come to `rate`, and what is left of them."""
+        self._full_minute = rate is not None and (self.ceiling is None or self.ceiling >= 0.999 * rate)
+        if rate != self._announced:
+            if self._announced is None and self._bucket is not None:
+                self._bucket.set_level(max(0.0, self._bucket.level))  # debt is now kept by the mirror
+            self._announced = rate
+            if not (self._full_minute or self._fixed):
+                self._burst = min(self._burst, BURST)
+            self.learner.forget()  # what was learnt was about another limit
+            self._rebuild()
+
+    def forget(self) -> None:
+        """What refusals taught is not true any more."""
+        self.learner.forget()
+        self._rebuild()
+
+    def found_empty(self) -> None:
+        """The server refused before it accepted anything: somebody else has been there, so grow from the least."""
+        self._proven = True
+
+    def refused(self, amount: float, retry_after: float | None, now: float, *, event: bool, sure: bool = True) -> None:
+        """The server refused `amount` for its pace, and no level explains it."""
+        if event:
+            self.learner.event(now, self.known, sure=sure)
+            self._shrink(now)
+        bucket = self._bucket
+        if bucket is None:
+            return
+        if retry_after is None:
+            bucket.set_level(min(bucket.level, 0.0))
+            return
+        bucket.set_level(min(bucket.level, min(amount, bucket.capacity) - bucket.rate * retry_after))
+
+    def tighten(self, now: float) -> None:
+        """Let less leave at once, for a while: the server may hold less than it announces."""
+        if self.known is not None:
+            self._shrink(now)
+
+    def _shrink(self, now: float) -> None:
+        if not self._fixed:
+            # Half of the burst at which it was refused; one that had grown to a minute tells nothing of the size.
+            self._burst = max(UNPROVEN_BURST, 0.5 * min(self._burst, BURST if self._grown else WHOLE_BURST))
+            if self._held_until > -math.inf:
+                self._hold *= 2
+            self._held_until = now + self._hold
+        self._rebuild()
+
+    @property
+    def _grown(self) -> bool:
+        return self._burst >= WHOLE_BURST
+
+    def pressed(self, elapsed: float) -> float:
+        """Seconds of the last `elapsed` in which this pace held calls back: its bucket was not full."""
+        bucket = self._bucket
+        if bucket is None:
+            return 0.0
+        return min(elapsed, max(0.0, bucket.capacity - bucket.last_level) / bucket.rate)
+
+    def pass_time(self, elapsed: float, pressed: float, now: float) -> None:
+        """Change with time. `pressed`: seconds in which this pace or another held calls back."""
+        # Time without demand teaches nothing.
+        self.learner.press(pressed)
+        if self.learning:
+            if self.known is not None and (self.learner.rate or 0.0) > 1.5 * self.known:
+                self.learner.forget()
+            self._rebuild()
+        elif not self._fixed and self._proven and now >= self._held_until:
+            most = WHOLE_BURST if self._full_minute else BURST
+            own = self.pressed(elapsed)
+            if own > 0.0 and self._burst < most:
+                self._burst = min(most, self._burst * math.exp(GROWTH * own))
+                self._rebuild()
+
+    def _rebuild(self) -> None:
+        rate = self.rate
+        if rate is None or (self._grown and not self._fixed and not self.learning):
+            self._bucket = None
+            return
+        capacity = max(1.0, self._burst * rate)
+        if self._bucket is None:
+            self._bucket = TokenBucket(rate, capacity)
+        elif not (math.isclose(self._bucket.rate, rate) and math.isclose(self._bucket.capacity, capacity)):
+            level, before = self._bucket.level, self._bucket.rate
+            self._bucket.resize(rate, capacity)
+            if level < 0.0 and rate < before:  # what was owed in seconds does not become longer
+                level *= rate / before
+            if self._bucket.last_level < level:  # a smaller bucket is no debt
+                self._bucket.set_level(level)
+
+    def rebind(self, *, same_clock: bool) -> None:
+        """Continue on the running loop; instants of another clock are forgotten."""
+        if self._bucket is not None:
+            self._bucket.rebind(same_clock=same_clock)
+        if not same_clock:
+            self._began_at = None
+            self._spent = 0.0
+            self._held_until = -math.inf
+            self.learner.rebind()
+
+
+def _lower(one: float | None, other: float | None) -> float | None:
+    """The lower of two rates, as far as they are known."""
+    return other if one is None else one if other is None else min(one, other)

@@ -1,0 +1,264 @@
+"""The mirror of one of the server's buckets: what it has left, as far as its announcements tell."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Final, NamedTuple
+
+from .bucket import TokenBucket
+
+# Seconds of refill kept back: calls may reach the server closer together than they were admitted.
+# A share of the limit instead would waste throughput; a part of the refill costs none.
+RESERVE: Final = 0.15
+# Attempts sent within this many seconds of each other may reach the server in another order.
+REORDERING: Final = 0.15
+# How fast our knowledge of the level decays, in seconds of refill per square root of a second:
+# others may be using the same limit.
+DRIFT: Final = 0.05
+# What others take is learnt from the corrections of so many seconds, and believed by this share.
+NEIGHBOUR_SECONDS: Final = 2.0
+NEIGHBOUR_GAIN: Final = 0.6
+# However much they take, we go on asking for this share of the limit.
+LEAST_SHARE: Final = 0.1
+# Spans of traffic, and refunds, that are remembered.
+KEPT: Final = 512
+# What the bucket holds when it is full is believed once all responses of so many seconds agree within this
+# share. A fixed window's rest and end give another sum each time.
+AGREEING_SECONDS: Final = 1.0
+AGREEING: Final = 0.01
+# A snapshot older than the newest used counts less, by this share of what refilled in between.
+STALENESS: Final = 0.5
+
+
+class Checkpoint(NamedTuple):
+    """What the mirror believed when an attempt left, to compare with the snapshot that attempt brings back."""
+
+    mirror: ServerWindow
+    at: float
+    number: int  # attempts of this mirror until then
+    refunds: int  # refunds until then
+    level: float  # after the attempt was taken off
+    corrected: float  # sum of all corrections made until then
+
+
+class ServerWindow:
+    """A server's bucket of `limit` units per `period` seconds, as seen from here.
+
+    A snapshot tells what was left when the server admitted *that* attempt; it arrives a service
+    time later, out of order. What it says of the level is compared with what was believed when
+    that attempt left (a Smith predictor), and the difference is believed in part: less if much of
+    our own traffic was near it, more if the last one is long ago (a scalar Kalman filter).
+    Corrections that all go one way are somebody else's traffic, which is then expected.
+    """
+
+    __slots__ = (
+        "_agreed_since",
+        "_agreeing",
+        "_at",
+        "_bucket",
+        "_limit_at",
+        "_neighbours",
+        "_number",
+        "_refunded",
+        "_refunds",
+        "_reviewed",
+        "_reviewed_at",
+        "_size",
+        "_snapshot_at",
+        "_traffic",
+        "_variance",
+        "corrected",
+        "limit",
+        "period",
+    )
+
+    def __init__(self, limit: float, period: float) -> None:
+        self.limit = limit
+        self.period = period
+        self._bucket = TokenBucket(limit / period, _capacity(limit, limit / period))
+        self._size = limit  # units it holds when it is full
+        self._agreeing = 0.0  # the same, as responses lately tell
+        self._agreed_since = math.inf
+        self.corrected = 0.0  # sum of all corrections
+        self._variance = math.inf  # of the level, units squared
+        self._at = -math.inf  # instant of the last look at the variance
+        self._traffic: dict[int, float] = {}  # units that left, by multiples of `REORDERING`
+        self._number = 0
+        self._refunds = 0
+        self._refunded: deque[tuple[int, int, float]] = deque(maxlen=KEPT)
+        self._snapshot_at = -math.inf  # when the attempt of the newest used snapshot was sent
+        self._limit_at = -math.inf  # the same, for the limit
+        self._neighbours = 0.0  # units per second that others take
+        self._reviewed_at = -math.inf  # when that was last looked at
+        self._reviewed = 0.0  # the corrections until then
+
+    @property
+    def rate(self) -> float:
+        """Units per second that the limit refills."""
+        return self.limit / self.period
+
+    @property
+    def refill(self) -> float:
+        """Units per second that come back to us: others take the rest."""
+        return self._bucket.rate
+
+    @property
+    def level(self) -> float:
+        """Units that may be sent now; negative: debt."""
+        return self._bucket.level
+
+    @property
+    def last_level(self) -> float:
+        return self._bucket.last_level
+
+    @property
+    def reserve(self) -> float:
+        """Units the server may have and we do not use."""
+        return self._size - self._bucket.capacity
+
+    def delay(self, amount: float, held: float = 0.0) -> float:
+        """Seconds until `amount` may be sent, leaving `held` to somebody else."""
+        return self._bucket.delay(amount, held)
+
+    def spend(self, amount: float, now: float) -> Checkpoint:
+        """Take `amount` for an attempt that leaves now."""
+        self._pass_time(now)
+        moment = int(now / REORDERING)
+        if moment not in self._traffic and len(self._traffic) >= KEPT:
+            del self._traffic[next(iter(self._traffic))]
+        self._traffic[moment] = self._traffic.get(moment, 0.0) + amount
+        self._number += 1
+        self._bucket.spend(amount)
+        return Checkpoint(self, now, self._number, self._refunds, self._bucket.last_level, self.corrected)
+
+    def stamp(self, at: float, level: float) -> Checkpoint:
+        """As if an attempt had left at that instant with that level: for the first snapshot of all."""
+        return Checkpoint(self, at, self._number, self._refunds, level, self.corrected)
+
+    def give_back(self, amount: float, stamp: Checkpoint) -> None:
+        """The attempt of `stamp` was not charged `amount`."""
+        self._bucket.spend(-amount)
+        self._refunds += 1
+        self._refunded.append((self._refunds, stamp.number, amount))
+
+    def _refunded_since(self, stamp: Checkpoint) -> float:
+        """What was given back since of attempts before that one: the server never counted it."""
+        if self._refunds == stamp.refunds:
+            return 0.0
+        return sum(
+            amount for refund, number, amount in self._refunded if refund > stamp.refunds and number < stamp.number
+        )
+
+    def _reordering(self, stamp: Checkpoint) -> float:
+        """How far a snapshot may be off for attempts the server saw in another order: half of those around it."""
+        moment = int(stamp.at / REORDERING)
+        around = sum(self._traffic.get(moment + step, 0.0) for step in (-1, 0, 1))
+        return 0.5 * around
+
+    def _pass_time(self, now: float) -> None:
+        elapsed = max(0.0, now - self._at)
+        self._at = now
+        if elapsed < math.inf:
+            self._variance += max(DRIFT * self.rate, 0.3) ** 2 * elapsed
+
+    def observe(self, limit: float, remaining: float | None, stamp: Checkpoint | None, now: float, unit: float) -> None:
+        """Correct level and limit by a snapshot of the attempt that left with `stamp`.
+
+        `unit`: units of an average attempt. Without a stamp the snapshot is as of now.
+        """
+        self._pass_time(now)
+        sent_at = now if stamp is None else stamp.at
+        change = 0.0
+        changed = not math.isclose(limit, self.limit)
+        # Responses overtake each other: an older one must not bring back an older limit.
+        if changed and sent_at >= self._limit_at:
+            change = (limit / self.period - self.rate) * (now - sent_at)
+            self._resize(limit)
+        elif changed:
+            return  # what was left of another limit
+        self._limit_at = max(self._limit_at, sent_at)
+        if remaining is None:
+            return
+        left = remaining - self.reserve
+        error = left - self.level
+        if stamp is not None:
+            error = left - stamp.level - (self.corrected - stamp.corrected) - self._refunded_since(stamp) + change
+        if changed or self._variance == math.inf:
+            gain = 1.0
+        else:
+            stale = STALENESS * self.rate * max(0.0, self._snapshot_at - sent_at)
+            noise = 0.0 if stamp is None else self._reordering(stamp) ** 2
+            gain = self._variance / (self._variance + noise + unit**2 + stale**2)
+        self._variance = unit**2 if gain == 1.0 else self._variance * (1.0 - gain)
+        self._snapshot_at = max(self._snapshot_at, sent_at)
+        self._correct(self.level + gain * error)
+        if now - self._reviewed_at >= NEIGHBOUR_SECONDS:
+            self._review(now)
+
+    def _review(self, now: float) -> None:
+        taken = self._reviewed - self.corrected
+        elapsed = now - self._reviewed_at
+        self._reviewed, self._reviewed_at = self.corrected, now
+        if elapsed > 10 * NEIGHBOUR_SECONDS:  # the first look, or the first after a silence
+            return
+        neighbours = self._neighbours + NEIGHBOUR_GAIN * taken / elapsed
+        neighbours = min(max(0.0, neighbours), (1 - LEAST_SHARE) * self.rate)
+        if abs(neighbours - self._neighbours) > 1e-3 * self.rate:
+            self._neighbours = neighbours
+            self._bucket.resize(self.rate - neighbours, self._bucket.capacity)
+
+    def holds(self, size: float | None, remaining: float, now: float, unit: float) -> None:
+        """A response tells that the bucket holds `size` units when it is full; None: the whole limit."""
+        if remaining > self._size:  # it holds more than was believed
+            self._set_size(self.limit)
+        if size is None:
+            self._agreed_since = math.inf
+        elif self._agreed_since == math.inf or abs(size - self._agreeing) > max(unit, AGREEING * self._agreeing):
+            self._agreeing, self._agreed_since = size, now
+        elif now - self._agreed_since >= AGREEING_SECONDS and not math.isclose(size, self._size, rel_tol=0.02):
+            self._set_size(size)
+
+    def _set_size(self, size: float) -> None:
+        self._size = size
+        self._hold(self._bucket.rate, _capacity(size, self.rate))
+
+    def _hold(self, rate: float, capacity: float) -> None:
+        """Change the bucket; the level stays, as far as it fits."""
+        level = self.level
+        self._bucket.resize(rate, capacity)
+        self._bucket.set_level(level)
+        self.corrected += self._bucket.last_level - level
+
+    def emptied(self, level: float, sent_at: float, unit: float) -> None:
+        """An attempt was refused: the server had at most `level`."""
+        if level < self.level:
+            self._correct(level)
+        self._variance = min(self._variance, unit**2)
+        self._snapshot_at = max(self._snapshot_at, sent_at)
+
+    def _correct(self, level: float) -> None:
+        before = self.level
+        self._bucket.set_level(level)
+        # Only what was really applied: a correction clipped by the capacity would make every later
+        # comparison wrong by it.
+        self.corrected += self._bucket.last_level - before
+
+    def _resize(self, limit: float) -> None:
+        self.limit = self._size = limit
+        self._agreed_since = math.inf
+        self._neighbours, self._reviewed_at = 0.0, -math.inf
+        self._hold(self.rate, _capacity(limit, self.rate))
+
+    def rebind(self, *, same_clock: bool) -> None:
+        """Continue on the running loop; instants of another clock are forgotten."""
+        self._bucket.rebind(same_clock=same_clock)
+        if not same_clock:
+            self._at = self._snapshot_at = self._limit_at = self._reviewed_at = -math.inf
+            self._agreed_since = math.inf
+            self._traffic.clear()
+
+
+def _capacity(size: float, rate: float) -> float:
+    reserve = max(RESERVE * rate, min(2.0, 0.02 * size))
+    return size - min(reserve, size / 4)
