@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HOUSES = {
     "throttled_openai.simulator": ROOT / "src/throttled_openai/simulator",
+    "throttled_openai.batch": ROOT / "src/throttled_openai/batch",
     "throttled_openai._commands.bench": ROOT / "src/throttled_openai/_commands/bench",
     "throttled_openai._commands.demo": ROOT / "src/throttled_openai/_commands/demo",
     "throttled_openai._protocol": ROOT / "src/throttled_openai/_protocol",

@@ -1,5 +1,7 @@
 """AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s."""
 
+from typing import TYPE_CHECKING
+
 from ._admission.throttle import Throttle
 from ._clients.async_client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from ._clients.base import Throttled
@@ -22,11 +24,16 @@ from .errors import (
     ServerPaused,
 )
 
+if TYPE_CHECKING:
+    from .batch import BatchResult, BatchStoppedError, run_batch, run_file
+
 __all__ = [
     "AccountBlocked",
     "AccountPaused",
     "AdmissionError",
     "AdmissionTimeout",
+    "BatchResult",
+    "BatchStoppedError",
     "BudgetStats",
     "ClientClosed",
     "Limits",
@@ -46,7 +53,20 @@ __all__ = [
     "WindowStats",
     "install",
     "manners",
+    "run_batch",
+    "run_file",
     "throttle",
     "throttle_http_client",
     "uninstall",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """What is for files of requests is imported at its first use."""
+        if name not in {"BatchResult", "BatchStoppedError", "run_batch", "run_file"}:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import batch  # noqa: PLC0415
+
+        found = globals()[name] = getattr(batch, name)
+        return found

@@ -43,6 +43,7 @@ class BudgetStats:
     """One budget: that of a model, or of several models that share their limits.
 
     `admitted`, `succeeded`, `refused`: attempts so far. `tokens_used`: tokens that the server reported.
+    `tokens_per_call`: what an attempt takes from the token limit, on average.
     """
 
     name: str
@@ -54,6 +55,7 @@ class BudgetStats:
     refused: int
     tokens_used: int
     windows: tuple[WindowStats, ...]
+    tokens_per_call: float = 0.0
 
     def __str__(self) -> str:
         limits = ", ".join(map(str, self.windows)) or "no limit known"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from throttled_openai._admission.home import post
 from throttled_openai._admission.portal import portal
 from throttled_openai.errors import ClientClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Container
 
-    from throttled_openai._admission.permit import Call, Permit, PostedPermit
+    from throttled_openai._admission.permit import Call, PostedPermit
     from throttled_openai._admission.throttle import Throttle
 
     Waits = set["_Wait | Call"]
+
+T = TypeVar("T")
 
 # By the HTTP client, which is what is closed, and which copies of a client share.
 _waits: Final[weakref.WeakKeyDictionary[Any, Waits]] = weakref.WeakKeyDictionary()
@@ -37,8 +39,8 @@ class _Wait:
         self.ended = False
 
 
-async def wait(waits: Waits, admission: Awaitable[Permit]) -> Permit:
-    """What `admission` gives. Raises `ClientClosed` if the client is closed before."""
+async def wait(waits: Waits, admission: Awaitable[T]) -> T:
+    """What `admission` gives, or another wait of a call. Raises `ClientClosed` if the client is closed before."""
     try:
         task = asyncio.current_task()
     except RuntimeError:  # no loop of asyncio's
@@ -70,9 +72,11 @@ def wait_blocking(waits: Waits, throttle: Throttle, call: Call) -> PostedPermit:
         waits.discard(call)
 
 
-def end_waits(waits: Waits) -> None:
-    """The client is about to be closed, in whatever thread."""
+def end_waits(waits: Waits, tasks: Container[asyncio.Task[Any]] | None = None) -> None:
+    """The client is about to be closed, in whatever thread; or only those of `tasks` are to wait no longer."""
     for each in list(waits):
+        if tasks is not None and not (isinstance(each, _Wait) and each.task in tasks):
+            continue
         if isinstance(each, _Wait):
             loop = each.task.get_loop()
             if loop is asyncio._get_running_loop():  # noqa: SLF001  # None in a thread without one

@@ -21,13 +21,17 @@ from .client import (
     http_client,
     sync_http_client,
 )
+from .raw import RawExchange, RawResponse, raw_exchange
 
 __all__ = [
     "Kind",
     "Pooled",
     "PooledAsyncHttpxClient",
     "PooledHttpxClient",
+    "RawExchange",
+    "RawResponse",
     "SyncPooled",
     "http_client",
+    "raw_exchange",
     "sync_http_client",
 ]

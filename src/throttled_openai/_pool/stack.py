@@ -23,18 +23,22 @@ class StackPool:
     """
 
     def __init__(self, core: Any, stock: Any, connect: Callable[[Any], Any], limits: Any) -> None:
-        self._core = core
+        self.core = core
         self._stock = stock
         make = functools.partial(OriginPool, core=core, limits=limits)
         self._pools = PerLoop(functools.partial(_OriginPools, connect, make))
 
     async def handle_async_request(self, request: Any) -> Any:
-        method = type(self._stock).handle_async_request
         ours = request.url.scheme in {b"http", b"https"} and on_asyncio()
-        if not ours or is_patched(method, self._core.AsyncConnectionPool.aclose):
+        if not ours or self.is_replaced:
             return await self._stock.handle_async_request(request)
         pools = await self._pools.get()
         return await pools.of(request.url).exchange(request)
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether a mock answers in the place of httpcore's pool."""
+        return is_patched(type(self._stock).handle_async_request, self.core.AsyncConnectionPool.aclose)
 
     async def aclose(self) -> None:
         """Close every connection. Exchanges under way fail, as with httpcore."""

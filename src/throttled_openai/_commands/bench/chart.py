@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from throttled_openai._commands.axis import tick_label, ticks
+
 # Units of the drawing (pixels on a wide page): a chart over half the page, or all of it.
 _HALF: Final = 560
 _WHOLE: Final = 1150
 _HEIGHT: Final = 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 34, 44
-_TICKS: Final = 5
 # Width of one letter, to leave out labels that would overlap.
 _LETTER: Final = 7
 
@@ -162,18 +163,3 @@ def _legend(lines: Sequence[Line], right: float) -> list[str]:
         parts.append(f'<rect x="{at:.0f}" y="7" width="12" height="4" fill="{line.colour}"/>')
         parts.append(f'<text class="legend" x="{at + 16:.0f}" y="14">{escape(line.name)}</text>')
     return parts
-
-
-def ticks(top: float) -> list[float]:
-    """About five round numbers from 0 to `top` or just above it."""
-    if top <= 0:
-        return [0.0, 1.0]
-    rough = top / _TICKS
-    unit = 10 ** math.floor(math.log10(rough))
-    step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit >= rough * (1 - 1e-9))
-    return [round(place * step, 12) for place in range(math.ceil(top / step - 1e-9) + 1)]
-
-
-def tick_label(value: float) -> str:
-    """Three digits, with thousands separators."""
-    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"

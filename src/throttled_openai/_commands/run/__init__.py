@@ -1,0 +1,1 @@
+"""The commands `run` and `validate`: files of requests, from the command line to the report."""

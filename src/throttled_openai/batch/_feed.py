@@ -1,0 +1,187 @@
+"""The feed: what is to be sent next, in the order of the input, read ahead by a bounded amount.
+
+A file is read by a thread, so that neither a slow disk nor an idle pipe holds the event loop; requests from Python
+come from an iterable or an asynchronous one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import queue
+import threading
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ._ids import check_unique
+from ._request import BadLineError, Request, dumped, read_body, read_request
+from ._result import BatchResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Generator, Mapping
+
+    from ._ids import Ids
+    from ._input import Input
+    from ._source import Record
+
+# Requests that are taken from an iterable at once.
+_AT_ONCE: Final = 100
+
+
+class Feed(Protocol):
+    """`take` gives the next request, the result of one that cannot be sent, or None where it has to read first."""
+
+    def take(self) -> Request | BatchResult | None: ...
+
+    async def more(self) -> bool:
+        """Read; False: the input is at its end."""
+        ...
+
+
+class FileFeed:
+    """The records of an input that are not among those `done`. `blank` is called for those without a request."""
+
+    def __init__(self, source: Input, done: Container[int], ids: Ids, blank: Callable[[int], None]) -> None:
+        self._source = source
+        self._ids = ids
+        self._blank = blank
+        self._ready: deque[Record] = deque()
+        self._thread = _Reader(_undone(source, done))
+
+    def take(self) -> Request | BatchResult | None:
+        while self._ready:
+            record = self._ready.popleft()
+            try:
+                request = self._source.request(record)
+                if request is None:
+                    self._blank(1)
+                    continue
+                check_unique(self._ids, request)
+            except BadLineError as error:
+                return refused(record[0], error)
+            return request
+        return None
+
+    async def more(self) -> bool:
+        chunk = await self._thread.next()
+        if chunk is None:
+            return False
+        self._ready.extend(chunk)
+        return True
+
+    def close(self) -> None:
+        """Let go of the input."""
+        self._thread.close()
+
+
+def refused(line: int, error: BadLineError) -> BatchResult:
+    """The result of a line that is no request. Without its `custom_id` if that is another line's: ids stay unique."""
+    told = {"code": error.code, "message": f"line {line} {error}", "line": line}
+    return BatchResult(line, None if error.code == "duplicate_custom_id" else error.custom_id, error=told)
+
+
+class IterableFeed:
+    """Requests from Python: mappings as in a batch file, or bodies."""
+
+    def __init__(self, requests: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]) -> None:
+        self._ready: deque[tuple[int, Mapping[str, Any]]] = deque()
+        self._line = 0
+        self._later: AsyncIterator[Mapping[str, Any]] | None = None
+        self._now: Iterator[Mapping[str, Any]] = iter(())
+        if isinstance(requests, AsyncIterable):
+            self._later = aiter(requests)
+        else:
+            self._now = iter(requests)
+
+    def take(self) -> Request | BatchResult | None:
+        if not self._ready:
+            return None
+        line, told = self._ready.popleft()
+        try:
+            raw = dumped(told)
+            return read_request(raw, line, {}) if "body" in told else read_body(raw, line, None, {})
+        except BadLineError as error:
+            return refused(line, error)
+        except (TypeError, ValueError, RecursionError) as error:
+            return refused(line, BadLineError("invalid_json", f"is not JSON: {type(error).__name__}"))
+
+    async def more(self) -> bool:
+        if self._later is not None:
+            with contextlib.suppress(StopAsyncIteration):
+                self._keep(await anext(self._later))
+        else:
+            for told in itertools.islice(self._now, _AT_ONCE):
+                self._keep(told)
+        return bool(self._ready)
+
+    def _keep(self, told: Mapping[str, Any]) -> None:
+        self._line += 1
+        self._ready.append((self._line, told))
+
+
+def _undone(source: Input, done: Container[int]) -> Generator[list[Record], None, None]:
+    for chunk in source.chunks():
+        left = [record for record in chunk if record[0] not in done]
+        if left:
+            yield left
+
+
+_Asked = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+
+
+class _Reader:
+    """A thread that reads the next chunk while the last one is used. Waiting for a pipe, it ends with the process."""
+
+    def __init__(self, chunks: Generator[list[Record], None, None]) -> None:
+        self._chunks = chunks
+        self._asked: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread: threading.Thread | None = None
+        self._ahead: asyncio.Future[Any] | None = None
+
+    async def next(self) -> list[Record] | None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._read, name="throttled-openai input", daemon=True)
+            self._thread.start()
+            self._ahead = self._ask()
+        assert self._ahead is not None
+        chunk: list[Record] | None = await asyncio.shield(self._ahead)
+        if chunk is not None:
+            self._ahead = self._ask()
+        return chunk
+
+    def close(self) -> None:
+        self._asked.put(None)
+
+    def _ask(self) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._asked.put((loop, future))
+        return future
+
+    def _read(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            loop, future = asked
+            made: Any
+            try:
+                made = next(self._chunks, None)
+            except BaseException as error:  # noqa: BLE001  # for the one who waits
+                made = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(_resolve, future, made)
+            if made is None or isinstance(made, BaseException):
+                return
+        self._chunks.close()
+
+
+def _resolve(future: asyncio.Future[Any], made: Any) -> None:
+    if future.done():
+        return
+    if isinstance(made, BaseException):
+        future.set_exception(made)
+        future.exception()  # retrieved, even where nobody waits any more
+    else:
+        future.set_result(made)

@@ -1,0 +1,95 @@
+"""The ids: which `custom_id` has been seen before, and in which line, on disk.
+
+A table of hashes in a file without a name, read and written where it is needed: the memory of the process stays
+the same for any number of ids. Two ids with the same 64 bits would be taken for one: of ten million, with a chance of
+one in 370,000.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from hashlib import blake2b
+from struct import Struct
+from typing import IO, Final
+
+from ._request import BadLineError, Request, dumped
+
+# A slot: hash (never 0) and line.
+_SLOT: Final = Struct("<QQ")
+# Slots that are read at once.
+_BUCKET: Final = 8
+_FIRST: Final = 1 << 12
+_FULL: Final = 0.5
+
+
+def check_unique(ids: Ids, request: Request) -> None:
+    """Raises `BadLineError` for a request whose `custom_id` another line has."""
+    before = ids.add(dumped(request.custom_id), request.line)
+    if before is not None:
+        raise BadLineError("duplicate_custom_id", f"has the custom_id of line {before}")
+
+
+class Ids:
+    """Close it after use."""
+
+    def __init__(self, directory: str | None = None) -> None:
+        self._directory = directory
+        self._buckets = _FIRST // _BUCKET
+        self._count = 0
+        self._file = self._made()
+
+    def add(self, custom_id: bytes, line: int) -> int | None:
+        """The line that has the id already, if that is another one; otherwise it is `line`'s from now on."""
+        name = int.from_bytes(blake2b(custom_id, digest_size=8).digest(), "little") or 1
+        if self._count >= _FULL * self._buckets * _BUCKET:
+            self._grow()
+        return self._put(name, line)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _made(self) -> IO[bytes]:
+        file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115  # closed by `close`
+        os.ftruncate(file.fileno(), self._buckets * _BUCKET * _SLOT.size)
+        return file
+
+    def _put(self, name: int, line: int) -> int | None:
+        file, size = self._file.fileno(), _BUCKET * _SLOT.size
+        bucket = name % self._buckets
+        while True:
+            at = bucket * size
+            for slot, (other, where) in enumerate(_SLOT.iter_unpack(_read(file, size, at))):
+                if other == name:
+                    return None if where == line else where
+                if not other:
+                    _write(file, _SLOT.pack(name, line), at + slot * _SLOT.size)
+                    self._count += 1
+                    return None
+            bucket = (bucket + 1) % self._buckets
+
+    def _grow(self) -> None:
+        old, size = self._file, _BUCKET * _SLOT.size
+        before, self._buckets, self._count = self._buckets, 4 * self._buckets, 0
+        self._file = self._made()
+        with old:
+            for bucket in range(before):
+                for name, line in _SLOT.iter_unpack(_read(old.fileno(), size, bucket * size)):
+                    if name:
+                        self._put(name, line)
+
+
+def _read(file: int, size: int, at: int) -> bytes:
+    if sys.platform != "win32":
+        return os.pread(file, size, at)
+    os.lseek(file, at, os.SEEK_SET)
+    return os.read(file, size)
+
+
+def _write(file: int, data: bytes, at: int) -> None:
+    if sys.platform != "win32":
+        os.pwrite(file, data, at)
+        return
+    os.lseek(file, at, os.SEEK_SET)
+    os.write(file, data)

@@ -1,0 +1,85 @@
+"""The stream: results of requests from Python, as they come, in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal
+
+import openai
+
+from throttled_openai._clients.base import Throttled
+from throttled_openai._clients.raw import RawCalls
+from throttled_openai._clients.wrap import throttle
+
+from ._feed import Feed, IterableFeed
+from ._order import MOST_HELD, InOrder
+from ._runner import Runner
+from ._tally import Tally
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+
+    from openai import AsyncOpenAI
+
+    from ._result import BatchResult
+
+
+class BatchStoppedError(openai.OpenAIError):
+    """Every request would have met the same failure, so the rest was not sent; the message says which."""
+
+
+async def run_batch(
+    client: AsyncOpenAI,
+    requests: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+    *,
+    order: Literal["completion", "input"] = "completion",
+    max_retries: int | None = None,
+    keep_going: bool = False,
+) -> AsyncIterator[BatchResult]:
+    """Send many requests through `client`, as fast as its limits allow, and give each result as it comes.
+
+    A request is a line of OpenAI's batch format (`custom_id`, `method`, `url`, `body`) as a mapping, or a body alone,
+    whose endpoint its fields tell. `requests` may be endless: they are taken as there is room for them, and no faster
+    than results are taken. A failure is a result, with `ok` false. `max_retries`: the client's, if not given.
+
+    Leaving the loop ends what is under way. Raises `BatchStoppedError` after failures that all others would meet too,
+    such as a wrong key; with `keep_going` these are results as any others.
+    """
+    throttled = client if isinstance(client, Throttled) else throttle(client)
+    ready: deque[BatchResult] = deque()
+    came = asyncio.Event()
+
+    def sink(result: BatchResult, raw: bytes | None) -> None:
+        del raw
+        ready.append(result)
+        came.set()
+
+    feed: Feed = IterableFeed(requests)
+    in_order = InOrder(feed, sink) if order == "input" else None
+    runner = Runner(
+        RawCalls(throttled, retries=max_retries),
+        feed if in_order is None else in_order,
+        sink if in_order is None else in_order.sink,
+        Tally(),
+        keep_going=keep_going,
+        room=lambda: len(ready) < MOST_HELD and (in_order is None or in_order.has_room()),
+    )
+    running = asyncio.ensure_future(runner.run())
+    running.add_done_callback(lambda _: came.set())
+    try:
+        while not running.done() or ready:
+            await came.wait()
+            came.clear()
+            while ready:
+                yield ready.popleft()
+        if in_order is not None:
+            in_order.close()
+            while ready:
+                yield ready.popleft()
+        running.result()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    if runner.stopped is not None:
+        raise BatchStoppedError(f"{runner.stopped}; the requests that follow were not sent")
