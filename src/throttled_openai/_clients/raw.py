@@ -25,9 +25,9 @@ from throttled_openai._exchange.settlement import PERMIT, outcome_of_error
 from throttled_openai._pool import raw_exchange
 from throttled_openai._protocol.durations import parse_delay
 from throttled_openai._protocol.error_body import NOT_JSON
-from throttled_openai._protocol.estimate import Usage, read_usage
 from throttled_openai._protocol.headers import read_limits
-from throttled_openai.errors import AccountBlocked, AdmissionError, bare
+from throttled_openai._protocol.usage import Usage, read_usage
+from throttled_openai.errors import AccountBlocked, AdmissionError, redacted
 
 from .async_client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from .credentials import fields_of
@@ -158,7 +158,7 @@ class RawCalls:
         options = FinalRequestOptions.construct(method="post", url=path, json_data={"model": body.get("model")})
         template = client._build_request(options, retries_taken=0)  # noqa: SLF001
         exchange = raw_exchange(client._client, template, template.extensions.get("timeout", {}))  # noqa: SLF001
-        return None if exchange is None else _Route(client, path, exchange, bare(template))
+        return None if exchange is None else _Route(client, path, exchange, redacted(template))
 
     # Attempts
 

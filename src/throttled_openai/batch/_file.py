@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from throttled_openai._clients.base import Throttled
 from throttled_openai._clients.raw import RawCalls
 from throttled_openai._clients.wrap import throttle
-from throttled_openai._protocol.estimate import read_usage
+from throttled_openai._protocol.usage import read_usage
 from throttled_openai._stats import spell
 
 from ._feed import FileFeed

@@ -18,7 +18,7 @@ from throttled_openai._limits import family_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from throttled_openai._protocol.estimate import Usage
+    from throttled_openai._protocol.usage import Usage
 
 _MILLION: Final = 1e6
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import openai
 
-from throttled_openai._protocol.estimate import Usage, estimate
+from throttled_openai._protocol.estimate import estimate
+from throttled_openai._protocol.usage import Usage
 from throttled_openai.errors import ClientClosed, RequestTooLarge
 
 from ._request import BadLineError, Request

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from throttled_openai._protocol.estimate import Usage
+    from throttled_openai._protocol.usage import Usage
     from throttled_openai._stats import BudgetStats, Stats
 
 # Samples that are kept: twice as many are halved, each then standing for twice the time.

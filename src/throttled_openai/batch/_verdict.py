@@ -51,9 +51,9 @@ class Verdict:
             return None
         if answer.status in {402, 429}:
             refusal = read_refusal(answer.status, answer.headers, answer.data or answer.content, wall_now=0.0)
-            if refusal is not None and refusal.kind == "billing" and refusal.certain:
+            if refusal is not None and refusal.kind == "billing":
                 code = f" ({refusal.code})" if refusal.code else ""
-                raise StopRunError(f"the account has to be paid for first{code}")
+                return f"the account has to be paid for first{code}"
             if refusal is not None and refusal.kind == "too_large":
                 return None
         return _STATUSES.get(answer.status)

@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from throttled_openai._protocol.estimate import Usage, estimate
+from throttled_openai._protocol.estimate import estimate
 from throttled_openai._protocol.providers import OPENAI
+from throttled_openai._protocol.usage import Usage
 from throttled_openai._stats import spell
 from throttled_openai.batch._ids import Ids, check_unique
 from throttled_openai.batch._request import BadLineError
