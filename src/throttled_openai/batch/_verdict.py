@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from throttled_openai._clients.raw import is_unreachable
 from throttled_openai._protocol.refusals import read_refusal
-from throttled_openai.errors import AccountBlocked, AdmissionTimeout
+from throttled_openai.errors import AccountBlocked, AccountPaused, AdmissionTimeout
 
 if TYPE_CHECKING:
     from throttled_openai._clients.raw import Answer
@@ -43,7 +43,9 @@ class Verdict:
         """Why every request would meet the same; None where it is about this one. Raises `StopRunError`."""
         if self._keep_going:
             return None
-        if isinstance(error, AccountBlocked | AdmissionTimeout):  # AccountPaused is one too
+        if isinstance(error, AccountBlocked) and not isinstance(error, AccountPaused):
+            raise StopRunError(_unpaid(error.code))
+        if isinstance(error, AccountBlocked | AdmissionTimeout):
             raise StopRunError(said(error))
         if error is not None and is_unreachable(error.__cause__):
             return "the server cannot be reached"
@@ -52,8 +54,7 @@ class Verdict:
         if answer.status in {402, 429}:
             refusal = read_refusal(answer.status, answer.headers, answer.data or answer.content, wall_now=0.0)
             if refusal is not None and refusal.kind == "billing":
-                code = f" ({refusal.code})" if refusal.code else ""
-                return f"the account has to be paid for first{code}"
+                return _unpaid(refusal.code)
             if refusal is not None and refusal.kind == "too_large":
                 return None
         return _STATUSES.get(answer.status)
@@ -77,3 +78,7 @@ class Verdict:
 def said(error: Exception) -> str:
     """An error of ours or the SDK's in one line."""
     return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+def _unpaid(code: str | None) -> str:
+    return "the account has to be paid for first" + (f" ({code})" if code else "")

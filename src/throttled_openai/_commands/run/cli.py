@@ -80,7 +80,7 @@ def add_arguments(parser: Parser) -> None:
     run.add_argument("--retry-errors", action="store_true", help="send those again that failed")
     run.add_argument("--keep-going", action="store_true", help="record every failure and go on, also where the key is "
                      "wrong or the server is gone")  # fmt: skip
-    run.add_argument("--limit", type=_count, metavar="N", help="send at most so many requests now")
+    run.add_argument("--limit", type=_count, metavar="N", help="send at most N requests in this run")
     run.add_argument("--prices", metavar="TOML", help="prices of a million tokens: a table [model] with input, output, "
                      "cached")  # fmt: skip
     run.add_argument("--max-cost", type=_positive, metavar="X", help="stop before the run costs more, by --prices")

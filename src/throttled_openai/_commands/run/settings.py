@@ -97,7 +97,7 @@ def book_of(arguments: argparse.Namespace) -> LimitsBook:
 
 
 def provider_at(arguments: argparse.Namespace) -> Provider:
-    """Who counts the tokens."""
+    """The provider, whose way of counting tokens applies."""
     if arguments.dialect is not None:
         return provider_named(arguments.dialect)
     base_url = arguments.base_url or os.environ.get("OPENAI_BASE_URL")
