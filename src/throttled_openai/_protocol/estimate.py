@@ -4,7 +4,7 @@ Every formula is the provider's own arithmetic, fitted to recorded traffic; the
 section numbers are those of docs/provider-semantics.md. No tokenizer: OpenAI
 itself charges a quarter of the UTF-8 bytes (1.3), and one 100 kB prompt would
 hold the event loop for 6 ms (7). Whether output is taken too, and how far off
-a guess of real tokens is, is learnt: see tariff.py.
+a guess of real tokens is, is learnt: see cost_model.py.
 """
 
 import re
