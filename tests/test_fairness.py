@@ -34,8 +34,8 @@ async def told(left=60_000, *, limits=None, **announced):
     permit.observe(announcement(**{"tpm": 60_000, "tpm_left": left, **announced}))
     permit.settle(Outcome.SUCCESS)
     lane = t._lane("m")
-    lane.budget.paces["tokens"]._burst = 60.0  # grown
-    lane.budget.paces["tokens"]._rebuild()
+    lane.budget.pacers["tokens"]._burst = 60.0  # grown
+    lane.budget.pacers["tokens"]._rebuild()
     lane.limit = 1000
     return t
 

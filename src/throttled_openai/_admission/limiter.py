@@ -367,7 +367,7 @@ class Limiter:
                 self.concurrency.succeeded(
                     reservation.number, reservation.at, took, beside, crowd=permit.crowd, binding=permit.binding
                 )
-            budget.succeeded(reservation, now)
+            budget.succeeded(reservation)
         elif outcome is Outcome.UNSENT:
             budget.refund(reservation, request=True)
         elif outcome is Outcome.REFUSED:
@@ -451,7 +451,7 @@ class Limiter:
             room, rate = True, False
         else:
             binding = permit.crowd >= self.limit or concurrency.never_served(permit.crowd)
-            room, rate = permit.budget.suspects(refusal, binding=binding, calm=concurrency.is_calm)
+            room, rate = permit.budget.diagnosis.suspects(refusal, limit_was_binding=binding, calm=concurrency.is_calm)
         if room and refusal.kind == "rate":
             if permit.crowd == 1:  # there is no server without room for one
                 return False, True
@@ -488,8 +488,8 @@ class Limiter:
         else:
             call, reservation = permit.call, permit.reservation
             # Where usage is charged, what is in flight has yet to be taken from what is left.
-            later = self.outstanding - reservation.tokens if call.provider.charges == "usage" else None
-            self.budget.observe(announcement, reservation, now, later=later)
+            deferred = self.outstanding - reservation.tokens if call.provider.charges == "usage" else None
+            self.budget.observe(announcement, reservation, now, deferred_charge=deferred)
             if call.estimate is not None:
                 self._costs.learn_level(announcement, reservation.number, reservation.at, call.estimate, call.provider)
         if rates != (self.budget.request_rate, self.budget.token_rate):

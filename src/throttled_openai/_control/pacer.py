@@ -10,9 +10,8 @@ from throttled_openai._limits import BURST
 from .bucket import TokenBucket
 from .rate_learner import RateLearner
 
-# Seconds of the limit that may leave before the server has accepted anything: what it may cost
-# when somebody else has emptied the server's bucket.
-UNPROVEN_BURST: Final = 0.1
+# Seconds of the limit below which refusals do not shrink the burst: at 3,000 RPM, five calls.
+LEAST_BURST: Final = 0.1
 # A whole minute: the pace holds nothing back any more.
 WHOLE_BURST: Final = 60.0
 # The burst grows by this share of itself per second of pressing: 17 s from the first second to a
@@ -36,10 +35,7 @@ class Pacer:
     def __init__(self, ceiling: float | None, burst: float | None) -> None:
         self.ceiling = ceiling
         self._fixed = burst is not None
-        self._burst = UNPROVEN_BURST if burst is None else burst
-        self._proven = False
-        self._began_at: float | None = None  # when the first unit left
-        self._spent = 0.0  # until the server has accepted something
+        self._burst = BURST if burst is None else burst
         self._announced: float | None = None
         self._full_minute = False  # whether announcements show a bucket of a whole minute
         self._held_until = -math.inf
@@ -54,7 +50,7 @@ class Pacer:
         return _lower(self.ceiling, self._announced)
 
     @property
-    def is_mirrored(self) -> bool:
+    def _window_is_all(self) -> bool:
         """Whether the server's own bucket is known and is all there is: no lower ceiling, no hidden window."""
         return self._full_minute and self._held_until == -math.inf
 
@@ -86,44 +82,31 @@ class Pacer:
         """Seconds until `amount` may leave, leaving `held` to somebody else."""
         return 0.0 if self._bucket is None else self._bucket.delay(amount, held)
 
-    def spend(self, amount: float, now: float, *, mirrored: bool) -> None:
-        """Take `amount`. `mirrored`: the server's own bucket is known, and debt is kept there."""
+    def spend(self, amount: float, now: float) -> None:
+        """Take `amount`."""
         self.learner.sent(amount, now)
-        if not self._proven:
-            self._began_at = now if self._began_at is None else self._began_at
-            self._spent += amount
         if self._bucket is not None:
-            self._bucket.spend(min(amount, self._bucket.capacity) if mirrored else amount)
+            self._bucket.spend(self._kept_here(amount, self._bucket))
 
-    def give_back(self, amount: float, sent_at: float, *, charged: bool, mirrored: bool) -> None:
+    def _kept_here(self, amount: float, bucket: TokenBucket) -> float:
+        """The part of `amount` that this bucket counts: where a server window is all there is, that keeps the debt."""
+        return min(amount, bucket.capacity) if self._window_is_all else amount
+
+    def give_back(self, amount: float, sent_at: float, *, charged: bool) -> None:
         """The server did not accept what left at `sent_at`; `charged`: it counts against a known limit all the same."""
         self.learner.not_accepted(amount, sent_at)
         if self._bucket is not None and not (charged and self.known is not None):
-            self._bucket.spend(-(min(amount, self._bucket.capacity) if mirrored else amount))
+            self._bucket.spend(-self._kept_here(amount, self._bucket))
 
-    def adjust(self, amount: float, *, mirrored: bool) -> None:
+    def adjust(self, amount: float) -> None:
         """Take `amount` more for what has left before, or give it back."""
-        if self._bucket is not None and not mirrored:
+        if self._bucket is not None and not self._window_is_all:
             self._bucket.spend(amount)
 
     def slow_down(self, now: float) -> None:
         """The server asks for the rate it had been used to."""
         self.learner.slow_down(now, self.known)
         self._rebuild()
-
-    def succeeded(self, now: float) -> None:
-        """The server has accepted something."""
-        if self._proven:
-            return
-        self._proven = True
-        if self._fixed:
-            return
-        self._burst = max(self._burst, BURST)
-        self._rebuild()
-        bucket = self._bucket
-        if bucket is not None and self._began_at is not None:
-            # As if this burst had been allowed from the start: what was held back is not lost.
-            bucket.set_level(max(bucket.level, bucket.capacity + bucket.rate * (now - self._began_at) - self._spent))
 
     def announced(self, rate: float | None) -> None:
         """The server announced limits that come to `rate`, and what is left of them."""
@@ -141,10 +124,6 @@ class Pacer:
         """What refusals taught is not true any more."""
         self.learner.forget()
         self._rebuild()
-
-    def found_empty(self) -> None:
-        """The server refused before it accepted anything: somebody else has been there, so grow from the least."""
-        self._proven = True
 
     def refused(self, amount: float, retry_after: float | None, now: float, *, event: bool, sure: bool = True) -> None:
         """The server refused `amount` for its pace, and no level explains it."""
@@ -167,7 +146,7 @@ class Pacer:
     def _shrink(self, now: float) -> None:
         if not self._fixed:
             # Half of the burst at which it was refused; one that had grown to a minute tells nothing of the size.
-            self._burst = max(UNPROVEN_BURST, 0.5 * min(self._burst, BURST if self._grown else WHOLE_BURST))
+            self._burst = max(LEAST_BURST, 0.5 * min(self._burst, BURST if self._grown else WHOLE_BURST))
             if self._held_until > -math.inf:
                 self._hold *= 2
             self._held_until = now + self._hold
@@ -192,7 +171,7 @@ class Pacer:
             if self.known is not None and (self.learner.rate or 0.0) > 1.5 * self.known:
                 self.learner.forget()
             self._rebuild()
-        elif not self._fixed and self._proven and now >= self._held_until:
+        elif not self._fixed and now >= self._held_until:
             most = WHOLE_BURST if self._full_minute else BURST
             own = self.pressed(elapsed)
             if own > 0.0 and self._burst < most:
@@ -220,8 +199,6 @@ class Pacer:
         if self._bucket is not None:
             self._bucket.rebind(same_clock=same_clock)
         if not same_clock:
-            self._began_at = None
-            self._spent = 0.0
             self._held_until = -math.inf
             self.learner.rebind()
 

@@ -78,11 +78,11 @@ class RateLearner:
         "_pressed_since_event",
         "_shared",
         "_steady",
-        "unit",
+        "mean_cost",
     )
 
     def __init__(self) -> None:
-        self.unit = 1.0  # units of an average attempt
+        self.mean_cost = 1.0  # units of an average attempt
         self._base: float | None = None
         self._exact = False
         self._held = False  # whether the server asked us to slow down
@@ -100,7 +100,7 @@ class RateLearner:
     @property
     def rate(self) -> float | None:
         """Units per second; None: nothing to learn."""
-        base, unit = self._base, self.unit
+        base, unit = self._base, self.mean_cost
         if base is None:
             return None
         pressed = self._pressed
@@ -118,7 +118,7 @@ class RateLearner:
         return BETA * base * math.exp2(min(20.0, pressed / self._doubling(base)))
 
     def _doubling(self, base: float) -> float:
-        unit = self.unit
+        unit = self.mean_cost
         few = max(SHORTEST_DOUBLING, min(LONGEST_DOUBLING, ATTEMPTS_TO_DOUBLE * unit / base))
         return max(few, FEWEST_TO_DOUBLE * unit / base)
 
@@ -126,10 +126,10 @@ class RateLearner:
         """An attempt of `amount` units leaves."""
         if self._meter_at == -math.inf:
             self._meter_since = now
-            self.unit = max(1.0, amount)
+            self.mean_cost = max(1.0, amount)
         else:
             self._meter *= math.exp(-max(0.0, now - self._meter_at) / METER)
-            self.unit += 0.05 * (max(1.0, amount) - self.unit)
+            self.mean_cost += 0.05 * (max(1.0, amount) - self.mean_cost)
         self._meter_at = now
         self._meter += amount
         self._accepted += amount
@@ -159,7 +159,7 @@ class RateLearner:
 
         `sure`: it can have been for nothing else. Otherwise the rate is only guessed, and soon tried again.
         """
-        since, accepted, unit = now - self._event_at, self._accepted, self.unit
+        since, accepted, unit = now - self._event_at, self._accepted, self.mean_cost
         allowed = min(self.rate or math.inf, known or math.inf)
         guess = 0.5 * min(allowed, self._measured(now))
         self._events += 1
@@ -190,7 +190,7 @@ class RateLearner:
 
     def _bound(self, since: float, allowed: float, guess: float, known: float | None) -> None:
         """Too few attempts were accepted since the last refusal to tell the rate: an upper bound of it."""
-        accepted, unit = self._accepted, self.unit
+        accepted, unit = self._accepted, self.mean_cost
         if accepted >= BOUND * unit and since >= 0.25:
             if known is None or self._events > 2:
                 # A refusal never raises the rate.
@@ -206,7 +206,7 @@ class RateLearner:
 
     def _most(self, since: float) -> float:
         """Upper bound of the rate, by the few attempts accepted since the event."""
-        accepted, unit = max(0.0, self._accepted), self.unit
+        accepted, unit = max(0.0, self._accepted), self.mean_cost
         # While nobody was allowed to send, nothing could be accepted.
         return (accepted + unit * (1 + math.sqrt(accepted / unit))) / max(0.05, since - self._paused_since_event)
 
@@ -230,7 +230,7 @@ class RateLearner:
         usual = self._accepted / max(1.0, now - max(self._event_at, self._meter_since))
         rate = 0.5 * min(self.rate or math.inf, usual)
         self._restart(now)
-        self._set(max(SLOWEST * self.unit, rate), known, exact=True)
+        self._set(max(SLOWEST * self.mean_cost, rate), known, exact=True)
         self._held = True
 
     def forget(self) -> None:
@@ -238,7 +238,7 @@ class RateLearner:
         self._base, self._shared, self._events_since = None, False, 0
 
     def _set(self, rate: float, known: float | None, *, exact: bool) -> None:
-        floor = FLOOR * self.unit if known is None else FLOOR_SHARE * known
+        floor = FLOOR * self.mean_cost if known is None else FLOOR_SHARE * known
         self._base = max(floor, rate)
         self._exact = exact
         self._held = False

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import Final, NamedTuple
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .bucket import TokenBucket
+
+if TYPE_CHECKING:
+    from throttled_openai._protocol.headers import Window
 
 # Seconds of refill kept back: calls may reach the server closer together than they were admitted.
 # A share of the limit instead would waste throughput; a part of the refill costs none.
@@ -23,6 +26,8 @@ NEIGHBOUR_GAIN: Final = 0.6
 LEAST_SHARE: Final = 0.1
 # Spans of traffic, and refunds, that are remembered.
 KEPT: Final = 512
+# Limits of one dimension that are remembered; a provider announces two or three.
+MOST_LIMITS: Final = 8
 # What the bucket holds when it is full is believed once all responses of so many seconds agree within this
 # share. A fixed window's rest and end give another sum each time.
 AGREEING_SECONDS: Final = 1.0
@@ -34,9 +39,9 @@ STALENESS: Final = 0.5
 class Checkpoint(NamedTuple):
     """What the mirror believed when an attempt left, to compare with the snapshot that attempt brings back."""
 
-    mirror: ServerWindow
+    window: ServerWindow
     at: float
-    number: int  # attempts of this mirror until then
+    number: int  # attempts of this window until then
     refunds: int  # refunds until then
     level: float  # after the attempt was taken off
     corrected: float  # sum of all corrections made until then
@@ -132,27 +137,27 @@ class ServerWindow:
         self._bucket.spend(amount)
         return Checkpoint(self, now, self._number, self._refunds, self._bucket.last_level, self.corrected)
 
-    def stamp(self, at: float, level: float) -> Checkpoint:
+    def checkpoint(self, at: float, level: float) -> Checkpoint:
         """As if an attempt had left at that instant with that level: for the first snapshot of all."""
         return Checkpoint(self, at, self._number, self._refunds, level, self.corrected)
 
-    def give_back(self, amount: float, stamp: Checkpoint) -> None:
-        """The attempt of `stamp` was not charged `amount`."""
+    def give_back(self, amount: float, then: Checkpoint) -> None:
+        """The attempt of `then` was not charged `amount`."""
         self._bucket.spend(-amount)
         self._refunds += 1
-        self._refunded.append((self._refunds, stamp.number, amount))
+        self._refunded.append((self._refunds, then.number, amount))
 
-    def _refunded_since(self, stamp: Checkpoint) -> float:
+    def _refunded_since(self, then: Checkpoint) -> float:
         """What was given back since of attempts before that one: the server never counted it."""
-        if self._refunds == stamp.refunds:
+        if self._refunds == then.refunds:
             return 0.0
         return sum(
-            amount for refund, number, amount in self._refunded if refund > stamp.refunds and number < stamp.number
+            amount for refund, number, amount in self._refunded if refund > then.refunds and number < then.number
         )
 
-    def _reordering(self, stamp: Checkpoint) -> float:
+    def _reordering(self, then: Checkpoint) -> float:
         """How far a snapshot may be off for attempts the server saw in another order: half of those around it."""
-        moment = int(stamp.at / REORDERING)
+        moment = int(then.at / REORDERING)
         around = sum(self._traffic.get(moment + step, 0.0) for step in (-1, 0, 1))
         return 0.5 * around
 
@@ -162,13 +167,15 @@ class ServerWindow:
         if elapsed < math.inf:
             self._variance += max(DRIFT * self.rate, 0.3) ** 2 * elapsed
 
-    def observe(self, limit: float, remaining: float | None, stamp: Checkpoint | None, now: float, unit: float) -> None:
-        """Correct level and limit by a snapshot of the attempt that left with `stamp`.
+    def observe(
+        self, limit: float, remaining: float | None, then: Checkpoint | None, now: float, mean_cost: float
+    ) -> None:
+        """Correct level and limit by a snapshot of the attempt that left with `then`.
 
-        `unit`: units of an average attempt. Without a stamp the snapshot is as of now.
+        `mean_cost`: units of an average attempt. Without `then` the snapshot is as of now.
         """
         self._pass_time(now)
-        sent_at = now if stamp is None else stamp.at
+        sent_at = now if then is None else then.at
         change = 0.0
         changed = not math.isclose(limit, self.limit)
         # Responses overtake each other: an older one must not bring back an older limit.
@@ -182,15 +189,15 @@ class ServerWindow:
             return
         left = remaining - self.reserve
         error = left - self.level
-        if stamp is not None:
-            error = left - stamp.level - (self.corrected - stamp.corrected) - self._refunded_since(stamp) + change
+        if then is not None:
+            error = left - then.level - (self.corrected - then.corrected) - self._refunded_since(then) + change
         if changed or self._variance == math.inf:
             gain = 1.0
         else:
             stale = STALENESS * self.rate * max(0.0, self._snapshot_at - sent_at)
-            noise = 0.0 if stamp is None else self._reordering(stamp) ** 2
-            gain = self._variance / (self._variance + noise + unit**2 + stale**2)
-        self._variance = unit**2 if gain == 1.0 else self._variance * (1.0 - gain)
+            noise = 0.0 if then is None else self._reordering(then) ** 2
+            gain = self._variance / (self._variance + noise + mean_cost**2 + stale**2)
+        self._variance = mean_cost**2 if gain == 1.0 else self._variance * (1.0 - gain)
         self._snapshot_at = max(self._snapshot_at, sent_at)
         self._correct(self.level + gain * error)
         if now - self._reviewed_at >= NEIGHBOUR_SECONDS:
@@ -208,13 +215,13 @@ class ServerWindow:
             self._neighbours = neighbours
             self._bucket.resize(self.rate - neighbours, self._bucket.capacity)
 
-    def holds(self, size: float | None, remaining: float, now: float, unit: float) -> None:
+    def holds(self, size: float | None, remaining: float, now: float, mean_cost: float) -> None:
         """A response tells that the bucket holds `size` units when it is full; None: the whole limit."""
         if remaining > self._size:  # it holds more than was believed
             self._set_size(self.limit)
         if size is None:
             self._agreed_since = math.inf
-        elif self._agreed_since == math.inf or abs(size - self._agreeing) > max(unit, AGREEING * self._agreeing):
+        elif self._agreed_since == math.inf or abs(size - self._agreeing) > max(mean_cost, AGREEING * self._agreeing):
             self._agreeing, self._agreed_since = size, now
         elif now - self._agreed_since >= AGREEING_SECONDS and not math.isclose(size, self._size, rel_tol=0.02):
             self._set_size(size)
@@ -230,11 +237,11 @@ class ServerWindow:
         self._bucket.set_level(level)
         self.corrected += self._bucket.last_level - level
 
-    def emptied(self, level: float, sent_at: float, unit: float) -> None:
+    def emptied(self, level: float, sent_at: float, mean_cost: float) -> None:
         """An attempt was refused: the server had at most `level`."""
         if level < self.level:
             self._correct(level)
-        self._variance = min(self._variance, unit**2)
+        self._variance = min(self._variance, mean_cost**2)
         self._snapshot_at = max(self._snapshot_at, sent_at)
 
     def _correct(self, level: float) -> None:
@@ -262,3 +269,33 @@ class ServerWindow:
 def _capacity(size: float, rate: float) -> float:
     reserve = max(RESERVE * rate, min(2.0, 0.02 * size))
     return size - min(reserve, size / 4)
+
+
+class Periods:
+    """Decides by majority what the period of each announced limit is.
+
+    A period that no header names is inferred from how long the bucket takes to fill. Of a bucket
+    that refills that is exact, whenever it is told. Of a limit counted in fixed windows the time to
+    its end now and then looks like the refill of an hour or a day.
+    """
+
+    def __init__(self) -> None:
+        self._votes: dict[float, Counter[float]] = {}
+
+    def settle(self, windows: tuple[Window, ...]) -> tuple[tuple[Window, ...], list[float]]:
+        """The windows of one response with their periods; and periods that these limits turned out not to have."""
+        limits = Counter(window.limit for window in windows)
+        settled, wrong = [], []
+        for window in windows:
+            if limits[window.limit] > 1:  # two periods at a time are named, not inferred
+                settled.append(window)
+                continue
+            if len(self._votes) > MOST_LIMITS:
+                self._votes.clear()
+            votes = self._votes.setdefault(window.limit, Counter())
+            votes[window.period] += 1
+            # Of two as likely, the longer: too slow is put right, too fast is refused.
+            period = max(votes, key=lambda period: (votes[period], period))
+            wrong += [other for other in votes if other != period]
+            settled.append(window._replace(period=period))
+        return tuple(settled), wrong
