@@ -1,4 +1,4 @@
-"""The mirror of one of the server's buckets: what it has left, as far as its announcements tell."""
+"""The server window: our picture of one bucket that the server announces, and of what it has left."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from .bucket import TokenBucket
 if TYPE_CHECKING:
     from throttled_openai._protocol.headers import Window
 
-# Seconds of refill kept back: calls may reach the server closer together than they were admitted.
-# A share of the limit instead would waste throughput; a part of the refill costs none.
+# Seconds of refill that are never used, as calls may reach the server closer together than they left. This costs no
+# throughput; keeping back a share of the limit would.
 RESERVE: Final = 0.15
 # Attempts sent within this many seconds of each other may reach the server in another order.
 REORDERING: Final = 0.15
-# How fast our knowledge of the level decays, in seconds of refill per square root of a second:
-# others may be using the same limit.
+# How fast the level becomes uncertain, as others may use the same limit: the standard deviation after one second, in
+# seconds of refill. It grows with the square root of time.
 DRIFT: Final = 0.05
-# What others take is learnt from the corrections of so many seconds, and believed by this share.
+# What others use is measured by the corrections within this many seconds, and corrected by this share of the
+# difference: two looks, or 4 s, for 84 %.
 NEIGHBOUR_SECONDS: Final = 2.0
 NEIGHBOUR_GAIN: Final = 0.6
-# However much they take, we go on asking for this share of the limit.
+# The share of the limit that we go on using, however much others use.
 LEAST_SHARE: Final = 0.1
-# Spans of traffic, and refunds, that are remembered.
+# Spans of our traffic, and refunds, that are remembered: some 75 s of traffic.
 KEPT: Final = 512
-# Limits of one dimension that are remembered; a provider announces two or three.
+# Limits of one dimension whose periods are remembered; a provider announces two or three.
 MOST_LIMITS: Final = 8
-# What the bucket holds when it is full is believed once all responses of so many seconds agree within this
-# share. A fixed window's rest and end give another sum each time.
+# An announced size of the full bucket is believed once all responses within this many seconds agree, to within this
+# share. In a fixed window, what is left and the time to its end give another size each time.
 AGREEING_SECONDS: Final = 1.0
 AGREEING: Final = 0.01
-# A snapshot older than the newest used counts less, by this share of what refilled in between.
+# A snapshot older than the newest one used is uncertain by this share of what refilled in between.
 STALENESS: Final = 0.5
 
 
 class Checkpoint(NamedTuple):
-    """What the mirror believed when an attempt left, to compare with the snapshot that attempt brings back."""
+    """What was believed of a window when an attempt left, to compare with the snapshot that it brings back."""
 
     window: ServerWindow
     at: float
@@ -50,11 +51,14 @@ class Checkpoint(NamedTuple):
 class ServerWindow:
     """A server's bucket of `limit` units per `period` seconds, as seen from here.
 
-    A snapshot tells what was left when the server admitted *that* attempt; it arrives a service
-    time later, out of order. What it says of the level is compared with what was believed when
-    that attempt left (a Smith predictor), and the difference is believed in part: less if much of
-    our own traffic was near it, more if the last one is long ago (a scalar Kalman filter).
-    Corrections that all go one way are somebody else's traffic, which is then expected.
+    A snapshot says what was left when the server admitted *that* attempt. It arrives a service time later, out of
+    order. So it is compared with what was believed when that attempt left (a Smith predictor), and the level is
+    corrected by a part of the difference: a smaller part if we sent much at that time, as the server may have seen that
+    in another order; a larger part if the last snapshot is long ago (a scalar Kalman filter). Corrections that all go
+    one way are the traffic of other clients, which is then expected to go on.
+
+    With one constant gain instead, a burst of 100 attempts left the level wrong by 35 to 47 of them, instead of at most
+    10 (tests/test_mirror.py).
     """
 
     __slots__ = (
@@ -83,11 +87,11 @@ class ServerWindow:
         self.period = period
         self._bucket = TokenBucket(limit / period, _capacity(limit, limit / period))
         self._size = limit  # units it holds when it is full
-        self._agreeing = 0.0  # the same, as responses lately tell
+        self._agreeing = 0.0  # the same by the latest responses, until it is believed
         self._agreed_since = math.inf
         self.corrected = 0.0  # sum of all corrections
         self._variance = math.inf  # of the level, units squared
-        self._at = -math.inf  # instant of the last look at the variance
+        self._at = -math.inf  # of the variance
         self._traffic: dict[int, float] = {}  # units that left, by multiples of `REORDERING`
         self._number = 0
         self._refunds = 0
@@ -95,7 +99,7 @@ class ServerWindow:
         self._snapshot_at = -math.inf  # when the attempt of the newest used snapshot was sent
         self._limit_at = -math.inf  # the same, for the limit
         self._neighbours = 0.0  # units per second that others take
-        self._reviewed_at = -math.inf  # when that was last looked at
+        self._reviewed_at = -math.inf  # when that was last measured
         self._reviewed = 0.0  # the corrections until then
 
     @property
@@ -123,7 +127,7 @@ class ServerWindow:
         return self._size - self._bucket.capacity
 
     def delay(self, amount: float, held: float = 0.0) -> float:
-        """Seconds until `amount` may be sent, leaving `held` to somebody else."""
+        """Seconds until `amount` may be sent, leaving `held` for another attempt."""
         return self._bucket.delay(amount, held)
 
     def spend(self, amount: float, now: float) -> Checkpoint:
@@ -138,7 +142,7 @@ class ServerWindow:
         return Checkpoint(self, now, self._number, self._refunds, self._bucket.last_level, self.corrected)
 
     def checkpoint(self, at: float, level: float) -> Checkpoint:
-        """As if an attempt had left at that instant with that level: for the first snapshot of all."""
+        """As if an attempt had left at that instant with that level: for the first snapshot."""
         return Checkpoint(self, at, self._number, self._refunds, level, self.corrected)
 
     def give_back(self, amount: float, then: Checkpoint) -> None:
@@ -148,7 +152,7 @@ class ServerWindow:
         self._refunded.append((self._refunds, then.number, amount))
 
     def _refunded_since(self, then: Checkpoint) -> float:
-        """What was given back since of attempts before that one: the server never counted it."""
+        """Units given back since then for attempts that left before it: the server never counted them."""
         if self._refunds == then.refunds:
             return 0.0
         return sum(
@@ -156,7 +160,7 @@ class ServerWindow:
         )
 
     def _reordering(self, then: Checkpoint) -> float:
-        """How far a snapshot may be off for attempts the server saw in another order: half of those around it."""
+        """How far a snapshot may be off because the server saw attempts in another order: half of those around it."""
         moment = int(then.at / REORDERING)
         around = sum(self._traffic.get(moment + step, 0.0) for step in (-1, 0, 1))
         return 0.5 * around
@@ -183,7 +187,7 @@ class ServerWindow:
             change = (limit / self.period - self.rate) * (now - sent_at)
             self._resize(limit)
         elif changed:
-            return  # what was left of another limit
+            return  # a snapshot of another limit
         self._limit_at = max(self._limit_at, sent_at)
         if remaining is None:
             return
@@ -207,7 +211,7 @@ class ServerWindow:
         taken = self._reviewed - self.corrected
         elapsed = now - self._reviewed_at
         self._reviewed, self._reviewed_at = self.corrected, now
-        if elapsed > 10 * NEIGHBOUR_SECONDS:  # the first look, or the first after a silence
+        if elapsed > 10 * NEIGHBOUR_SECONDS:  # the first time, or the first after a long silence
             return
         neighbours = self._neighbours + NEIGHBOUR_GAIN * taken / elapsed
         neighbours = min(max(0.0, neighbours), (1 - LEAST_SHARE) * self.rate)
@@ -216,7 +220,7 @@ class ServerWindow:
             self._bucket.resize(self.rate - neighbours, self._bucket.capacity)
 
     def holds(self, size: float | None, remaining: float, now: float, mean_cost: float) -> None:
-        """A response tells that the bucket holds `size` units when it is full; None: the whole limit."""
+        """A response announced that the full bucket holds `size` units; None: the whole limit."""
         if remaining > self._size:  # it holds more than was believed
             self._set_size(self.limit)
         if size is None:
@@ -247,8 +251,8 @@ class ServerWindow:
     def _correct(self, level: float) -> None:
         before = self.level
         self._bucket.set_level(level)
-        # Only what was really applied: a correction clipped by the capacity would make every later
-        # comparison wrong by it.
+        # Only what was really applied: if the capacity clipped a correction, counting all of it would make every later
+        # comparison wrong.
         self.corrected += self._bucket.last_level - before
 
     def _resize(self, limit: float) -> None:
@@ -274,27 +278,27 @@ def _capacity(size: float, rate: float) -> float:
 class Periods:
     """Decides by majority what the period of each announced limit is.
 
-    A period that no header names is inferred from how long the bucket takes to fill. Of a bucket
-    that refills that is exact, whenever it is told. Of a limit counted in fixed windows the time to
-    its end now and then looks like the refill of an hour or a day.
+    A period that no header names is inferred from the time the bucket needs to fill. For a bucket that refills steadily
+    that is exact. For a limit that is counted in fixed windows, the time to the end of the window sometimes looks like
+    the refill of an hour or a day. Without the vote, 3 % of such a limit was used (control.py, fixed-60).
     """
 
     def __init__(self) -> None:
         self._votes: dict[float, Counter[float]] = {}
 
     def settle(self, windows: tuple[Window, ...]) -> tuple[tuple[Window, ...], list[float]]:
-        """The windows of one response with their periods; and periods that these limits turned out not to have."""
+        """Returns the windows of one response with their periods, and the periods that these limits do not have."""
         limits = Counter(window.limit for window in windows)
         settled, wrong = [], []
         for window in windows:
-            if limits[window.limit] > 1:  # two periods at a time are named, not inferred
+            if limits[window.limit] > 1:  # announced twice in one response: the headers named the periods
                 settled.append(window)
                 continue
             if len(self._votes) > MOST_LIMITS:
                 self._votes.clear()
             votes = self._votes.setdefault(window.limit, Counter())
             votes[window.period] += 1
-            # Of two as likely, the longer: too slow is put right, too fast is refused.
+            # Of two with the same number of votes, the longer: too slow is soon corrected, too fast is refused.
             period = max(votes, key=lambda period: (votes[period], period))
             wrong += [other for other in votes if other != period]
             settled.append(window._replace(period=period))
