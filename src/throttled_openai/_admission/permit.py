@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     import weakref
 
-    from throttled_openai._control.budget import Reservation
+    from throttled_openai._control.reservation import Reservation
     from throttled_openai._protocol.account import Account
     from throttled_openai._protocol.estimate import Estimate, Usage
     from throttled_openai._protocol.headers import Announcement

@@ -3,50 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from throttled_openai._limits import Limits
 from throttled_openai._protocol.durations import DAY, MINUTE
 from throttled_openai._stats import WindowStats
 
+from .announced_limits import AnnouncedLimits
 from .backoff import LONGEST_OVERLOAD_PAUSE, LONGEST_PAUSE, Backoff
 from .bucket import ROUNDING
 from .diagnosis import Diagnosis
 from .pacer import Pacer
-from .server_window import Checkpoint, Periods, ServerWindow
-from .sightings import DOUBTED, Sightings
+from .reservation import Reservation
+from .server_window import Checkpoint, ServerWindow
+from .sightings import DOUBTED
 from .slow_start import SlowStart
 
 if TYPE_CHECKING:
-    from throttled_openai._protocol.headers import Announcement, Dimension, Window
+    from throttled_openai._protocol.headers import Announcement, Dimension
     from throttled_openai._protocol.refusals import Refusal
 
 # Seconds between two changes of the pacers with time. In this time a burst grows by about 1 %, which is fine enough.
 STEP: Final = 0.05
 
 _DIMENSIONS: Final[tuple[Dimension, Dimension]] = ("requests", "tokens")
-
-
-@dataclass(slots=True, eq=False)
-class Reservation:
-    """What one attempt took from a budget, and what was believed of each server window then.
-
-    `number`: attempts of a budget are numbered as they leave; instants would be equal where a
-    clock is coarse.
-    """
-
-    number: int
-    tokens: float
-    at: float
-    checkpoints: tuple[tuple[Dimension, Checkpoint], ...]
-    requests_spent: float
-    tokens_spent: float
-    against: tuple[tuple[Dimension, float], ...] = ()
-    """Doubtful limits that would have held it back."""
-
-    def amount(self, dimension: Dimension) -> float:
-        return 1.0 if dimension == "requests" else self.tokens
 
 
 class Budget:
@@ -63,7 +43,7 @@ class Budget:
         self._event_at = 0  # number of the newest attempt at the last congestion event
         self._changed_at = -math.inf  # when the pacers last changed with time
         self._left_at = -math.inf  # when the newest attempt left
-        self._spent = {"requests": 0.0, "tokens": 0.0}
+        self._spent: dict[Dimension, float] = {"requests": 0.0, "tokens": 0.0}
         self._slow_start = SlowStart()
         self._backoff = Backoff()
         per_minute = {"requests": self.limits.rpm, "tokens": self.limits.tpm}
@@ -73,9 +53,7 @@ class Budget:
         }
         self.windows: dict[tuple[Dimension, float], ServerWindow] = {}
         self._per_day: dict[Dimension, float | None] = {"requests": self.limits.rpd, "tokens": self.limits.tpd}
-        self._periods = {dimension: Periods() for dimension in _DIMENSIONS}
-        self._announced = Sightings()
-        self._doubtful_pacers: set[Dimension] = set()  # those whose rate was announced only once
+        self._announced = AnnouncedLimits(self.pacers, self.windows, self._per_day, self._spent)
         self.diagnosis = Diagnosis(self.pacers, self.windows, self._announced.doubtful, self._per_day)
         for dimension, limit in self._per_day.items():
             if limit is not None:  # a day's worth may be spent at any pace: no pacer, only a window
@@ -104,11 +82,7 @@ class Budget:
     @property
     def largest_announced(self) -> float:
         """Tokens of the largest attempt the server could admit, by the limits it has announced more than once."""
-        if not self._announced:
-            return math.inf
-        doubtful = self._announced.doubtful
-        limits = [self.windows[key].limit for key in self._announced if key[0] == "tokens" and key not in doubtful]
-        return min(limits, default=math.inf)
+        return self._announced.largest_attempt
 
     @property
     def configured(self) -> dict[Dimension, float | None]:
@@ -129,9 +103,9 @@ class Budget:
         if self._announced.doubtful:
             doubted = self._left_at + DOUBTED - now
             doubted = doubted if doubted > ROUNDING else 0.0
-        if self._doubtful_pacers:
-            by_requests = min(by_requests, doubted) if "requests" in self._doubtful_pacers else by_requests
-            by_tokens = min(by_tokens, doubted) if "tokens" in self._doubtful_pacers else by_tokens
+        if self._announced.doubtful_pacers:
+            by_requests = min(by_requests, doubted) if "requests" in self._announced.doubtful_pacers else by_requests
+            by_tokens = min(by_tokens, doubted) if "tokens" in self._announced.doubtful_pacers else by_tokens
         starting = 0.0 if self.limits.burst is not None else self._slow_start.delay(self.newest, now)
         delay = max(self._backoff.until - now, starting, by_requests, by_tokens)
         for key, window in self.windows.items():
@@ -184,16 +158,11 @@ class Budget:
         spent["tokens"] += tokens
         self.pacers["requests"].spend(1.0, now)
         self.pacers["tokens"].spend(tokens, now)
-        against = self._forbidden(tokens) if self._announced.doubtful else ()
+        against = self._announced.forbidding(tokens) if self._announced.doubtful else ()
         checkpoints: list[tuple[Dimension, Checkpoint]] = []
         for (dimension, _), window in self.windows.items():
             checkpoints.append((dimension, window.spend(1.0 if dimension == "requests" else tokens, now)))
         return Reservation(self.newest, tokens, now, tuple(checkpoints), spent["requests"], spent["tokens"], against)
-
-    def _forbidden(self, tokens: float) -> tuple[tuple[Dimension, float], ...]:
-        """The doubtful limits that leave no room for an attempt of `tokens`."""
-        windows = [(key, self.windows[key]) for key in self._announced.doubtful]
-        return tuple(key for key, window in windows if window.delay(1.0 if key[0] == "requests" else tokens) > 0)
 
     def refund(self, reservation: Reservation, *, request: bool) -> None:
         """Give back the tokens of an attempt the server did not take, and its request if it was never sent."""
@@ -225,7 +194,7 @@ class Budget:
         """The server accepted an attempt."""
         self._slow_start.end()
         if reservation.against:
-            self._forget([key for key in reservation.against if key in self._announced.doubtful])
+            self._announced.forget([key for key in reservation.against if key in self._announced.doubtful])
         self._backoff.succeeded(newer=reservation.number > self._event_at)
 
     def observe(
@@ -237,83 +206,13 @@ class Budget:
         refused: bool = False,
         deferred_charge: float | None = None,
     ) -> None:
-        """Adopt announced limits, and correct the levels by what the server says it has left.
-
-        `remaining` is a snapshot from when the server decided on that attempt; `refused`: it did not take its tokens.
-        `deferred_charge`: tokens in flight, where the server charges them only when attempts end; then `remaining` is
-        as of now. A configured limit is a ceiling: the user may want to use less than the server allows.
-        """
-        for dimension in _DIMENSIONS:
-            announced = announcement.of(dimension)
-            if not refused and self._announced:
-                self._forget(self._announced.missed(dimension, {window.period for window in announced}))
-            if not announced:
-                continue
-            announced, wrong = self._periods[dimension].settle(announced)
-            self._forget([(dimension, period) for period in wrong])
-            for one in announced:
-                if deferred_charge is not None and dimension == "tokens" and one.remaining is not None:
-                    left = one._replace(remaining=one.remaining - deferred_charge)
-                    self._observe(dimension, left, None, now, refused=refused)
-                else:
-                    self._observe(dimension, one, reservation, now, refused=refused)
-            self._forget(self._announced.surplus(dimension))
-            self._set_pacer(dimension)
+        """Adopt the limits and levels that a response announced; see `AnnouncedLimits`."""
+        self._announced.observe(announcement, reservation, now, refused=refused, deferred_charge=deferred_charge)
 
     @property
     def doubts(self) -> bool:
         """Whether a response without announcements says something: that a doubtful limit is not announced again."""
         return bool(self._announced.doubtful)
-
-    def _forget(self, keys: list[tuple[Dimension, float]]) -> None:
-        """These limits do not exist."""
-        for key in keys:
-            self._announced.discard(key)
-            if key[1] != DAY or self._per_day[key[0]] is None:
-                self.windows.pop(key, None)
-        named = {dimension for dimension, _ in keys}
-        for dimension in _DIMENSIONS:
-            if dimension in named:
-                self._set_pacer(dimension)
-
-    def _observe(
-        self, dimension: Dimension, announced: Window, reservation: Reservation | None, now: float, *, refused: bool
-    ) -> None:
-        key = dimension, announced.period
-        limit, remaining = announced.limit, announced.remaining
-        if announced.period == DAY and (self._per_day[dimension] or math.inf) < limit:
-            # The user wants to use less than the server allows; what the server has left is of its larger limit.
-            limit, remaining = self._per_day[dimension] or limit, None
-        self._announced.add(key, refused=refused)
-        mean_cost = self.pacers[dimension].learner.mean_cost
-        window = self.windows.get(key)
-        if window is None:
-            window = self.windows[key] = ServerWindow(limit, announced.period)
-        if remaining is not None:
-            window.holds(announced.size, remaining, now, mean_cost)
-        if reservation is None:
-            window.observe(limit, remaining, None, now, mean_cost)
-            return
-        checkpoint = next((one for _, one in reservation.checkpoints if one.window is window), None)
-        if checkpoint is None or not math.isclose(limit, window.limit):
-            # The first snapshot of this limit: when the attempt left, it was not known, or was another one.
-            since = self._spent[dimension] - (
-                reservation.requests_spent if dimension == "requests" else reservation.tokens_spent
-            )
-            level = window.level + max(0.0, since) - window.rate * (now - reservation.at)
-            checkpoint = window.checkpoint(reservation.at, level)
-        elif refused and dimension == "tokens":
-            checkpoint = checkpoint._replace(level=checkpoint.level + reservation.tokens)
-        window.observe(limit, remaining, checkpoint, now, mean_cost)
-
-    def _set_pacer(self, dimension: Dimension) -> None:
-        pacer, announced = self.pacers[dimension], self._announced
-        rates = [(self.windows[key].rate, key) for key in announced if key[0] == dimension and key[1] <= MINUTE]
-        rate, key = min(rates, default=(None, None))
-        pacer.announced(rate)
-        self._doubtful_pacers.discard(dimension)
-        if key in announced.doubtful and rate is not None and rate < (pacer.ceiling or math.inf):
-            self._doubtful_pacers.add(dimension)
 
     # Refusals
 
@@ -430,7 +329,7 @@ class Budget:
     def forget(self) -> None:
         """Keep only what was configured."""
         self._backoff.reset()
-        self._forget(list(self._announced))
+        self._announced.forget_all()
         for pacer in self.pacers.values():
             pacer.forget()
 

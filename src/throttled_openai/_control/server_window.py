@@ -7,6 +7,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .bucket import TokenBucket
+from .sightings import MOST_LIMITS
 
 if TYPE_CHECKING:
     from throttled_openai._protocol.headers import Window
@@ -27,8 +28,6 @@ NEIGHBOUR_GAIN: Final = 0.6
 LEAST_SHARE: Final = 0.1
 # Spans of our traffic, and refunds, that are remembered: some 75 s of traffic.
 KEPT: Final = 512
-# Limits of one dimension whose periods are remembered; a provider announces two or three.
-MOST_LIMITS: Final = 8
 # An announced size of the full bucket is believed once all responses within this many seconds agree, to within this
 # share. In a fixed window, what is left and the time to its end give another size each time.
 AGREEING_SECONDS: Final = 1.0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     Key = tuple[Dimension, float]
 
 # Limits of one dimension that are remembered; a provider announces two or three.
-KEPT: Final = 8
+MOST_LIMITS: Final = 8
 # Announcements in a row after which a limit is certain: it is forgotten only when other limits take its place.
 CERTAIN: Final = 3
 # Responses without a limit before it is forgotten, for each response that announced it; up to MOST of these count.
@@ -72,7 +72,7 @@ class Sightings:
     def surplus(self, dimension: Dimension) -> list[Key]:
         """The least recently announced of too many."""
         keys = [key for key in self._seen if key[0] == dimension]
-        return keys[: max(0, len(keys) - KEPT)]
+        return keys[: max(0, len(keys) - MOST_LIMITS)]
 
     def missed(self, dimension: Dimension, announced: set[float]) -> list[Key]:
         """A response announced limits of these periods. Returns the limits that it disproves by leaving them out."""
