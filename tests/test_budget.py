@@ -326,7 +326,7 @@ async def test_what_was_refunded_of_an_earlier_attempt_is_not_added_to_remaining
 
 
 @virtual
-async def test_a_refund_gives_nothing_to_a_mirror_that_came_later():
+async def test_a_refund_gives_nothing_to_a_window_that_came_later():
     """A thousand tokens are left, and none of those that were refused had been taken from them."""
     budget = Budget()
     reservations = [budget.reserve(500, now()) for _ in range(3)]

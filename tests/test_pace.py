@@ -1,4 +1,4 @@
-"""The pace: how much may leave at once, and how that grows while all goes well and shrinks when it does not."""
+"""The pacer: how much may leave at once, and how that grows while all goes well and shrinks when it does not."""
 
 import math
 
@@ -74,14 +74,14 @@ async def test_the_rest_leaves_at_the_rate():
 
 
 @virtual
-async def test_an_amount_above_the_burst_leaves_debt_only_where_no_mirror_keeps_it():
-    alone, mirrored = pace(10.0), pace(10.0, announced=10.0)
-    for made in (alone, mirrored):
+async def test_an_amount_above_the_burst_leaves_debt_only_where_no_server_window_keeps_it():
+    alone, announced = pace(10.0), pace(10.0, announced=10.0)
+    for made in (alone, announced):
         assert made.delay(100.0) == 0
         spend(made, 100)
     assert alone.delay(1.0) == pytest.approx((100 - 8.5 + 1) / 10)
-    assert mirrored.delay(1.0) == pytest.approx(0.1)
-    for made in (alone, mirrored):
+    assert announced.delay(1.0) == pytest.approx(0.1)
+    for made in (alone, announced):
         made.give_back(100, now(), charged=False)
         assert made.level == pytest.approx(8.5)
 
@@ -101,7 +101,7 @@ async def test_what_is_charged_although_it_was_refused_is_not_given_back_where_a
 @pytest.mark.parametrize(
     ("ceiling", "announced", "burst", "grows_to"),
     [
-        (None, 10.0, None, math.inf),  # a whole minute: the mirror holds back what has to be
+        (None, 10.0, None, math.inf),  # a whole minute: the server window holds back
         (10.0, 10.0, None, math.inf),
         (20.0, 10.0, None, math.inf),
         (10.0, 20.0, None, 8.5),  # the user wants less than there is

@@ -9,12 +9,13 @@ An attempt may go when everything that could hold it back lets it:
 - the **slow start** lets one more leave, while the server has not answered anything yet (`slow_start`);
 - the **pacer** of each dimension (requests, tokens) has room: a small bucket, refilled at the rate of the known
   limits or at the rate that refusals have taught (`pacer`, `rate_learner`, `bucket`);
-- every **server window** has room: our picture of a bucket that the server announces (`server_window`);
+- every **server window** has room: our picture of a bucket that the server announces (`announced_limits`,
+  `server_window`);
 - fewer attempts are in flight than the **concurrency limit** (`concurrency`, `latency_gradient`).
 
 It takes its cost (`cost_model`) from all of them in one step (`budget`). Then evidence comes back:
 
-1. **A response moves a window.** It tells what the server had left when it admitted that attempt. The window compares
+1. **A response moves a window.** It shows what the server had left when it admitted that attempt. The window compares
    that with what it believed when the attempt left, and corrects itself in part.
 2. **A refusal is diagnosed once** (`diagnosis`). It empties a window, or slows the pacer, or cuts concurrency. What
    left before the last refusal that counted is an echo of it: it corrects levels, but cuts nothing again.

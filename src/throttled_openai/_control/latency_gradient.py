@@ -110,7 +110,7 @@ class LatencyGradient:
         return max(STEEPEST, 0.95 * LONGEST / stretch)
 
     def _elasticity(self) -> float | None:
-        """None: the windows are too much alike to tell."""
+        """Share of one more call in flight that appears as throughput; None: the windows differ too little."""
         if len(self._points) < WINDOWS:
             return None
         xs = [math.log(in_flight) for in_flight, _ in self._points]

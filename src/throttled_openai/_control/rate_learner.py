@@ -189,7 +189,7 @@ class RateLearner:
             self._bound(since, allowed, guess, known)
 
     def _bound(self, since: float, allowed: float, guess: float, known: float | None) -> None:
-        """Too few attempts were accepted since the last refusal to tell the rate: an upper bound of it."""
+        """Too few attempts were accepted since the last refusal to measure the rate: take an upper bound of it."""
         accepted, unit = self._accepted, self.mean_cost
         if accepted >= BOUND * unit and since >= 0.25:
             if known is None or self._events > 2:
