@@ -25,7 +25,7 @@ def accepted(told=NOTHING, **limits):
     first = budget.reserve(0, now())
     for _ in range(2):  # announced once, it would be doubtful
         budget.observe(told, first, now())
-    budget.succeeded(first)
+    budget.succeeded(first, now())
     pass_time(100)
     return budget
 
@@ -102,7 +102,7 @@ async def test_any_answer_ends_the_doubling(answer):
     first = budget.reserve(1, now())
     assert budget.delay(1, now()) > 0
     if answer == "success":
-        budget.succeeded(first)
+        budget.succeeded(first, now())
         assert budget.delay(1, now()) == 0
     else:
         budget.refused(refusal(None, 1.0), NOTHING, first, now(), jitter=0.0)
@@ -187,7 +187,7 @@ def busy(budget, seconds, told, tokens=0):
         reservation = budget.reserve(tokens, now())
         left += 1
         budget.observe(told(left), reservation, now())
-        budget.succeeded(reservation)
+        budget.succeeded(reservation, now())
     return left
 
 
@@ -375,7 +375,7 @@ async def test_of_two_announced_windows_the_slower_sets_the_pace_and_both_hold()
     told = Announcement((Window(600, 60.0, 599), Window(20, 10.0, 19)), ())  # 10 a second, and 2
     for _ in range(2):
         budget.observe(told, first, now())
-    budget.succeeded(first)
+    budget.succeeded(first, now())
     assert budget.request_rate == 2
     assert busy(budget, 60, lambda left: NOTHING) == pytest.approx(20 - 3 + 120, abs=2)
 
@@ -393,7 +393,7 @@ async def test_a_first_call_larger_than_the_burst_does_not_hold_up_the_next_wher
     budget = Budget(Limits(tpm=60_000))
     first = budget.reserve(5000, now())
     budget.observe(announcement(tpm=60_000, tpm_left=55_000), first, now())
-    budget.succeeded(first)
+    budget.succeeded(first, now())
     assert budget.delay(100, now()) <= 1
 
 
@@ -594,7 +594,8 @@ async def test_a_success_ends_the_doubling_and_one_that_left_before_the_event_on
         refuse(budget, refused)
         pass_time(100)
     for one in (old, None):
-        budget.succeeded(one or budget.reserve(1, now()))
+        budget.succeeded(one or budget.reserve(1, now()), now())
+        pass_time(10)  # just after an answer, no pause is longer than a second
         refuse(budget, refused)
         pauses.append(max(0.0, budget.paused_until - now()))
         pass_time(100)
@@ -660,7 +661,7 @@ class Walk:
             budget.refund(reservation, request=True)
         elif step == "succeed":
             budget.observe(self.told(), reservation, now())
-            budget.succeeded(reservation)
+            budget.succeeded(reservation, now())
         elif step == "fail":
             pass
         else:

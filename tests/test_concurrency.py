@@ -120,6 +120,7 @@ class Service:
                 attempt["number"], attempt["at"], self.now - attempt["at"], self.in_flight + 1,
                 crowd=attempt["crowd"], binding=attempt["binding"],
             )  # fmt: skip
+            self.limit.grow(self.now)
         self._send()
 
     def _refuse(self, attempt):
@@ -183,6 +184,7 @@ class Hand:
             self.send()
             self.now += seconds
             self.limit.succeeded(self.newest, self.now - seconds, seconds, 1.0, crowd=crowd, binding=binding)
+            self.limit.grow(self.now)
         return self.limit.value()
 
     def refuse(self, in_flight, number=None, *, took=0.04):
@@ -475,6 +477,7 @@ def test_after_anything_it_is_between_1_and_its_ceiling_and_comes_back(happening
         before = limit.value()
         if what == "answer":
             limit.succeeded(number, now - value / 100, value / 100, value, crowd=value, binding=value % 3 > 0)
+            limit.grow(now)
         elif what == "look":
             limit.look(now)
         elif what in ("fail", "slow"):
@@ -487,6 +490,7 @@ def test_after_anything_it_is_between_1_and_its_ceiling_and_comes_back(happening
     for _ in range(20_000):
         newest, now = newest + 1, now + 1.0
         limit.succeeded(newest, now - 1.0, 1.0, 1.0, crowd=limit.value(), binding=True)
+        limit.grow(now)
         limit.look(now)
         if limit.value() == ceiling:
             break

@@ -48,6 +48,10 @@ LEARNING: Final = 1.0
 # Permits given in one go. A burst of hundreds would hold the event loop; and as the SDK takes a
 # millisecond to send each, what was reserved first would be sent together with what is reserved later.
 AT_ONCE: Final = 32
+# Turns of the event loop after which every refusal has been heard that had arrived when they began: one reads the
+# socket, one hands the response to its task, and one is to spare. A loop that is busy, with hundreds of answers at
+# once, would otherwise take several steps up while the refusals of the first lie unread.
+TURNS: Final = 3
 # After a refusal for billing, seconds in which no call is sent; then one tries.
 BLOCKED: Final = BILLING_EVERY
 
@@ -75,6 +79,7 @@ class Limiter:
         self.gate = Gate(self)
         self._timer: asyncio.Handle | None = None
         self._wakes_at = math.inf
+        self._turns = 0  # of the event loop, until all that had arrived is heard
         self._learned()
 
     # Admission
@@ -243,11 +248,30 @@ class Limiter:
             self.throttle.held_by_its_ceiling()
         if self.in_flight < self.limit:
             return math.inf  # the ceiling of all models together
+        if self._turns:
+            return math.inf
         again = self.concurrency.look(now)
+        if self.concurrency.value() > self.limit:
+            self._listen()
         self.limit = self.concurrency.value()
         if self._has_room():
             return None
         return math.inf if again is None else now + again
+
+    def _listen(self) -> None:
+        """Let the event loop read what has arrived, before the limit grows again."""
+        self._turns = TURNS
+        self.throttle.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        if self._turns > 1:
+            self._turns -= 1
+            self.throttle.loop.call_soon(self._turn)
+            return
+        self._turns = 0
+        self.concurrency.grow(self.throttle.loop.time())
+        self.limit = self.concurrency.value()
+        self.admit_waiting()
 
     def _may_go(self, call: Call, now: float) -> bool:
         return self._has_room() and self.gate.delay(now) <= 0 and self.budget.delay(call.tokens, now) <= 0
@@ -367,7 +391,9 @@ class Limiter:
                 self.concurrency.succeeded(
                     reservation.number, reservation.at, took, beside, crowd=permit.crowd, binding=permit.binding
                 )
-            budget.succeeded(reservation)
+                if self.concurrency.may_grow and not self._turns:
+                    self._listen()
+            budget.succeeded(reservation, now)
         elif outcome is Outcome.UNSENT:
             budget.refund(reservation, request=True)
         elif outcome is Outcome.REFUSED:
@@ -455,7 +481,8 @@ class Limiter:
         if room and refusal.kind == "rate":
             if permit.crowd == 1:  # there is no server without room for one
                 return False, True
-            if concurrency.has_served_more(permit.crowd):
+            # At a rate that is known it is rather the room that has changed.
+            if concurrency.has_served_more(permit.crowd, lately=permit.budget.knows_a_rate):
                 concurrency.take_back()
                 return False, True
         if room and concurrency.in_vain(number, permit.budget.newest):
@@ -531,7 +558,7 @@ class Limiter:
         """Go on on the running loop: calls that wait on `old` ask again there, those in flight stay counted."""
         if self._timer is not None:
             post(old, self._timer.cancel)
-        self._timer, self._wakes_at, self._saving = None, math.inf, None
+        self._timer, self._wakes_at, self._saving, self._turns = None, math.inf, None, 0
         self.budget.rebind(same_clock=same_clock)
         self.gate.rebind()
         if not same_clock:

@@ -10,7 +10,7 @@ from throttled_openai._protocol.durations import DAY, MINUTE
 from throttled_openai._stats import WindowStats
 
 from .announced_limits import AnnouncedLimits
-from .backoff import LONGEST_OVERLOAD_PAUSE, LONGEST_PAUSE, Backoff
+from .backoff import LONGEST_AMID_ANSWERS, LONGEST_OVERLOAD_PAUSE, LONGEST_PAUSE, Backoff
 from .bucket import ROUNDING
 from .diagnosis import Diagnosis
 from .pacer import Pacer
@@ -88,6 +88,11 @@ class Budget:
     def configured(self) -> dict[Dimension, float | None]:
         """Units per second by the limits that the user configured."""
         return {dimension: pacer.ceiling for dimension, pacer in self.pacers.items()}
+
+    @property
+    def knows_a_rate(self) -> bool:
+        """Whether a limit per minute was configured or announced."""
+        return any(pacer.known is not None for pacer in self.pacers.values())
 
     # Spending
 
@@ -190,12 +195,12 @@ class Budget:
 
     # Evidence
 
-    def succeeded(self, reservation: Reservation) -> None:
+    def succeeded(self, reservation: Reservation, now: float) -> None:
         """The server accepted an attempt."""
         self._slow_start.end()
         if reservation.against:
             self._announced.forget([key for key in reservation.against if key in self._announced.doubtful])
-        self._backoff.succeeded(newer=reservation.number > self._event_at)
+        self._backoff.succeeded(now, newer=reservation.number > self._event_at)
 
     def observe(
         self,
@@ -251,6 +256,8 @@ class Budget:
             # A refusal without a reason is answered by fewer attempts in flight or a slower pacer; pauses are for a
             # server that goes on refusing.
             longest = LONGEST_PAUSE if refusal.kind == "rate" else LONGEST_OVERLOAD_PAUSE
+            if self._backoff.answered_lately(now):
+                longest = LONGEST_AMID_ANSWERS
             self._backoff.pause_again(now, jitter, longest=longest)
         return event
 

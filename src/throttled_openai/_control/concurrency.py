@@ -95,11 +95,13 @@ class ConcurrencyLimit:
         "_proven",
         "_row_from",
         "_served",
+        "_served_lately",
         "_steps",
         "_tried",
         "_wall",
         "believes",
         "latency",
+        "may_grow",
     )
 
     def __init__(self, ceiling: int, most: int | None = None) -> None:
@@ -107,6 +109,8 @@ class ConcurrencyLimit:
         self._ceiling = ceiling
         self._most = ceiling if most is None else most
         self._limit = min(START, ceiling)
+        self.may_grow = False
+        """Whether the limit is to `grow` once what has arrived is known to hold no refusal."""
         self._needed = 0.0
         self._paced = False  # whether a rate is known, which paces what is sent
         self._found = False  # whether a refusal has told where the room ends
@@ -127,6 +131,7 @@ class ConcurrencyLimit:
         self._before = (self._limit, self._found)  # when the row of refusals began
         self._row_from: int | None = None  # number of the newest attempt at the first of some events close together
         self._served = 0  # most in flight at once of what was sent and served since
+        self._served_lately = 0  # the same since the last event
         self._faults = 0.0  # smoothed share of attempts that failed
         self._least = math.inf  # seconds of the quickest answer
         self._answered = 0.0  # answers, of which each counts less the longer ago it came
@@ -144,9 +149,13 @@ class ConcurrencyLimit:
         """Whether as many were never served since refusals began, though some were."""
         return self._row_from is not None and 0 < self._served < crowd
 
-    def has_served_more(self, crowd: int) -> bool:
-        """Whether more than `crowd` attempts were served since refusals began, so that it is not room that lacks."""
-        return self._row_from is not None and self._served >= max(crowd + 2, MORE * crowd)
+    def has_served_more(self, crowd: int, *, lately: bool) -> bool:
+        """Whether more than `crowd` attempts were served, so that it is not room that lacks.
+
+        Since refusals began; or `lately`, since the last one, as the room may have shrunk in between.
+        """
+        served = self._served_lately if lately else self._served
+        return self._row_from is not None and served >= max(crowd + 2, MORE * crowd)
 
     def value(self) -> int:
         """The limit now."""
@@ -213,6 +222,8 @@ class ConcurrencyLimit:
             self._doubt.went_well()
         if self._row_from is not None and number > self._row_from:
             self._served = max(self._served, crowd)
+            if number > self._echoes_until:
+                self._served_lately = max(self._served_lately, crowd)
         if not binding:
             return
         if not self._found:
@@ -229,6 +240,13 @@ class ConcurrencyLimit:
             # Between a deeper cut and where it was refused: half of the way in each round trip.
             self._limit = self._proven = min(self._wall, proven + max(1.0, (self._wall - proven) / 2) / proven)
         elif self._calm >= PATIENCE and now - self._grown_at >= NEWS * self._news:
+            self.may_grow = True
+
+    def grow(self, now: float) -> None:
+        """Try more. Called when `may_grow`, once everything that has arrived by now has been heard."""
+        if self.may_grow:
+            self.may_grow = False
+            proven = self._proven
             if self._limit < self._tried:  # it was under way, and was served
                 proven = self._proven = self._wall = self._tried
                 self._steps += 1
@@ -242,6 +260,7 @@ class ConcurrencyLimit:
         `newest`: number of the newest attempt. `took`: seconds until the refusal came.
         """
         self._heard_at = now
+        self.may_grow = False
         event = number > self._echoes_until
         if event:
             self._doubt.went_badly()
@@ -279,6 +298,8 @@ class ConcurrencyLimit:
             self._before = self._limit, self._found
         if self._row_from is None:
             self._row_from, self._served = newest, 0
+        if gap > DRY:  # what was served before tells nothing of a room that shrinks
+            self._served_lately = 0
         self._dry = self._dry + 1 if gap <= DRY else 1
         self._doubt.event(gap, self._limit)
         self._calm = self._steps = 0
@@ -307,6 +328,7 @@ class ConcurrencyLimit:
         waited in vain stood in too long a line: the limit goes to what is answered while it waited.
         """
         self._heard_at = now
+        self.may_grow = False
         self._faults += FAULT_GAIN * (1 - self._faults)
         event = number > self._echoes_until
         if event:
