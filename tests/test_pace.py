@@ -259,6 +259,18 @@ async def test_an_announced_limit_replaces_what_was_learnt():
     assert (made.rate, made.learning) == (7, False)
 
 
+@virtual
+async def test_a_rate_that_only_refusals_have_taught_starts_with_the_least_burst():
+    """Nothing is known of the window behind it."""
+    made = pace(None)
+    for _ in range(50):
+        pass_time(0.01)
+        spend(made)
+    made.refused(1.0, None, now(), event=True)
+    pass_time(60)
+    assert made.level == pytest.approx(LEAST_BURST * made.rate)
+
+
 # --- another loop ---------------------------------------------------------------------------------
 
 

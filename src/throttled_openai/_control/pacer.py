@@ -126,6 +126,8 @@ class Pacer:
 
     def refused(self, amount: float, retry_after: float | None, now: float, *, event: bool, sure: bool = True) -> None:
         """The server refused `amount` for its rate, and no window explains it."""
+        if self.rate is None and not self._fixed:
+            self._burst = LEAST_BURST  # nothing is known of the server's window: grow from the least
         if event:
             self.learner.event(now, self.known, sure=sure)
             self._shrink(now)
