@@ -579,8 +579,8 @@ async def test_echoes_of_an_event_do_not_lengthen_the_pause():
 @pytest.mark.parametrize(
     ("refused", "after_old"),
     [
-        (refusal(kind="rate"), 2.0),
-        (replace(refusal(kind="overload"), slow_down=True), 2.0),
+        (refusal(kind="rate"), 0.5),  # of one second at most, as another was accepted just now
+        (replace(refusal(kind="overload"), slow_down=True), 0.5),
         (refusal(kind="overload"), 0.0),  # there is room again
     ],
     ids=["rate", "slow down", "overload"],

@@ -22,7 +22,7 @@ GATE = {
     "unknown": (1.04, 12),
     "announced": (1.03, 8),
     "wrong": (1.02, 18),
-    "neighbour": (1.08, 18),
+    "neighbour": (1.03, 20),
     "changing": (1.02, 4),
     "streaming": (1.03, 2),
     "gpt_4o_tier_1": (1.02, 1),

@@ -384,16 +384,7 @@ class Limiter:
         if permit.usage is not None:
             self._settle_usage(permit, permit.usage)
         if outcome is Outcome.SUCCESS:
-            self.succeeded += 1
-            self.gate.succeeded(number, permit.call, now)
-            if not self.throttle.late or self.concurrency.latency is None:
-                beside = (busy - permit.busy) / took if took > 0 else self.in_flight
-                self.concurrency.succeeded(
-                    reservation.number, reservation.at, took, beside, crowd=permit.crowd, binding=permit.binding
-                )
-                if self.concurrency.may_grow and not self._turns:
-                    self._listen()
-            budget.succeeded(reservation, now)
+            self._succeeded(permit, number, busy, took, now)
         elif outcome is Outcome.UNSENT:
             budget.refund(reservation, request=True)
         elif outcome is Outcome.REFUSED:
@@ -409,6 +400,23 @@ class Limiter:
         self.limit = self.concurrency.value()
         if logger.isEnabledFor(logging.DEBUG):
             self._log(permit, outcome, took)
+
+    def _succeeded(self, permit: Permit, number: int, busy: float, took: float, now: float) -> None:
+        self.succeeded += 1
+        self.gate.succeeded(number, permit.call, now)
+        if not self.throttle.late or self.concurrency.latency is None:
+            beside = (busy - permit.busy) / took if took > 0 else self.in_flight
+            self.concurrency.succeeded(
+                permit.reservation.number,
+                permit.reservation.at,
+                took,
+                beside,
+                crowd=permit.crowd,
+                binding=permit.binding,
+            )
+            if self.concurrency.may_grow and not self._turns:
+                self._listen()
+        permit.budget.succeeded(permit.reservation, now)
 
     def _log(self, permit: Permit, outcome: Outcome, took: float) -> None:
         say(

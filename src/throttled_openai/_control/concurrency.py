@@ -218,12 +218,7 @@ class ConcurrencyLimit:
         self._least = min(self._least, latency)
         self._answered = 1.0 + self._answered * math.exp((self._answered_at - now) / METER)
         self._answered_at = now
-        if number > self._echoes_until:
-            self._doubt.went_well()
-        if self._row_from is not None and number > self._row_from:
-            self._served = max(self._served, crowd)
-            if number > self._echoes_until:
-                self._served_lately = max(self._served_lately, crowd)
+        self._count_served(number, crowd)
         if not binding:
             return
         if not self._found:
@@ -233,6 +228,15 @@ class ConcurrencyLimit:
             if self._calm == PATIENCE // 2:
                 self._row_from = None
             self._climb(now)
+
+    def _count_served(self, number: int, crowd: int) -> None:
+        lately = number > self._echoes_until
+        if lately:
+            self._doubt.went_well()
+        if self._row_from is not None and number > self._row_from:
+            self._served = max(self._served, crowd)
+            if lately:
+                self._served_lately = max(self._served_lately, crowd)
 
     def _climb(self, now: float) -> None:
         proven = self._proven

@@ -26,7 +26,7 @@ SLOWEST: Final = 1.0
 # then doubles like a guess.
 PLATEAU: Final = 3.0
 # Where the same rate was found twice, it is held for the time of this many attempts: about 1 % of them are refused.
-STEADY_PLATEAU: Final = 80.0
+STEADY_PLATEAU: Final = 100.0
 # Two rates are the same if the lower one is at least this share of the higher one.
 STEADY: Final = 0.8
 # Average attempts accepted between two refusals that determine the rate, and those that give an upper bound of it.
