@@ -595,7 +595,6 @@ async def test_a_success_ends_the_doubling_and_one_that_left_before_the_event_on
         pass_time(100)
     for one in (old, None):
         budget.succeeded(one or budget.reserve(1, now()), now())
-        pass_time(10)  # just after an answer, no pause is longer than a second
         refuse(budget, refused)
         pauses.append(max(0.0, budget.paused_until - now()))
         pass_time(100)
