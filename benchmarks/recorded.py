@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from throttled_openai._control.tariff import Tariff
+from throttled_openai._control.cost_model import ProviderCosts
 from throttled_openai._protocol.estimate import estimate
 from throttled_openai._protocol.headers import Announcement, read_limits
 from throttled_openai._protocol.providers import OPENAI, Provider, provider_of
@@ -38,7 +38,7 @@ PATHS: Final = {
 }
 # Until then `max_tokens`, or 16, was charged too (reference, 1.3).
 OUTPUT_FREE: Final = "2025-03-20"
-RESERVING: Final = Tariff(replace(OPENAI, reserves_output=True))
+RESERVING: Final = ProviderCosts(replace(OPENAI, reserves_output=True))
 
 PERIODS: Final = (1.0, 10.0, 60.0, 3600.0, 86_400.0, 2_592_000.0)
 UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}

@@ -338,7 +338,7 @@ async def test_tokens_of_a_final_refusal_are_given_back_once(kind):
     first.settle(Outcome.SUCCESS)
     await asyncio.sleep(5)
     permit = await admit(t, 20_000)
-    mirror = t._lane("m").budget.mirrors["tokens", 60.0]
+    mirror = t._lane("m").budget.windows["tokens", 60.0]
     before = mirror.level + 20_000
     left = {"x-ratelimit-limit-tokens": "60000", "x-ratelimit-remaining-tokens": f"{before + mirror.reserve:.0f}"}
     refuse(permit, refusal(kind=kind), left)

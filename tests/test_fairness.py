@@ -31,11 +31,12 @@ async def told(left=60_000, *, limits=None, **announced):
     """A throttle whose server allows 1,000 tokens a second and has `left`; whatever leaves may leave at once."""
     t = throttle(limits)
     permit = await admit(t, 0)
-    permit.observe(announcement(**{"tpm": 60_000, "tpm_left": left, **announced}))
+    for _ in range(2):  # announced once, it would be doubtful
+        permit.observe(announcement(**{"tpm": 60_000, "tpm_left": left, **announced}))
     permit.settle(Outcome.SUCCESS)
     lane = t._lane("m")
-    lane.budget.paces["tokens"]._burst = 60.0  # grown
-    lane.budget.paces["tokens"]._rebuild()
+    lane.budget.pacers["tokens"]._burst = 60.0  # grown
+    lane.budget.pacers["tokens"]._rebuild()
     lane.limit = 1000
     return t
 

@@ -165,9 +165,9 @@ def watched(monkeypatch):
         assert self.queue.waiting >= 0
         # Somebody will look again: a timer, or an attempt that ends.
         assert not self.queue.waiting or self._timer is not None or self.throttle.in_flight
-        for mirror in self.budget.mirrors.values():
-            assert mirror.level <= mirror.limit - mirror.reserve + 1e-6
-            assert 0 < mirror.reserve <= mirror.limit / 4
+        for window in self.budget.windows.values():
+            assert window.level <= window.limit - window.reserve + 1e-6
+            assert 0 < window.reserve <= window.limit / 4
 
     monkeypatch.setattr(lane, "settle", settled_once)
     monkeypatch.setattr(lane, "_grant", granted)

@@ -1,4 +1,4 @@
-"""The learner: the rate of a limit nobody tells, found from the refusals it causes."""
+"""The rate learner: finds the rate of a limit that is not announced, from the refusals it causes."""
 
 import asyncio
 import itertools

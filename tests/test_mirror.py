@@ -1,4 +1,4 @@
-"""The mirror of a server's bucket: what it makes of snapshots that are old, out of order and about others too."""
+"""The server window: what it makes of snapshots that are old, out of order, and about other clients too."""
 
 import asyncio
 import math
@@ -13,22 +13,22 @@ from throttled_openai._control.server_window import LEAST_SHARE, REORDERING, Ser
 from throttled_openai._protocol.durations import DAY, MINUTE
 
 
-def mirror(limit=600.0, period=MINUTE, *, left=None):
-    """A mirror that was told once what is `left`; nothing has been sent since."""
+def window(limit=600.0, period=MINUTE, *, left=None):
+    """A window that was told once what is `left`; nothing has been sent since."""
     made = ServerWindow(limit, period)
     if left is not None:
         made.observe(limit, left, None, now(), 1.0)
     return made
 
 
-def tell(mirror, left, stamp=None, *, limit=None):
+def tell(window, left, stamp=None, *, limit=None):
     """A response arrives: `left` is what the server had when the attempt of `stamp` came."""
-    mirror.observe(mirror.limit if limit is None else limit, left, stamp, now(), 1.0)
+    window.observe(window.limit if limit is None else limit, left, stamp, now(), 1.0)
 
 
-def agrees(mirror, stamp):
+def agrees(window, stamp):
     """The snapshot that says exactly what was believed when its attempt left."""
-    tell(mirror, stamp.level + mirror.reserve, stamp)
+    tell(window, stamp.level + window.reserve, stamp)
 
 
 # --- the bucket -----------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ async def test_it_starts_full_but_for_a_reserve(limit, period, reserve):
 
 @virtual
 async def test_it_is_spent_and_refills_at_the_rate_of_the_limit():
-    made = mirror(left=100)
+    made = window(left=100)
     assert (made.level, made.rate) == (98, 10)
     made.spend(30, now())
     assert (made.level, made.delay(78), made.delay(68, 5)) == (68, 1, 0.5)
@@ -105,7 +105,7 @@ async def test_what_was_sent_since_is_taken_off_and_what_refilled_since_is_added
 @pytest.mark.parametrize(("told", "goes"), [(400, -1), (560, +1)])
 @virtual
 async def test_a_later_snapshot_moves_the_level_towards_it_either_way_but_not_past_it(told, goes):
-    made = mirror(left=500)
+    made = window(left=500)
     pass_time(1)
     stamp = made.spend(1, now())
     before = made.level
@@ -118,7 +118,7 @@ async def test_a_later_snapshot_moves_the_level_towards_it_either_way_but_not_pa
 async def test_a_snapshot_is_believed_more_the_longer_the_last_one_is_ago():
     steps = []
     for silence in (0.1, 1, 10, 100):
-        made = mirror(left=100)
+        made = window(left=100)
         pass_time(silence)
         before = made.level
         tell(made, 0, made.spend(0, now()))
@@ -134,7 +134,7 @@ async def test_a_snapshot_is_believed_less_the_more_of_our_own_left_just_before_
     """The server may have seen those in another order."""
     steps = []
     for own in (0, 3, 10, 100):
-        made = mirror(left=500)
+        made = window(left=500)
         pass_time(10)
         made.spend(own * before, now())
         pass_time(0.05)
@@ -153,7 +153,7 @@ async def test_a_snapshot_is_believed_less_the_more_of_our_own_left_just_before_
 async def test_our_own_traffic_that_cannot_have_been_reordered_takes_nothing_from_the_belief():
     steps = []
     for own in (0, 100):
-        made = mirror(left=500)
+        made = window(left=500)
         pass_time(10)
         made.spend(own, now())
         pass_time(3 * REORDERING)
@@ -168,7 +168,7 @@ async def test_our_own_traffic_that_cannot_have_been_reordered_takes_nothing_fro
 
 @virtual
 async def test_an_older_snapshot_counts_less_than_a_newer_one():
-    made = mirror(left=500)
+    made = window(left=500)
     old = made.spend(1, now())
     pass_time(20)
     agrees(made, made.spend(1, now()))
@@ -179,7 +179,7 @@ async def test_an_older_snapshot_counts_less_than_a_newer_one():
 
 @virtual
 async def test_a_snapshot_from_nowhere_is_as_of_now():
-    made = mirror(left=500)
+    made = window(left=500)
     pass_time(1000)
     tell(made, 0)
     assert made.level < 100
@@ -187,7 +187,7 @@ async def test_a_snapshot_from_nowhere_is_as_of_now():
 
 @virtual
 async def test_a_limit_without_a_remainder_says_nothing_about_the_level():
-    made = mirror(left=300)
+    made = window(left=300)
     stamp = made.spend(10, now())
     tell(made, None, stamp)
     assert made.level == 288
@@ -196,7 +196,7 @@ async def test_a_limit_without_a_remainder_says_nothing_about_the_level():
 @virtual
 async def test_a_correction_that_did_not_fit_into_the_bucket_is_not_counted():
     """Or every later comparison would be wrong by what was clipped."""
-    made = mirror(left=500)
+    made = window(left=500)
     first, second = made.spend(1, now()), made.spend(1, now())
     pass_time(1000)
     tell(made, 590, first)
@@ -211,14 +211,14 @@ async def test_a_correction_that_did_not_fit_into_the_bucket_is_not_counted():
 @pytest.mark.parametrize(("limit", "level"), [(1200, 398), (300, 298)])
 @virtual
 async def test_a_changed_limit_is_adopted_at_once_and_the_level_stays_as_far_as_it_fits(limit, level):
-    made = mirror(left=400)
+    made = window(left=400)
     tell(made, None, limit=limit)
     assert (made.limit, made.rate, made.level) == (limit, limit / 60, level)
 
 
 @virtual
 async def test_what_refilled_since_is_counted_at_the_new_rate():
-    made = mirror(left=400)
+    made = window(left=400)
     stamp = made.spend(1, now())
     pass_time(10)
     tell(made, 300, stamp, limit=1200)
@@ -227,7 +227,7 @@ async def test_what_refilled_since_is_counted_at_the_new_rate():
 
 @virtual
 async def test_an_older_snapshot_never_brings_back_an_older_limit_nor_what_was_left_of_it():
-    made = mirror(left=400)
+    made = window(left=400)
     old = made.spend(1, now())
     pass_time(1)
     new = made.spend(1, now())
@@ -243,7 +243,7 @@ async def test_an_older_snapshot_never_brings_back_an_older_limit_nor_what_was_l
 @pytest.mark.parametrize(("told", "level"), [(50, 50), (-30, -30), (498, 498), (590, 498)])
 @virtual
 async def test_a_refusal_lowers_the_level_and_never_raises_it(told, level):
-    made = mirror(left=500)
+    made = window(left=500)
     made.emptied(told, now(), 1.0)
     assert made.level == level
 
@@ -253,7 +253,7 @@ async def test_a_refusal_lowers_the_level_and_never_raises_it(told, level):
 @virtual
 async def test_an_older_snapshot_does_not_undo_what_a_refusal_has_just_taught(older_by, share, silence):
     """By its gain at most: half of it even when it is of the same instant, and next to nothing when it is older."""
-    made = mirror(left=500)
+    made = window(left=500)
     pass_time(silence)
     old = made.spend(1, now())
     pass_time(older_by)
@@ -268,8 +268,8 @@ async def test_an_older_snapshot_does_not_undo_what_a_refusal_has_just_taught(ol
 
 
 async def beside(share, seconds, *, every=0.5, limit=600.0):
-    """A mirror whose limit a neighbour uses too, told what is left `every` so often."""
-    made, account = mirror(limit, left=limit), Account(limit / 60, limit, 0.0)
+    """A window whose limit a neighbour uses too, told what is left `every` so often."""
+    made, account = window(limit, left=limit), Account(limit / 60, limit, 0.0)
     asked = 0.0
     while now() < seconds:
         pass_time(every)
@@ -333,7 +333,7 @@ traffic = st.lists(st.tuples(pauses, st.integers(0, 60)), min_size=1, max_size=2
 @given(traffic, st.permutations(range(25)), st.floats(0, 600), st.integers(0, 2))
 def test_snapshots_equal_to_the_prediction_change_nothing_in_whatever_order_they_come(traffic, order, left, copies):
     async def walk():
-        made = mirror(left=left)
+        made = window(left=left)
         stamps = []
         for pause, amount in traffic:
             pass_time(pause)
@@ -414,8 +414,8 @@ class Race:
         self.jitter = jitter
         self.arrivals = []
 
-    def send(self, mirror, amount):
-        stamp = mirror.spend(amount, now())
+    def send(self, window, amount):
+        stamp = window.spend(amount, now())
         self.arrivals.append((now() + self.random.uniform(0, self.jitter), amount, stamp))
 
     def snapshots(self):
@@ -434,7 +434,7 @@ def test_the_order_in_which_snapshots_arrive_matters_less_than_their_noise(seed,
     """The noise: our own traffic that the server may have seen in another order, and a unit."""
 
     async def walk(shuffle):
-        race, made = Race(seed, left=300, jitter=REORDERING / 3), mirror(left=300)
+        race, made = Race(seed, left=300, jitter=REORDERING / 3), window(left=300)
         for pause in pauses:
             pass_time(pause)
             race.send(made, 1)
@@ -451,7 +451,7 @@ def test_the_order_in_which_snapshots_arrive_matters_less_than_their_noise(seed,
 
 
 async def errors(seed, *, rate, neighbour=0.3, latency=1.0, bursts=False, seconds=120.0):
-    """How far the mirror is above the truth, every half second from the 15th on.
+    """How far the window is above the truth, every half second from the 15th on.
 
     It starts full, the server a fifth full; a neighbour takes a share of the rate at random instants; attempts reach
     the server in another order and their answers come later still; what is left is told in whole units.
@@ -509,7 +509,7 @@ def test_it_finds_and_follows_the_level_of_a_server_it_knows_nothing_of(case, se
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_burst_that_arrives_in_another_order_is_not_taken_for_a_neighbour(seed):
     async def walk():
-        race, made = Race(seed, left=300, jitter=REORDERING / 3), mirror(left=300)
+        race, made = Race(seed, left=300, jitter=REORDERING / 3), window(left=300)
         pass_time(10)
         for _ in range(100):
             race.send(made, 1)
@@ -523,7 +523,7 @@ def test_a_burst_that_arrives_in_another_order_is_not_taken_for_a_neighbour(seed
 
 @virtual
 async def test_a_bucket_found_to_be_smaller_does_not_shift_what_older_snapshots_say():
-    made = mirror(6000.0, left=50.0)
+    made = window(6000.0, left=50.0)
     old = made.spend(1.0, now())
     pass_time(0.5)
     made.holds(1.0, 0.0, now(), 1.0)

@@ -1,4 +1,4 @@
-"""The pace: how much may leave at once, and how that grows while all goes well and shrinks when it does not."""
+"""The pacer: how much may leave at once, and how that grows while all goes well and shrinks when it does not."""
 
 import math
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import now, pass_time, virtual, virtual_run
-from throttled_openai._control.pacer import GROWTH, HELD, UNPROVEN_BURST, WHOLE_BURST, Pacer
+from throttled_openai._control.pacer import GROWTH, HELD, LEAST_BURST, WHOLE_BURST, Pacer
 from throttled_openai._control.rate_learner import BETA, FLOOR_SHARE
 from throttled_openai._limits import BURST
 
@@ -15,18 +15,16 @@ from throttled_openai._limits import BURST
 STEP = 0.05
 
 
-def pace(ceiling=10.0, burst=None, *, announced=None, proven=True):
+def pace(ceiling=10.0, burst=None, *, announced=None):
     """The pace of 10 units a second that the user allows."""
     made = Pacer(ceiling, burst)
-    if proven:
-        made.succeeded(now())
     if announced is not None:
         made.announced(announced)
     return made
 
 
 def spend(pace, amount=1.0):
-    pace.spend(amount, now(), mirrored=pace.is_mirrored)
+    pace.spend(amount, now())
 
 
 def press(pace, seconds):
@@ -53,22 +51,19 @@ def burst_of(pace, most=100_000):
 
 
 @pytest.mark.parametrize(
-    ("ceiling", "burst", "proven", "at_once"),
+    ("ceiling", "burst", "at_once"),
     [
-        (100.0, None, False, 10),  # a tenth of a second
-        (100.0, None, True, 85),  # 0.85 s
-        (100.0, 0.2, False, 20),  # what the user says, from the first one on
-        (100.0, 0.2, True, 20),
-        (100.0, 60.0, False, 6000),
-        (0.05, None, False, 1),  # never less than one
-        (0.05, None, True, 1),
-        (0.05, 60.0, True, 3),
-        (None, None, False, 1000),  # where no limit is known nothing is held back
+        (100.0, None, 85),  # 0.85 s
+        (100.0, 0.2, 20),  # what the user configured
+        (100.0, 60.0, 6000),
+        (0.05, None, 1),  # never less than one
+        (0.05, 60.0, 3),
+        (None, None, 1000),  # where no limit is known nothing is held back
     ],
 )
 @virtual
-async def test_what_may_leave_at_once(ceiling, burst, proven, at_once):
-    assert burst_of(pace(ceiling, burst, proven=proven), most=1000 if ceiling is None else 100_000) == at_once
+async def test_what_may_leave_at_once(ceiling, burst, at_once):
+    assert burst_of(pace(ceiling, burst), most=1000 if ceiling is None else 100_000) == at_once
 
 
 @virtual
@@ -78,41 +73,16 @@ async def test_the_rest_leaves_at_the_rate():
     assert press(made, 100) == pytest.approx(10, rel=0.01)
 
 
-@pytest.mark.parametrize(("rate", "seconds"), [(100.0, 0.5), (100.0, 30.0), (1.0, 0.25), (0.05, 5.0)])
 @virtual
-async def test_with_the_first_success_what_was_held_back_leaves(rate, seconds):
-    """As if the whole burst had been allowed from the start."""
-    made, left = pace(rate, proven=False), 0
-    while True:
-        left += burst_of(made)
-        if now() + made.delay(1.0) > seconds:
-            break
-        pass_time(made.delay(1.0))
-    pass_time(seconds - now())
-    made.succeeded(now())
-    left += burst_of(made)
-    assert left == pytest.approx(max(1.0, BURST * rate) + rate * seconds, abs=1)
-
-
-@virtual
-async def test_the_first_success_forgives_no_debt():
-    made = pace(10.0, proven=False)
-    spend(made, 30)
-    pass_time(1)
-    made.succeeded(now())
-    assert made.delay(1.0) == pytest.approx((30 - 8.5 - 10 + 1) / 10)
-
-
-@virtual
-async def test_an_amount_above_the_burst_leaves_debt_only_where_no_mirror_keeps_it():
-    alone, mirrored = pace(10.0), pace(10.0, announced=10.0)
-    for made in (alone, mirrored):
+async def test_an_amount_above_the_burst_leaves_debt_only_where_no_server_window_keeps_it():
+    alone, announced = pace(10.0), pace(10.0, announced=10.0)
+    for made in (alone, announced):
         assert made.delay(100.0) == 0
         spend(made, 100)
     assert alone.delay(1.0) == pytest.approx((100 - 8.5 + 1) / 10)
-    assert mirrored.delay(1.0) == pytest.approx(0.1)
-    for made in (alone, mirrored):
-        made.give_back(100, now(), charged=False, mirrored=made.is_mirrored)
+    assert announced.delay(1.0) == pytest.approx(0.1)
+    for made in (alone, announced):
+        made.give_back(100, now(), charged=False)
         assert made.level == pytest.approx(8.5)
 
 
@@ -121,7 +91,7 @@ async def test_an_amount_above_the_burst_leaves_debt_only_where_no_mirror_keeps_
 async def test_what_is_charged_although_it_was_refused_is_not_given_back_where_a_limit_is_known(ceiling, level):
     made = pace(ceiling)
     spend(made)
-    made.give_back(1.0, now(), charged=True, mirrored=False)
+    made.give_back(1.0, now(), charged=True)
     assert made.level == level
 
 
@@ -131,7 +101,7 @@ async def test_what_is_charged_although_it_was_refused_is_not_given_back_where_a
 @pytest.mark.parametrize(
     ("ceiling", "announced", "burst", "grows_to"),
     [
-        (None, 10.0, None, math.inf),  # a whole minute: the mirror holds back what has to be
+        (None, 10.0, None, math.inf),  # a whole minute: the server window holds back
         (10.0, 10.0, None, math.inf),
         (20.0, 10.0, None, math.inf),
         (10.0, 20.0, None, 8.5),  # the user wants less than there is
@@ -170,14 +140,6 @@ async def test_the_burst_does_not_grow_while_nothing_presses():
 
 
 @virtual
-async def test_before_the_first_success_the_burst_does_not_grow():
-    made = pace(10.0, announced=10.0, proven=False)
-    press(made, 60)
-    pass_time(60)
-    assert made.level == 1
-
-
-@virtual
 async def test_a_ceiling_the_server_has_outgrown_is_kept_although_the_burst_was_a_minute():
     made = pace(10.0, announced=10.0)
     press(made, 60)
@@ -200,13 +162,13 @@ async def test_an_unexplained_refusal_halves_the_burst_and_each_holds_it_twice_a
         pass_time(10)
         made.pass_time(10, 0.0, now())
         sizes.append(round(made.level / 1000, 4))
-    assert sizes == [BURST / 2, BURST / 4, pytest.approx(BURST / 8, abs=1e-4), UNPROVEN_BURST]
+    assert sizes == [BURST / 2, BURST / 4, pytest.approx(BURST / 8, abs=1e-4), LEAST_BURST]
     press(made, HELD * 8 - 11)
     pass_time(60)
-    assert made.level == 1000 * UNPROVEN_BURST
+    assert made.level == 1000 * LEAST_BURST
     press(made, 20)
     pass_time(60)
-    assert made.level > 1000 * UNPROVEN_BURST
+    assert made.level > 1000 * LEAST_BURST
 
 
 @virtual
@@ -297,27 +259,31 @@ async def test_an_announced_limit_replaces_what_was_learnt():
     assert (made.rate, made.learning) == (7, False)
 
 
+@virtual
+async def test_a_rate_that_only_refusals_have_taught_starts_with_the_least_burst():
+    """Nothing is known of the window behind it."""
+    made = pace(None)
+    for _ in range(50):
+        pass_time(0.01)
+        spend(made)
+    made.refused(1.0, None, now(), event=True)
+    pass_time(60)
+    assert made.level == pytest.approx(LEAST_BURST * made.rate)
+
+
 # --- another loop ---------------------------------------------------------------------------------
 
 
-def test_on_another_loop_debt_stays_but_what_was_spent_before_the_first_success_is_not_charged_twice():
+def test_on_another_loop_debt_stays():
     made = Pacer(10.0, None)
 
     async def first():
         pass_time(3)
-        for _ in range(31):
-            spend(made)
+        spend(made, 31)
 
     async def second():
         made.rebind(same_clock=False)
-        assert made.delay(1.0) == pytest.approx(3.1)
-        pass_time(3.1)
-        for _ in range(2):
-            spend(made)
-            pass_time(0.5)
-        spend(made)
-        made.succeeded(now())
-        assert made.level == 8.5  # as if that had been allowed from the start of this loop
+        assert made.delay(1.0) == pytest.approx((31 - 8.5 + 1) / 10)
 
     virtual_run(first())
     virtual_run(second())
@@ -330,7 +296,6 @@ steps = st.lists(
         st.tuples(st.just("sleep"), st.sampled_from([0.01, 0.05, 0.3, 2.0, 90.0])),
         st.tuples(st.just("spend"), st.integers(1, 60)),
         st.tuples(st.just("give back"), st.integers(1, 60)),
-        st.tuples(st.just("succeed"), st.none()),
         st.tuples(st.just("announce"), st.sampled_from([None, 1.0, 10.0, 100.0])),
         st.tuples(st.just("refuse"), st.tuples(st.sampled_from([None, 0.1, 30.0]), st.booleans())),
     ),
@@ -345,9 +310,7 @@ def take(made, step, what):
     elif step == "spend":
         spend(made, what)
     elif step == "give back":
-        made.give_back(what, now(), charged=what % 2 == 0, mirrored=made.is_mirrored)
-    elif step == "succeed":
-        made.succeeded(now())
+        made.give_back(what, now(), charged=what % 2 == 0)
     elif step == "announce":
         made.announced(what)
     else:
@@ -380,14 +343,12 @@ def test_the_rate_is_never_above_what_is_known_nor_below_its_floor_and_the_level
 def test_in_any_window_no_more_than_the_burst_and_its_refill_leave_and_one_oversize_amount(pauses, ceiling, burst):
     async def walk():
         made, left = Pacer(ceiling, burst), []
-        for number, (pause, amount) in enumerate(pauses):
+        for pause, amount in pauses:
             pass_time(pause)
             pass_time(made.delay(amount))
             made.pass_time(pause, made.pressed(pause), now())
             spend(made, amount)
             left.append((now(), amount))
-            if number == len(pauses) // 2:
-                made.succeeded(now())
         return left
 
     left = virtual_run(walk())

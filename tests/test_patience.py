@@ -401,7 +401,7 @@ def test_five_hundred_different_limits_cost_no_time():
         client = throttled(Server(decide))
         await ends(client, 500)
         budget = client.throttle._lane("gpt-4o").budget
-        assert len(budget.mirrors) <= 16
+        assert len(budget.windows) <= 16
         began = time.perf_counter()
         for _ in range(100):
             budget.delay(1, now())

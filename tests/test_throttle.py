@@ -95,9 +95,9 @@ async def test_while_a_call_waits_for_tokens_nothing_is_taken_from_the_requests(
     await call(t, 100)
     waiting = start(call(t, 50))
     await asyncio.sleep(4)
-    assert [lane(t).budget.paces[dimension].level for dimension in ("requests", "tokens")] == [10, 40]
+    assert [lane(t).budget.pacers[dimension].level for dimension in ("requests", "tokens")] == [10, 40]
     assert await waiting == 105
-    assert lane(t).budget.paces["requests"].level == 9
+    assert lane(t).budget.pacers["requests"].level == 9
 
 
 # --- order ----------------------------------------------------------------------------------------

@@ -228,10 +228,11 @@ class Gate:
             if call.billed and response is not None:
                 self._suspect("billing", number, refusal, response, now)
             return True
-        wait, budget = refusal.retry_after, self._lane.budget
-        if wait is not None and wait > LONGEST_WAIT and response is not None and not budget.is_configured(refusal):
+        wait, diagnosis = refusal.retry_after, self._lane.budget.diagnosis
+        named = wait is not None and wait > LONGEST_WAIT
+        if named and response is not None and not diagnosis.is_for_configured_limit(refusal):
             call.long_wait = wait
-            if not budget.explains(refusal):
+            if not diagnosis.explains_long_wait(refusal):
                 self._suspect("wait", number, refusal, response, now)
                 return True
         self.patience.refused(sent_at, wait)

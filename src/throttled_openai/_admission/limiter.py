@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from throttled_openai._control.breaker import BILLING_EVERY
 from throttled_openai._control.budget import Budget
 from throttled_openai._control.concurrency import ConcurrencyLimit
-from throttled_openai._control.ledger import Ledger
+from throttled_openai._control.cost_model import CostModel
 from throttled_openai._protocol.account import NO_ACCOUNT
 from throttled_openai._protocol.headers import NOTHING, read_limits
 from throttled_openai._stats import BudgetStats, spell
@@ -70,7 +70,7 @@ class Limiter:
         self.used_at = -math.inf
         self.admitted = self.succeeded = self.refused = self.tokens_used = 0
         self.queue = Queue()
-        self._ledger = Ledger()
+        self._costs = CostModel()
         self.outstanding = 0.0  # tokens reserved for attempts in flight
         self.tokens_per_call = 0.0  # smoothed, to tell what request rate a token limit comes to
         self._saving: tuple[Waiter, float, float] | None = None  # who is too large, since when, tokens it began with
@@ -206,7 +206,7 @@ class Limiter:
         if self.gate.breaker.finding_out:  # the one that finds out: a small call is refused for nothing of its own
             oldest = [min(oldest, key=lambda waiter: waiter.size)]
         head = oldest[0]
-        self._price(head.call)  # the tariff may have changed since it came
+        self._price(head.call)  # what it costs may have been learnt since it came
         delay = self.budget.delay(head.call.tokens, now)
         if delay <= 0:
             return head, 0.0
@@ -300,7 +300,7 @@ class Limiter:
     def _price(self, call: Call) -> None:
         """What an attempt of `call` costs, by what is known now."""
         if call.estimate is not None:
-            call.tokens = self._ledger.price(call.estimate, call.provider)
+            call.tokens = self._costs.cost(call.estimate, call.provider)
 
     def _check_queue(self, call: Call, now: float) -> None:
         # Only a new call is turned away: one that was refused has waited its turn before.
@@ -436,7 +436,7 @@ class Limiter:
         # What a response of status 200 announced was seen when it began.
         told = NOTHING if response is None or response.status_code < 400 else read_limits(response.headers)
         if call.estimate is not None and refusal.requested is not None and refusal.dimension == "tokens":
-            self._ledger.requested(refusal.requested, call.estimate, call.provider)
+            self._costs.learn_requested(refusal.requested, call.estimate, call.provider)
         if refusal.group is not None:
             self.throttle.share(self, refusal.group)
         rates = budget.request_rate, budget.token_rate
@@ -485,7 +485,7 @@ class Limiter:
             room, rate = True, False
         else:
             binding = permit.crowd >= self.limit or concurrency.never_served(permit.crowd)
-            room, rate = permit.budget.suspects(refusal, binding=binding, calm=concurrency.is_calm)
+            room, rate = permit.budget.diagnosis.suspects(refusal, limit_was_binding=binding, calm=concurrency.is_calm)
         if room and refusal.kind == "rate":
             if permit.crowd == 1:  # there is no server without room for one
                 return False, True
@@ -523,10 +523,10 @@ class Limiter:
         else:
             call, reservation = permit.call, permit.reservation
             # Where usage is charged, what is in flight has yet to be taken from what is left.
-            later = self.outstanding - reservation.tokens if call.provider.charges == "usage" else None
-            self.budget.observe(announcement, reservation, now, later=later)
+            deferred = self.outstanding - reservation.tokens if call.provider.charges == "usage" else None
+            self.budget.observe(announcement, reservation, now, deferred_charge=deferred)
             if call.estimate is not None:
-                self._ledger.announced(announcement, reservation.number, reservation.at, call.estimate, call.provider)
+                self._costs.learn_level(announcement, reservation.number, reservation.at, call.estimate, call.provider)
         if rates != (self.budget.request_rate, self.budget.token_rate):
             self._learned()
             say(logging.INFO, "%s: limits are now %s", self.name, ", ".join(map(str, self.budget.stats())))
@@ -544,7 +544,7 @@ class Limiter:
         """Replace the estimate by the use, where the provider does."""
         call = permit.call
         if call.estimate is not None:
-            final = self._ledger.used(call.estimate, call.provider, usage)
+            final = self._costs.settled_cost(call.estimate, call.provider, usage)
             if final is not None:
                 permit.budget.settle(permit.reservation, final)
 
@@ -570,7 +570,7 @@ class Limiter:
         self.budget.rebind(same_clock=same_clock)
         self.gate.rebind()
         if not same_clock:
-            self._ledger.rebind()
+            self._costs.rebind()
             self._busy_at = self.used_at = -math.inf
         left, self.queue = self.queue, Queue()
         for waiter in left.clear():

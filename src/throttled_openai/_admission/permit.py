@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import asyncio
     import weakref
 
-    from throttled_openai._control.budget import Reservation
+    from throttled_openai._control.reservation import Reservation
     from throttled_openai._protocol.account import Account
     from throttled_openai._protocol.estimate import Estimate
     from throttled_openai._protocol.headers import Announcement
@@ -70,7 +70,7 @@ def check_count(name: str, value: object, instead: str, *, least: int = 1) -> No
 class Call:
     """One use of an SDK method: what it may cost, how it behaves, and its age, kept over its attempts.
 
-    `tokens`: what an attempt costs, until the lane's tariff makes it out of `estimate`. `endpoint`:
+    `tokens`: what an attempt costs, until the cost model computes it from `estimate`. `endpoint`:
     the host, where `model` has limits of its own at each. `account`: whose limits they are. `home`: the
     event loop of its task, if it has one.
     """

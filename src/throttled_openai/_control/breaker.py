@@ -1,4 +1,4 @@
-"""The breaker: one refusal that would stop every call, and the one call that finds out whether it does."""
+"""The breaker: stops all calls after a refusal that applies to every call, once another call has confirmed it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Final, Literal
 
 Cause = Literal["billing", "wait"]
 
-# Seconds between two tries while the breaker is open. An account may be paid any moment; a server that named a
-# wait of hours may have meant milliseconds, or one call.
+# Seconds between two tries while the breaker is open. An account may be paid at any moment. A server that named a wait
+# of hours may have meant milliseconds, or one call only.
 BILLING_EVERY: Final = 10.0
 WAIT_EVERY: Final = 60.0
-# A refusal comes back within a round trip: a try that has met none after this many seconds is being served.
+# Seconds after which a try is being served: a refusal would have come back within a round trip.
 SERVED: Final = 1.0
-# Further calls in a row that have to be refused: one, and one more for each false alarm up to this number.
+# Further calls in a row that must be refused to open the breaker: one, plus one for each false alarm up to this number.
 MOST_DOUBT: Final = 4
 
 
 class Breaker:
-    """Stops all calls of a lane after a refusal that none of them could escape: an unpaid account, or a wait of hours.
+    """Stops all calls after a refusal that applies to all of them: an unpaid account, or a wait of hours.
 
-    Such a refusal may concern a single call, or be a mistake of a gateway. So it is only a suspicion at first: one call
-    finds out, the rest wait for what it meets. Refused as well, it opens the breaker; then one call tries every
-    `BILLING_EVERY` or `WAIT_EVERY` seconds. Answered, it closes it. After a false alarm nobody is held for a suspicion
-    again: only several refusals in a row are believed.
+    Such a refusal may apply to a single call, or be a gateway's mistake. So it is only a suspicion at first: one call
+    tests it, and the others wait for its result. If that call is refused too, the breaker opens; then one call tries
+    every `BILLING_EVERY` or `WAIT_EVERY` seconds. An answer closes the breaker. After a false alarm, a suspicion holds
+    no calls back any more: several refusals in a row must confirm it.
     """
 
     __slots__ = ("_alarms", "_newest", "_refused", "_row", "_trying", "_until", "cause", "ends_at", "open")
@@ -34,16 +34,16 @@ class Breaker:
 
     def _clear(self) -> None:
         self.cause: Cause | None = None
-        """What was refused for; None: nothing is suspected."""
+        """The reason of the refusal; None: nothing is suspected."""
         self.open = False
         """Whether other calls have confirmed it."""
         self.ends_at = -math.inf
-        """When the wait ends that the server named."""
+        """When the wait that the server named ends."""
         self._until = -math.inf  # when the next call may go
         self._refused = 0  # number of the attempt that was refused first
         self._newest = 0  # number of the newest attempt then: up to it, all refusals are one
-        self._row = 0  # attempts refused since
-        self._trying: int | None = None  # number of the attempt that finds out
+        self._row = 0  # further attempts refused since
+        self._trying: int | None = None  # number of the attempt that tests the suspicion
 
     @property
     def every(self) -> float:
@@ -74,7 +74,7 @@ class Breaker:
         return max(0.0, self._until - now) if self.finding_out else 0.0
 
     def sent(self, number: int, now: float) -> None:
-        """An attempt leaves. If only one may go, it is the one that finds out."""
+        """An attempt leaves. If only one may go, it tests the suspicion."""
         if not self.finding_out:
             return
         if self.open:
@@ -85,7 +85,7 @@ class Breaker:
             self._trying, self._until = number, now + SERVED
 
     def answered(self, number: int) -> None:
-        """The server answered an attempt: what it refused older ones for does not stop younger ones."""
+        """The server answered an attempt, so the reason for refusing older ones does not apply to newer ones."""
         if self.cause is None:
             return
         if self.open and number > self._newest:
@@ -98,6 +98,6 @@ class Breaker:
         self._clear()
 
     def ended(self, number: int, now: float) -> None:
-        """An attempt ended without a word about that: another may find out."""
+        """An attempt ended in another way: another one may test the suspicion."""
         if number == self._trying:
             self._trying, self._until = None, now

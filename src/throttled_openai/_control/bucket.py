@@ -6,20 +6,20 @@ from typing import Final
 
 from aiolimiter import AsyncLimiter
 
-# Seconds. A shortfall that refills within this is float rounding, not debt: the delay it asks for
-# may be too small to move the clock, and a waiter would wake at the same instant for ever.
+# Seconds. A shortfall that refills within this is float rounding, not debt. Waiting for it might not move the clock,
+# and a waiting call would wake at the same instant for ever.
 ROUNDING: Final = 1e-6
 
 
 class TokenBucket:
     """A bucket that fills at `rate` units per second up to `capacity` units.
 
-    It starts full. The level may fall below zero when more was spent than was there; the debt
-    delays later spenders. In any `w` seconds at most `capacity + rate * w` units leave, and what
-    one amount larger than the capacity adds.
+    It starts full. The level falls below zero when more is spent than the bucket has; the debt delays later spending.
+    In any `w` seconds at most `capacity + rate * w` units leave, plus the excess of one amount larger than the
+    capacity.
 
-    `AsyncLimiter` does the arithmetic on the running loop's clock; its own queue is not used: it
-    wakes the smallest waiter first, so that large requests starve.
+    `AsyncLimiter` does the arithmetic on the running loop's clock. Its own queue is not used: it wakes the smallest
+    waiting call first, so that large ones starve.
     """
 
     __slots__ = ("_limiter", "rate")
@@ -35,16 +35,16 @@ class TokenBucket:
     @property
     def level(self) -> float:
         """Units available now; negative: debt."""
-        self._limiter.has_capacity()  # drips out what the time since the last look refilled
+        self._limiter.has_capacity()  # refills it by the time since the last call
         return self.last_level
 
     @property
     def last_level(self) -> float:
-        """The level when it was last looked at; needs no running loop."""
+        """The level when it was last read or changed; needs no running loop."""
         return self._limiter.max_rate - self._limiter._level  # noqa: SLF001
 
     def delay(self, amount: float, held: float = 0.0) -> float:
-        """Seconds until `amount` may be spent, leaving `held` for somebody else; 0 if it may be now.
+        """Seconds until `amount` may be spent, leaving `held` for another attempt; 0 if it may be now.
 
         An amount larger than the capacity may be spent when the bucket is full.
         """
@@ -73,7 +73,7 @@ class TokenBucket:
         self.set_level(capacity - used)
 
     def rebind(self, *, same_clock: bool) -> None:
-        """Continue on the running loop; `same_clock`: what refilled since the last look counts."""
+        """Continue on the running loop; `same_clock`: what refilled in the meantime counts."""
         old = self._limiter
         self._limiter = AsyncLimiter(old.max_rate, old.time_period)
         self._limiter.has_capacity()

@@ -1,30 +1,30 @@
-"""Doubt: whether doing less has helped against refusals, or whether they come whatever is done."""
+"""Doubt: whether doing less has helped against refusals, or whether they do not depend on it."""
 
 from __future__ import annotations
 
 import math
 from typing import Final
 
-# Attempts since the last event, of which the refused one is the last, that tell that none is accepted: their share
-# tells nothing of whether less helps.
+# If no more attempts than this left since the last event, including the refused one, the server accepts nothing at the
+# moment: then the share of refusals does not show whether less helps.
 DRY: Final = 3
-# Refusals in a row after which is asked whether less has helped.
+# Refusals in a row after which we ask whether less has helped.
 ROW: Final = 6
-# Less is done if the level is at most this part of what it was when the row began.
+# "Less" means a level of at most this share of the one at which the row began.
 FEWER: Final = 0.7
-# It has helped if the share of refusals has fallen to this part of what it was.
+# "Helped" means that the share of refusals has fallen to this share of what it was.
 HELPED: Final = 0.25
-# Refusals that less does not help against are not heard for this many attempts; twice as many each further time.
+# Attempts for which refusals are ignored once less has not helped; twice as many each further time.
 UNHEARD: Final = 400
 
 
 class Doubt:
     """The refusals in a row against which a level (attempts in flight, or a rate) was lowered again and again.
 
-    A level that is too high is refused less the lower it gets. Refusals whose share stays as it was have another
-    reason: a gateway that fails at random, a broken upstream among good ones. Going on lowering would stop everything
-    and cure nothing, so the level goes back to what it was before the row, and refusals are not heard for a while,
-    unless they become many more.
+    If the level was too high, lowering it reduces the share of refusals. If that share stays the same, refusals have
+    another reason: a gateway that fails at random, or one broken server among good ones. Lowering further would stop
+    everything and cure nothing. So the level returns to what it was before the row, and refusals are ignored for a
+    while, unless their share grows.
 
     `gap`: attempts since the last event up to the refused one.
     """
@@ -59,11 +59,11 @@ class Doubt:
         self._bad += 1
 
     def hears(self, number: int) -> bool:
-        """Whether the refusal of attempt `number` tells anything."""
+        """Whether the refusal of attempt `number` counts."""
         return number > self._unheard_until or self._is_worse()
 
     def _is_worse(self) -> bool:
-        """Whether more is refused than when less did not help; then it is heard again."""
+        """Whether a larger share is refused than when less did not help; then refusals count again."""
         if self._good + self._bad > UNHEARD // 2:  # what was long ago counts less
             self._good //= 2
             self._bad //= 2
@@ -73,7 +73,7 @@ class Doubt:
         return True
 
     def end_row(self) -> None:
-        """The level had come back to where it was refused: the refusal that follows was to be expected."""
+        """The level had returned to where it was refused before: the refusal that follows was to be expected."""
         self._row = 0
 
     def event(self, gap: int, level: float) -> None:
@@ -82,14 +82,14 @@ class Doubt:
             self._before, self._gaps = level, 0
         if gap > DRY or self._row == 0:
             self._row += 1
-            if self._row > 1:  # what left before the row began tells nothing of it
+            if self._row > 1:  # what left before the row began is no evidence
                 self._gaps += gap - DRY
             if self._row == ROW // 2:
                 self._share, self._gaps = (self._row - 1) / self._gaps, 0
         self._good = self._bad = 0
 
     def in_vain(self, gap: int, level: float, newest: int, *, alone: bool = False) -> bool:
-        """Whether lowering to this level has not helped; asked before `event`. Then refusals are unheard for a while.
+        """Whether lowering to this level has not helped; asked before `event`. If so, refusals are then ignored.
 
         `newest`: number of the newest attempt. `alone`: the level cannot get any lower.
         """
@@ -98,7 +98,11 @@ class Doubt:
         events = self._row + 1 - (ROW // 2 if self._row >= ROW // 2 else 1)
         share = events / (self._gaps + gap - DRY)
         if share < HELPED * self._share and not alone:
-            self._row, self._share, self._gaps = ROW // 2, share, 0  # it did: see whether more of it helps more
+            self._row, self._share, self._gaps = (
+                ROW // 2,
+                share,
+                0,
+            )  # it helped: would going lower help more?
             return False
         self._row = self._good = self._bad = 0
         self._share = share

@@ -1,4 +1,4 @@
-"""The knee: where a server that queues instead of refusing stops getting faster with more calls."""
+"""The latency gradient: where a server that queues instead of refusing gains nothing from more calls."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from collections import deque
 from statistics import median
 from typing import Final
 
-# The first ramp ends when latency has grown this much: queueing has begun.
+# The first ramp ends when latency is this many times the shortest: the server has begun to queue.
 FLAT: Final = 1.3
-# The most a call may take, in multiples of the shortest: beyond it little is gained by waiting
-# inside the server rather than here.
+# The longest a call should take, in multiples of the shortest latency. Beyond that, waiting inside the server gains
+# little over waiting here.
 LONGEST: Final = 1.5
-# The most that is taken away in one step.
+# The lowest factor that one step applies to the limit.
 STEEPEST: Final = 0.75
-# Elasticity of throughput: what share of one more call in flight comes out as throughput.
+# Elasticity of throughput (the share of one more call in flight that appears as throughput) above which the limit grows
+# and below which it shrinks, and the factors of these steps.
 GROW_ABOVE: Final = 0.35
 SHRINK_BELOW: Final = 0.10
 GROW: Final = 1.15
 SHRINK: Final = 1 / 1.1
-# Outcomes in one window: the median of fewer says little, and the server may have changed over more.
+# Answers in one window: the median of fewer says little, and during more the server may have changed.
 FEWEST: Final = 32
 MOST: Final = 100
-# Windows whose slope is looked at.
+# Windows over which the slope is taken.
 WINDOWS: Final = 3
-# How far a window with a shorter latency is believed.
+# Share by which a shorter latency corrects the shortest one: the minimum of many windows is less than the truth.
 LESS: Final = 0.3
-# The shortest latency seen is forgotten at this share per window, as servers and prompts change.
+# Share by which the shortest latency grows per window without a shorter one, as servers and prompts change.
 FORGETTING: Final = 0.002
 
 
 class LatencyGradient:
-    """Finds how many calls a queueing server can work on, from latency and calls in flight alone.
+    """Finds how many calls a queueing server can work on, by latency and calls in flight only.
 
     Latencies are collected in windows of calls that began after the last change. With
     `e = 1 - slope of ln(latency) over ln(in flight)`, the elasticity of throughput, the limit grows
@@ -67,7 +68,7 @@ class LatencyGradient:
         self._in_flight = 0.0
         if self._shortest == math.inf:
             self._shortest = typical
-        elif typical < self._shortest:  # in part: of many windows the least is less than the truth
+        elif typical < self._shortest:
             self._shortest += LESS * (typical - self._shortest)
         else:
             self._shortest *= 1 + FORGETTING
@@ -84,16 +85,16 @@ class LatencyGradient:
             if stretch < FLAT:
                 return 1.0
             self.ramping = False
-            # A server that only queues could serve `in_flight / stretch` without.
+            # What the server could work on without queueing.
             return min(1.0, GROW * in_flight / stretch / limit)
         if stretch < LONGEST and in_flight < 0.75 * math.floor(limit):
-            return 1.0  # nobody asked for more: this window says nothing about the limit
+            return 1.0  # demand was lower than the limit: this window says nothing about it
         self._points.append((in_flight, latency))
         if stretch > LONGEST:
             return self._shrink(latency, in_flight, stretch)
         self._too_long = None
         elasticity = self._elasticity()
-        if elasticity is None:  # any change will tell
+        if elasticity is None:  # any change will show it
             elasticity = 1.0 if stretch < FLAT else 0.0
         if elasticity > GROW_ABOVE and stretch * GROW < LONGEST:
             return GROW
@@ -109,7 +110,7 @@ class LatencyGradient:
         return max(STEEPEST, 0.95 * LONGEST / stretch)
 
     def _elasticity(self) -> float | None:
-        """None: the windows are too much alike to tell."""
+        """Share of one more call in flight that appears as throughput; None: the windows differ too little."""
         if len(self._points) < WINDOWS:
             return None
         xs = [math.log(in_flight) for in_flight, _ in self._points]

@@ -1,4 +1,4 @@
-"""The pace: how fast units of one dimension may leave, whatever the server may have left."""
+"""The pacer: how fast units of one dimension may leave, however much the server may have left."""
 
 from __future__ import annotations
 
@@ -10,36 +10,31 @@ from throttled_openai._limits import BURST
 from .bucket import TokenBucket
 from .rate_learner import RateLearner
 
-# Seconds of the limit that may leave before the server has accepted anything: what it may cost
-# when somebody else has emptied the server's bucket.
-UNPROVEN_BURST: Final = 0.1
-# A whole minute: the pace holds nothing back any more.
+# Seconds of the limit below which refusals do not shrink the burst: at 3,000 RPM, five calls.
+LEAST_BURST: Final = 0.1
+# Seconds of the limit at which the burst stops growing: a whole minute. Then the pacer holds nothing back any more.
 WHOLE_BURST: Final = 60.0
-# The burst grows by this share of itself per second of pressing: 17 s from the first second to a
-# whole minute. A server that enforces a shorter window than it announces refuses what arrives in
-# one round trip beyond it: with a burst of one second, 25 % of the rate x the round trip.
+# Share of itself by which the burst grows in each second in which it holds calls back: 17 s from the first second to a
+# whole minute. Where the server enforces a shorter window than it announces, it refuses what is sent beyond that within
+# one round trip: with a burst of one second, 25 % of the rate x the round trip.
 GROWTH: Final = 0.25
-# Seconds after such a refusal before the burst grows again; doubled each time.
+# Seconds after such a refusal in which the burst does not grow; twice as many after each further one.
 HELD: Final = 60.0
 
 
 class Pacer:
     """A bucket in front of the server's: a small burst, refilled at the rate of the limit.
 
-    `ceiling`: units per second the user allows. `burst`: seconds of the limit that the user says may
-    leave at once. Without that, the burst is under a second, grows to a whole minute while the
-    server's announcements show one and nothing is refused, and shrinks when the server refuses what
-    it should have had room for. Where no limit is known there is no bucket, until a refusal teaches
-    a rate.
+    `ceiling`: units per second the user allows. `burst`: seconds of the limit that may leave at once, as configured by
+    the user. If that is not configured, the burst is under a second. It grows to a whole minute while the server
+    announces a bucket of one and refuses nothing. It shrinks when the server refuses what it should have had room for.
+    Where no limit is known, there is no bucket until a refusal teaches a rate.
     """
 
     def __init__(self, ceiling: float | None, burst: float | None) -> None:
         self.ceiling = ceiling
         self._fixed = burst is not None
-        self._burst = UNPROVEN_BURST if burst is None else burst
-        self._proven = False
-        self._began_at: float | None = None  # when the first unit left
-        self._spent = 0.0  # until the server has accepted something
+        self._burst = BURST if burst is None else burst
         self._announced: float | None = None
         self._full_minute = False  # whether announcements show a bucket of a whole minute
         self._held_until = -math.inf
@@ -50,12 +45,12 @@ class Pacer:
 
     @property
     def known(self) -> float | None:
-        """Units per second by the limits we were told; None: not told."""
+        """Units per second by the configured and announced limits; None: there are none."""
         return _lower(self.ceiling, self._announced)
 
     @property
-    def is_mirrored(self) -> bool:
-        """Whether the server's own bucket is known and is all there is: no lower ceiling, no hidden window."""
+    def _window_is_all(self) -> bool:
+        """Whether the server window alone limits calls: no lower ceiling is configured, and no window is hidden."""
         return self._full_minute and self._held_until == -math.inf
 
     @property
@@ -83,71 +78,56 @@ class Pacer:
         return self.learner.rate is not None
 
     def delay(self, amount: float, held: float = 0.0) -> float:
-        """Seconds until `amount` may leave, leaving `held` to somebody else."""
+        """Seconds until `amount` may leave, leaving `held` for another attempt."""
         return 0.0 if self._bucket is None else self._bucket.delay(amount, held)
 
-    def spend(self, amount: float, now: float, *, mirrored: bool) -> None:
-        """Take `amount`. `mirrored`: the server's own bucket is known, and debt is kept there."""
+    def spend(self, amount: float, now: float) -> None:
+        """Take `amount`."""
         self.learner.sent(amount, now)
-        if not self._proven:
-            self._began_at = now if self._began_at is None else self._began_at
-            self._spent += amount
         if self._bucket is not None:
-            self._bucket.spend(min(amount, self._bucket.capacity) if mirrored else amount)
+            self._bucket.spend(self._kept_here(amount, self._bucket))
 
-    def give_back(self, amount: float, sent_at: float, *, charged: bool, mirrored: bool) -> None:
-        """The server did not accept what left at `sent_at`; `charged`: it counts against a known limit all the same."""
+    def _kept_here(self, amount: float, bucket: TokenBucket) -> float:
+        """The part of `amount` that this bucket takes. Where a server window keeps the debt, this bucket has none."""
+        return min(amount, bucket.capacity) if self._window_is_all else amount
+
+    def give_back(self, amount: float, sent_at: float, *, charged: bool) -> None:
+        """The server did not accept what left at `sent_at`; `charged`: it counts against a known limit even so."""
         self.learner.not_accepted(amount, sent_at)
         if self._bucket is not None and not (charged and self.known is not None):
-            self._bucket.spend(-(min(amount, self._bucket.capacity) if mirrored else amount))
+            self._bucket.spend(-self._kept_here(amount, self._bucket))
 
-    def adjust(self, amount: float, *, mirrored: bool) -> None:
+    def adjust(self, amount: float) -> None:
         """Take `amount` more for what has left before, or give it back."""
-        if self._bucket is not None and not mirrored:
+        if self._bucket is not None and not self._window_is_all:
             self._bucket.spend(amount)
 
     def slow_down(self, now: float) -> None:
-        """The server asks for the rate it had been used to."""
+        """The server asks for the rate it received before."""
         self.learner.slow_down(now, self.known)
         self._rebuild()
-
-    def succeeded(self, now: float) -> None:
-        """The server has accepted something."""
-        if self._proven:
-            return
-        self._proven = True
-        if self._fixed:
-            return
-        self._burst = max(self._burst, BURST)
-        self._rebuild()
-        bucket = self._bucket
-        if bucket is not None and self._began_at is not None:
-            # As if this burst had been allowed from the start: what was held back is not lost.
-            bucket.set_level(max(bucket.level, bucket.capacity + bucket.rate * (now - self._began_at) - self._spent))
 
     def announced(self, rate: float | None) -> None:
         """The server announced limits that come to `rate`, and what is left of them."""
         self._full_minute = rate is not None and (self.ceiling is None or self.ceiling >= 0.999 * rate)
         if rate != self._announced:
             if self._announced is None and self._bucket is not None:
-                self._bucket.set_level(max(0.0, self._bucket.level))  # debt is now kept by the mirror
+                self._bucket.set_level(max(0.0, self._bucket.level))  # from now on the server window keeps the debt
             self._announced = rate
             if not (self._full_minute or self._fixed):
                 self._burst = min(self._burst, BURST)
-            self.learner.forget()  # what was learnt was about another limit
+            self.learner.forget()  # that was another limit
             self._rebuild()
 
     def forget(self) -> None:
-        """What refusals taught is not true any more."""
+        """Forget what refusals taught."""
         self.learner.forget()
         self._rebuild()
 
-    def found_empty(self) -> None:
-        """The server refused before it accepted anything: somebody else has been there, so grow from the least."""
-        self._proven = True
-
     def refused(self, amount: float, retry_after: float | None, now: float, *, event: bool, sure: bool = True) -> None:
-        """The server refused `amount` for its pace, and no level explains it."""
+        """The server refused `amount` for its rate, and no window explains it."""
+        if self.rate is None and not self._fixed:
+            self._burst = LEAST_BURST  # nothing is known of the server's window: grow from the least
         if event:
             self.learner.event(now, self.known, sure=sure)
             self._shrink(now)
@@ -166,8 +146,9 @@ class Pacer:
 
     def _shrink(self, now: float) -> None:
         if not self._fixed:
-            # Half of the burst at which it was refused; one that had grown to a minute tells nothing of the size.
-            self._burst = max(UNPROVEN_BURST, 0.5 * min(self._burst, BURST if self._grown else WHOLE_BURST))
+            # Half of the burst at which it was refused. If that had grown to a minute, it says nothing about the
+            # size of the window: start from the first burst.
+            self._burst = max(LEAST_BURST, 0.5 * min(self._burst, BURST if self._grown else WHOLE_BURST))
             if self._held_until > -math.inf:
                 self._hold *= 2
             self._held_until = now + self._hold
@@ -178,21 +159,20 @@ class Pacer:
         return self._burst >= WHOLE_BURST
 
     def pressed(self, elapsed: float) -> float:
-        """Seconds of the last `elapsed` in which this pace held calls back: its bucket was not full."""
+        """Seconds of the last `elapsed` in which this pacer held calls back: its bucket was not full."""
         bucket = self._bucket
         if bucket is None:
             return 0.0
         return min(elapsed, max(0.0, bucket.capacity - bucket.last_level) / bucket.rate)
 
     def pass_time(self, elapsed: float, pressed: float, now: float) -> None:
-        """Change with time. `pressed`: seconds in which this pace or another held calls back."""
-        # Time without demand teaches nothing.
+        """Change with time. `pressed`: seconds in which this pacer or another held calls back."""
         self.learner.press(pressed)
         if self.learning:
             if self.known is not None and (self.learner.rate or 0.0) > 1.5 * self.known:
                 self.learner.forget()
             self._rebuild()
-        elif not self._fixed and self._proven and now >= self._held_until:
+        elif not self._fixed and now >= self._held_until:
             most = WHOLE_BURST if self._full_minute else BURST
             own = self.pressed(elapsed)
             if own > 0.0 and self._burst < most:
@@ -210,7 +190,7 @@ class Pacer:
         elif not (math.isclose(self._bucket.rate, rate) and math.isclose(self._bucket.capacity, capacity)):
             level, before = self._bucket.level, self._bucket.rate
             self._bucket.resize(rate, capacity)
-            if level < 0.0 and rate < before:  # what was owed in seconds does not become longer
+            if level < 0.0 and rate < before:  # a wait does not become longer
                 level *= rate / before
             if self._bucket.last_level < level:  # a smaller bucket is no debt
                 self._bucket.set_level(level)
@@ -220,12 +200,10 @@ class Pacer:
         if self._bucket is not None:
             self._bucket.rebind(same_clock=same_clock)
         if not same_clock:
-            self._began_at = None
-            self._spent = 0.0
             self._held_until = -math.inf
             self.learner.rebind()
 
 
 def _lower(one: float | None, other: float | None) -> float | None:
-    """The lower of two rates, as far as they are known."""
+    """The lower of two rates; None: not known."""
     return other if one is None else one if other is None else min(one, other)

@@ -8,25 +8,26 @@ from typing import Final
 # The longest wait that a server may name and a call takes without having asked for it: the SDK's own bound,
 # `MAX_RETRY_AFTER_DELAY` of its `_constants`; beyond it the SDK raises.
 LONGEST_WAIT: Final = 120.0
-# Seconds without any answer after which waiting has proved vain, and attempts that must have failed by then: as many
-# as the SDK makes. At a known rate, and where the server names its waits, some more.
+# Seconds without any answer after which waiting is in vain, and attempts that must have been refused by then: as many
+# as the SDK makes. Where a rate is known, or the server names its waits, it takes longer: the time of this many calls,
+# and LONGEST_VAIN seconds at most.
 VAIN: Final = 60.0
 FEWEST_REFUSED: Final = 3
 CALLS: Final = 5.0
 LONGEST_VAIN: Final = 600.0
-# Attempts that time out or do not even connect, at a server that never answered anything.
+# Attempts that time out or cannot connect, at a server that never answered anything, before waiting is in vain.
 FEWEST_FAULTS: Final = 5
-# Seconds that one call is sent again while others are answered: the time the SDK waits for one answer by default.
+# Seconds for which one call is retried while others are answered: the default timeout of the SDK for one answer.
 LONGEST: Final = 600.0
-# An attempt in flight for longer was not refused: refusals come back within a round trip.
+# Seconds after which an attempt in flight is being served: a refusal would have come back within a round trip.
 SERVED: Final = 5.0
 
 
 class Patience:
-    """What a lane's server has answered, and what it has refused or failed to answer since.
+    """What the server has answered, and what it has refused or failed to answer since.
 
-    While it answers some calls, a refused one is worth sending again for `LONGEST` seconds. Where it answers none,
-    waiting is for a minute at most: then the SDK's own retries decide, as they would without us.
+    While it answers some calls, a refused one is worth retrying for `LONGEST` seconds. Where it answers none, calls
+    wait for a minute at most: then the SDK's own retries decide, as they would without us.
     """
 
     __slots__ = ("_failed", "_faults", "_longest_wait", "answered_at", "failing_since")
@@ -70,7 +71,7 @@ class Patience:
             self.failing_since = sent_at
 
     def vain(self, now: float, rate: float | None, oldest: float) -> bool:
-        """Whether waiting has proved vain.
+        """Whether waiting is in vain.
 
         `rate`: calls per second, if known. `oldest`: when the oldest attempt in flight left.
         """

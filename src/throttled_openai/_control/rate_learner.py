@@ -1,65 +1,67 @@
-"""The learner: the rate of a limit nobody told us, found from the refusals it causes."""
+"""The rate learner: finds the rate of a limit that is not announced, from the refusals it causes."""
 
 from __future__ import annotations
 
 import math
 from typing import Final
 
-# After a refusal the rate starts at this share of what was found, and feels its way back and beyond.
+# After a refusal the rate starts at this share of what was found; then it returns to it and goes beyond.
 BETA: Final = 0.9
-# Seconds until it is back at what was found: the time of this many attempts, within these bounds.
+# Seconds until it has returned: the time in which that rate sends this many attempts, within these bounds.
 ATTEMPTS_BACK: Final = 200.0
 SHORTEST_BACK: Final = 6.0
 LONGEST_BACK: Final = 90.0
-# But no sooner than after so many attempts: at three a minute seconds say nothing.
+# And at least the time of this many attempts: at three attempts a minute, 90 s are too few to judge by.
 FEWEST_BACK: Final = 10.0
+# A guess doubles in this many seconds, and in no less than the time of this many attempts.
+DOUBLING: Final = 4.0
 FEWEST_TO_DOUBLE: Final = 2.0
-# The same after the server asked us to slow down: OpenAI wants the former rate held for 15 minutes.
+# Seconds of the way back after the server asked to slow down: OpenAI wants the former rate held for 15 minutes.
 SLOWED: Final = 900.0
-# Seconds in which a server that was asked less may still say so.
+# Seconds in which such a refusal is not heard again: the server still judges by what was sent before.
 SETTLING: Final = 10.0
-# But no slower than this, in units of attempts per second: it is growth that was too fast.
+# Average attempts per second below which it does not slow down: the server objects to growth, not to the rate itself.
 SLOWEST: Final = 1.0
-# A guess doubles in the time of this many attempts, within these bounds (seconds).
-ATTEMPTS_TO_DOUBLE: Final = 8.0
-SHORTEST_DOUBLING: Final = 4.0
-LONGEST_DOUBLING: Final = 5.0
-# Where others share the limit they come and go: a rate holds for this many seconds, then it doubles like a guess.
+# Where other clients share the limit, their demand comes and goes. So a found rate is held for this many seconds, and
+# then doubles like a guess.
 PLATEAU: Final = 3.0
-# But the time of this many attempts where the same rate was found again: about 1 % of them are refused.
-STEADY_PLATEAU: Final = 100.0
-# So many attempts between two refusals tell the rate; fewer tell an upper bound of it.
+# Where the same rate was found twice, it is held for the time of this many attempts: about 1 % of them are refused.
+STEADY_PLATEAU: Final = 80.0
+# Two rates are the same if the lower one is at least this share of the higher one.
+STEADY: Final = 0.8
+# Average attempts accepted between two refusals that determine the rate, and those that give an upper bound of it.
 EXACT: Final = 20.0
 BOUND: Final = 4.0
-# But refused this often in a row, in a second and in the time in which a known limit would have allowed this many
-# attempts, others share it.
+# Others share a known limit if it refuses this many times in a row, within one second and within the time in which the
+# limit would have allowed this many attempts.
 SHARED: Final = 3
 MISSING: Final = 5.0
-# However little of it they leave, a few attempts do not prove that it is less than this share.
+# A few refusals do not prove that they leave less than this share of the limit.
 LEAST_SHARE: Final = 0.1
-# Seconds after which the bucket may have run over since the last event.
+# Seconds after which a bucket may have overflowed since the last event, so that nothing can be measured from it.
 FORGOTTEN: Final = 120.0
-# The share of the time in which a rate must have been what held calls back, to learn one from it.
+# The rate is measured only if it held calls back for this share of the time; otherwise demand was low.
 PRESSING: Final = 0.8
-# How far above the last estimate the rate at a refusal is believed.
+# A measured rate is at least BETA times the rate in force at the refusal, but that counts for no more than this many
+# times the last measured one.
 MOST_ABOVE: Final = 1.2
 # Seconds over which the rate of sending is smoothed.
 METER: Final = 2.0
-# A rate that is found again is at least this share of the former one, or the reverse.
-STEADY: Final = 0.8
-# A rate this close below the known limit is the known limit.
+# A measured rate of more than this share of the known limit is that limit.
 SAME: Final = 0.97
-# It never falls below this share of a known limit; without one, units of attempts per second.
+# The lowest rate: this share of a known limit; or, without one, this many average attempts per second.
 FLOOR_SHARE: Final = 0.02
 FLOOR: Final = 0.05
 
 
 class RateLearner:
-    """The rate that a server's refusals betray, in units per second.
+    """The rate of a server's limit in units per second, measured by its refusals.
 
-    At a refusal the server's bucket is empty. So what it accepted between two refusals, divided by
-    the time between them, is its refill rate, exactly. Around it the rate follows a cubic, as TCP
-    CUBIC's window does: below it after a refusal, levelling off at it, then probing beyond.
+    At a refusal the server's bucket is empty. So what it accepted between two refusals, divided by the time between
+    them, is its refill rate, exactly. Around it the rate follows a cubic, as TCP CUBIC's window does: below it after a
+    refusal, levelling off at it, then probing beyond. A rate that is only a guess or an upper bound doubles instead.
+
+    Only time in which the rate held calls back counts: time without demand teaches nothing.
     """
 
     __slots__ = (
@@ -78,11 +80,11 @@ class RateLearner:
         "_pressed_since_event",
         "_shared",
         "_steady",
-        "unit",
+        "mean_cost",
     )
 
     def __init__(self) -> None:
-        self.unit = 1.0  # units of an average attempt
+        self.mean_cost = 1.0  # units of an average attempt (smoothed)
         self._base: float | None = None
         self._exact = False
         self._held = False  # whether the server asked us to slow down
@@ -99,37 +101,37 @@ class RateLearner:
 
     @property
     def rate(self) -> float | None:
-        """Units per second; None: nothing to learn."""
-        base, unit = self._base, self.unit
+        """Units per second; None: nothing has been learnt."""
+        base, unit = self._base, self.mean_cost
         if base is None:
             return None
-        pressed = self._pressed
+        pressed, doubling = self._pressed, self._doubling(base)
         if self._exact and self._shared and not self._held:
-            attempts = STEADY_PLATEAU if self._steady else FEWEST_BACK
-            pressed = max(0.0, pressed - max(PLATEAU, attempts * unit / base))
+            plateau = max(PLATEAU, (STEADY_PLATEAU if self._steady else FEWEST_BACK) * unit / base)
+            pressed = max(0.0, pressed - plateau)
+            if self._steady:
+                doubling = max(doubling, plateau)
         elif self._exact:
             back = max(SHORTEST_BACK, min(LONGEST_BACK, ATTEMPTS_BACK * unit / base), FEWEST_BACK * unit / base)
             if self._held:
                 back = SLOWED
             if self._held or pressed < 2 * back or back > LONGEST_BACK:
                 return base * (1 + (1 - BETA) * ((pressed - back) / back) ** 3)
-            # It has accepted as much beyond the rate as it was spared below it: it is another rate now.
-            return (2 - BETA) * base * math.exp2(min(20.0, (pressed - 2 * back) / max(self._doubling(base), back / 2)))
-        return BETA * base * math.exp2(min(20.0, pressed / self._doubling(base)))
+            # The server has accepted as much beyond the found rate as was held back below it: its rate has changed.
+            return (2 - BETA) * base * math.exp2(min(20.0, (pressed - 2 * back) / max(doubling, back / 2)))
+        return BETA * base * math.exp2(min(20.0, pressed / doubling))
 
     def _doubling(self, base: float) -> float:
-        unit = self.unit
-        few = max(SHORTEST_DOUBLING, min(LONGEST_DOUBLING, ATTEMPTS_TO_DOUBLE * unit / base))
-        return max(few, FEWEST_TO_DOUBLE * unit / base)
+        return max(DOUBLING, FEWEST_TO_DOUBLE * self.mean_cost / base)
 
     def sent(self, amount: float, now: float) -> None:
         """An attempt of `amount` units leaves."""
         if self._meter_at == -math.inf:
             self._meter_since = now
-            self.unit = max(1.0, amount)
+            self.mean_cost = max(1.0, amount)
         else:
             self._meter *= math.exp(-max(0.0, now - self._meter_at) / METER)
-            self.unit += 0.05 * (max(1.0, amount) - self.unit)
+            self.mean_cost += 0.05 * (max(1.0, amount) - self.mean_cost)
         self._meter_at = now
         self._meter += amount
         self._accepted += amount
@@ -141,25 +143,25 @@ class RateLearner:
             self._accepted -= amount
 
     def press(self, seconds: float) -> None:
-        """For so long this rate was what held calls back. Time without demand teaches nothing."""
+        """For this many seconds the rate held calls back."""
         self._pressed += seconds
         self._pressed_since_event += seconds
         base = self._base
         if base is not None and not self._exact and self._pressed >= self._doubling(base):
-            # From here on the same number of attempts takes half the time.
+            # At twice the rate, the time of the same number of attempts is half as long.
             self._pressed -= self._doubling(base)
             self._base = 2 * base
 
     def pause(self, seconds: float) -> None:
-        """For so long nobody was allowed to send: no test of a pace."""
+        """For this many seconds a pause stopped everything, which says nothing about the rate."""
         self._paused_since_event += seconds
 
     def event(self, now: float, known: float | None, *, sure: bool = True) -> None:
-        """The server refused an attempt for its rate. `known`: the rate by limits we were told, if any.
+        """The server refused an attempt for its rate. `known`: the rate of announced or configured limits, if any.
 
         `sure`: it can have been for nothing else. Otherwise the rate is only guessed, and soon tried again.
         """
-        since, accepted, unit = now - self._event_at, self._accepted, self.unit
+        since, accepted, unit = now - self._event_at, self._accepted, self.mean_cost
         allowed = min(self.rate or math.inf, known or math.inf)
         guess = 0.5 * min(allowed, self._measured(now))
         self._events += 1
@@ -169,7 +171,7 @@ class RateLearner:
             self._events = 1
             if known is None:
                 self._set(guess, known, exact=False)
-            # else the level explains it: others had used up what we were told
+            # Otherwise others had used up the known limit: an empty bucket, not a lower rate.
         elif not sure:
             if known is None and (since >= 0.25 or accepted >= BOUND * unit):
                 self._set(guess, known, exact=False)
@@ -178,7 +180,7 @@ class RateLearner:
             rate = self._refilled(since)
             self._restart(now)
             if rate is not None and (known is None or rate <= SAME * known):
-                # What is missing from a known limit is others' share of it, and they come and go.
+                # The rest of a known limit is what others use.
                 was = self._base if self._exact else None
                 self._steady = was is not None and STEADY * was <= rate <= was / STEADY
                 self._shared = known is not None
@@ -189,8 +191,8 @@ class RateLearner:
             self._bound(since, allowed, guess, known)
 
     def _bound(self, since: float, allowed: float, guess: float, known: float | None) -> None:
-        """Too few attempts were accepted since the last refusal to tell the rate: an upper bound of it."""
-        accepted, unit = self._accepted, self.unit
+        """Too few attempts were accepted since the last refusal to measure the rate: take an upper bound of it."""
+        accepted, unit = self._accepted, self.mean_cost
         if accepted >= BOUND * unit and since >= 0.25:
             if known is None or self._events > 2:
                 # A refusal never raises the rate.
@@ -202,43 +204,43 @@ class RateLearner:
             if bound < SAME * known:
                 self._shared = True
                 self._set(min(allowed, bound), known, exact=False)
-        # else still the same emptiness
+        # Otherwise the bucket is still empty from the last event.
 
     def _most(self, since: float) -> float:
         """Upper bound of the rate, by the few attempts accepted since the event."""
-        accepted, unit = max(0.0, self._accepted), self.unit
-        # While nobody was allowed to send, nothing could be accepted.
+        accepted, unit = max(0.0, self._accepted), self.mean_cost
+        # During a pause nothing could be accepted.
         return (accepted + unit * (1 + math.sqrt(accepted / unit))) / max(0.05, since - self._paused_since_event)
 
     def _refilled(self, since: float) -> float | None:
-        """Units per second that came back between two refusals; None: nothing can be told."""
+        """Units per second that came back between two refusals; None: that cannot be measured."""
         rate: float | None = self._accepted / since
         base, now = self._base, self.rate
         if self._pressed_since_event < PRESSING * (since - self._paused_since_event):
-            # It was demand that was small, not the limit.
+            # Demand was low, not the limit.
             rate = None if base is None else max(self._accepted / since, BETA * base)
         if rate is not None and self._exact and base is not None and now is not None:
-            # What the bucket could not hold is missing from that: all of it where a short window is
-            # enforced, some of it after a pause in demand.
+            # What refilled while the bucket was full was lost: all of it where a short window is enforced, some of it
+            # after a pause in demand.
             rate = max(rate, BETA * min(now, MOST_ABOVE * base))
         return rate
 
     def slow_down(self, now: float, known: float | None) -> None:
         """The rate grew too fast for the server: half of what it was, held for a long while, then slowly up again."""
         if self._held and now - self._event_at < SETTLING:
-            return  # it still looks at what was sent before
+            return  # the server still judges by what was sent before
         usual = self._accepted / max(1.0, now - max(self._event_at, self._meter_since))
         rate = 0.5 * min(self.rate or math.inf, usual)
         self._restart(now)
-        self._set(max(SLOWEST * self.unit, rate), known, exact=True)
+        self._set(max(SLOWEST * self.mean_cost, rate), known, exact=True)
         self._held = True
 
     def forget(self) -> None:
-        """The known limit is the truth again."""
+        """Rely on the known limit again, if there is one."""
         self._base, self._shared, self._events_since = None, False, 0
 
     def _set(self, rate: float, known: float | None, *, exact: bool) -> None:
-        floor = FLOOR * self.unit if known is None else FLOOR_SHARE * known
+        floor = FLOOR * self.mean_cost if known is None else FLOOR_SHARE * known
         self._base = max(floor, rate)
         self._exact = exact
         self._held = False
@@ -251,7 +253,7 @@ class RateLearner:
         self._pressed_since_event = self._paused_since_event = 0.0
 
     def _measured(self, now: float) -> float:
-        """Units per second that were sent lately."""
+        """Units per second that were sent recently."""
         if self._meter_at == -math.inf:
             return 0.0
         meter = self._meter * math.exp(-max(0.0, now - self._meter_at) / METER)

@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     Key = tuple[Dimension, float]
 
 # Limits of one dimension that are remembered; a provider announces two or three.
-KEPT: Final = 8
-# A limit announced this often in a row is what the server has: only other limits in its place end that.
+MOST_LIMITS: Final = 8
+# Announcements in a row after which a limit is certain: it is forgotten only when other limits take its place.
 CERTAIN: Final = 3
-# Responses that have to leave a limit out, for each that announced it, up to that many announcements.
+# Responses without a limit before it is forgotten, for each response that announced it; up to MOST of these count.
 MISSED: Final = 2
 MOST: Final = 10
-# Seconds for which a limit holds calls that was announced once: then one goes, and the server decides.
+# Seconds for which a limit that was announced only once may hold calls back. Then one goes, and the server decides.
 DOUBTED: Final = 1.0
 
 
 class Sightings:
     """How often each limit was announced, by dimension and period, and how often left out since.
 
-    A gateway's odd response may announce a limit that nobody has: a month's worth of one request. Until it has
-    been announced again it is doubtful: it holds calls for `DOUBTED` seconds at most, and is forgotten when the
-    responses after it say otherwise, or the server accepts what it forbids.
+    A gateway's odd response may announce a limit that does not exist, such as one request a month. Until it is
+    announced again, a limit is doubtful: it holds calls back for `DOUBTED` seconds at most, and is forgotten when later
+    responses do not repeat it, or when the server accepts what it forbids.
     """
 
     __slots__ = ("_missed", "_refusing", "_seen", "doubtful")
@@ -39,7 +39,7 @@ class Sightings:
         self._missed: dict[Key, int] = {}
         self._refusing: set[Key] = set()  # announced by a refusal, which other responses need not repeat
         self.doubtful: set[Key] = set()
-        """Limits that were announced once."""
+        """Limits that were announced only once."""
 
     def __contains__(self, key: Key) -> bool:
         return key in self._seen
@@ -63,7 +63,7 @@ class Sightings:
             self.doubtful.add(key)
 
     def discard(self, key: Key) -> None:
-        """It turned out not to exist."""
+        """The limit does not exist."""
         self._seen.pop(key, None)
         self._missed.pop(key, None)
         self._refusing.discard(key)
@@ -72,10 +72,10 @@ class Sightings:
     def surplus(self, dimension: Dimension) -> list[Key]:
         """The least recently announced of too many."""
         keys = [key for key in self._seen if key[0] == dimension]
-        return keys[: max(0, len(keys) - KEPT)]
+        return keys[: max(0, len(keys) - MOST_LIMITS)]
 
     def missed(self, dimension: Dimension, announced: set[float]) -> list[Key]:
-        """A response announced limits of these periods; returns those of others that are not believed any more."""
+        """A response announced limits of these periods. Returns the limits that it disproves by leaving them out."""
         forgotten = []
         for key, seen in self._seen.items():
             if key[0] != dimension or key[1] in announced:

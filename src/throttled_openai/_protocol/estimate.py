@@ -2,8 +2,8 @@
 
 Every formula is the provider's own arithmetic, fitted to the attempts recorded in tests/data/ratelimit-samples.csv.
 No tokenizer is needed: OpenAI itself charges a quarter of the UTF-8 bytes, and a tokenizer would hold the event loop
-for 6 ms with a prompt of 100 kB. `_control` learns whether output is charged as well, and how far a guess of real
-tokens is off.
+for 6 ms with a prompt of 100 kB. `_control.cost_model` learns whether output is charged as well, and how far a guess of
+real tokens is off.
 """
 
 from collections.abc import Callable
