@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
 from openai import AsyncAzureOpenAI, AzureOpenAI, DefaultAsyncHttpxClient
 
-from throttled_openai._admission.permit import Call, Manners, Outcome, Permit
+from throttled_openai._admission.call import Call, Outcome, QueueOptions
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import PERMIT
 from throttled_openai._pool import http_client
@@ -25,7 +26,7 @@ from throttled_openai.errors import AdmissionError, bare
 
 from .credentials import credentials_of, fields_of, names_account
 from .http_client import throttle_http_client, unthrottled
-from .options import MANNERS_OPTIONS, OPTIONS, THROTTLE_OPTIONS, current_manners, given_of, read_options
+from .options import OPTIONS, QUEUE_OPTIONS, THROTTLE_OPTIONS, current_queue_options, given_of, read_options
 from .sdk import hooked, known_platform, platform_from_thread, retries_of
 from .signature import sign
 from .waits import end_waits, wait, waits_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextvars import Token
 
+    from throttled_openai._admission.permit import Permit
     from throttled_openai._admission.throttle import Throttle
     from throttled_openai._pool import Kind
     from throttled_openai._protocol.account import Account
@@ -98,7 +100,7 @@ class ThrottledBase:
 
     _threads: ClassVar = False
     _throttles: Throttles
-    _manners: Manners
+    _queue_options: QueueOptions
     _dialect: str | None
     _whose: _Whom | None = None  # the client's own, as long as its fields stay
     _line: tuple[Any, Waits] = None, set()  # the HTTP client, and the calls that wait to be sent through it
@@ -137,7 +139,7 @@ class ThrottledBase:
             """
             extra = dict(_extra_kwargs or {})
             given = {name: source.pop(name) for source in (options, extra) for name in OPTIONS if name in source}
-            ours = {name: getattr(self._manners, name) for name in MANNERS_OPTIONS}
+            ours = {name: getattr(self._queue_options, name) for name in QUEUE_OPTIONS}
             ours["dialect"] = self._dialect
             ours |= given_of(**given)
             if "pool" in ours and options.get("http_client") is None:
@@ -158,11 +160,11 @@ class ThrottledBase:
 
     def _take_options(self, options: dict[str, Any]) -> Kind | None:
         """Take what is ours out of `options`; the rest is the SDK's. Returns `pool`."""
-        self._throttles, self._manners, self._dialect, pool = read_options(options, threads=self._threads)
+        self._throttles, self._queue_options, self._dialect, pool = read_options(options, threads=self._threads)
         return pool
 
     def _http_client(self, pool: Kind | None) -> Any:
-        return http_client(pool or "httpx", most_in_flight=self._throttles.latest.most_connections)
+        return http_client(pool or "httpx", most_in_flight=dispatcher_of(self._throttles.latest).most_connections)
 
     @suggesting
     def with_throttle(
@@ -188,8 +190,8 @@ class ThrottledBase:
         # A deployment in the address goes over the model that is asked for; `responses` have none there.
         in_address = whom.deployment and not options.url.startswith("/responses")
         model = whom.deployment if in_address else model_of(options.url, body)
-        manners = current_manners(self._manners)
-        return Call(model, cost.input, manners, cost, whom.provider, whom.endpoint, whom.account)
+        queue_options = current_queue_options(self._queue_options)
+        return Call(model, cost.input, queue_options, cost, whom.provider, whom.endpoint, whom.account)
 
     def _whom(self, options: Any = None) -> _Whom:
         """Who answers, and whom; looked up anew when a field of the client or the call itself says so."""
@@ -240,7 +242,7 @@ class ThrottledBase:
         def _hear(self, response: Any, current: Current | None) -> None:
             """Learn from the response to a call that needed no permit."""
             if current is not None and current.whom is not None:
-                current.throttle.observe(read_limits(response.headers), current.whom.account)
+                dispatcher_of(current.throttle).observe(read_limits(response.headers), current.whom.account)
 
         def _bare_request(self, options: Any) -> Any:
             """Method and address, for an error: the call that waited had no request yet."""
@@ -272,7 +274,11 @@ class Throttled(ThrottledBase):
             """The throttle in the HTTP client, where this SDK does not let us in above it."""
             http = DefaultAsyncHttpxClient() if http is None else unthrottled(http)
             self._throttles.given = self._throttles.latest  # what is below does not know our account
-            ours = {"throttle": self._throttles.latest, "dialect": self._dialect, **dataclasses.asdict(self._manners)}
+            ours = {
+                "throttle": self._throttles.latest,
+                "dialect": self._dialect,
+                **dataclasses.asdict(self._queue_options),
+            }
             return throttle_http_client(http, **ours)
 
         async def request(self, *args: Any, **kwargs: Any) -> Any:
@@ -312,7 +318,7 @@ class Throttled(ThrottledBase):
             permit, current.permit = current.permit, None
             renew = functools.partial(self._renewed, current, request)
             admit = functools.partial(self._admitted, current)
-            return await send_admitted(current.throttle, permit, request, send, admit, renew)
+            return await send_admitted(current.throttle.max_refusals, permit, request, send, admit, renew)
 
         async def _renewed(self, current: Current, request: Any) -> Any:
             """The request of a further attempt, made as the SDK's own retries make it: with fresh credentials."""
@@ -332,7 +338,7 @@ class Throttled(ThrottledBase):
 
         async def _admitted(self, current: Current, call: Call) -> Permit:
             try:
-                return await wait(self._waits(), current.throttle.admit(call))
+                return await wait(self._waits(), dispatcher_of(current.throttle).admit(call))
             except AdmissionError as error:
                 error.request = self._bare_request(current.options)
                 raise

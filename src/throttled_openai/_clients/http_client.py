@@ -8,7 +8,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from throttled_openai._admission.permit import Call
+from throttled_openai._admission.call import Call
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import ADMITTED, PERMIT
 from throttled_openai._protocol.account import account_at, credentials_in
@@ -20,7 +21,7 @@ from throttled_openai._protocol.stream_tail import Tail, last_usage
 from throttled_openai._spelling import did_you_mean
 from throttled_openai.errors import AdmissionError, bare
 
-from .options import OPTIONS, current_manners, read_options
+from .options import OPTIONS, current_queue_options, read_options
 from .rebind import Rebinding
 from .waits import end_waits, wait, waits_of
 
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     import httpx
     import httpx2
 
-    from throttled_openai._admission.permit import Manners, Permit
+    from throttled_openai._admission.call import QueueOptions
+    from throttled_openai._admission.permit import Permit
     from throttled_openai._admission.throttle import Throttle
     from throttled_openai._protocol.account import Account
 
@@ -66,7 +68,7 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
             "for a client of the SDK there is throttle()"
         )
     given: dict[str, Any] = dict(options)
-    throttles, manners, dialect, pool = read_options(given, threads=False)
+    throttles, queue_options, dialect, pool = read_options(given, threads=False)
     if pool is not None:
         raise ValueError(f"http_client has its own connections: leave out pool={pool!r}")
     if given:
@@ -75,7 +77,7 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     own: Any = type(client)
     view: Any = object.__new__(_view_class(own))
     view.__dict__ = client.__dict__  # the same, so that both are open or closed, and have the same hooks
-    view._throttled, view._own = _Throttled(client, throttles, manners, dialect), {}  # noqa: SLF001
+    view._throttled, view._own = _Throttled(client, throttles, queue_options, dialect), {}  # noqa: SLF001
     throttled: Client = view
     return throttled
 
@@ -90,7 +92,7 @@ class _Throttled(NamedTuple):
 
     client: Any
     throttles: Throttles
-    manners: Manners
+    queue_options: QueueOptions
     dialect: str | None
 
 
@@ -116,23 +118,23 @@ class _View:
             send = functools.partial(_below or super().send, **options)
             if ADMITTED in request.extensions or self.is_closed:  # admitted by a client of ours above
                 return await send(request)
-            client, throttles, manners, dialect = self._throttled
+            client, throttles, queue_options, dialect = self._throttled
             account = account_at(request.url, credentials_in(request.headers))
             throttle = throttles.of(account)
-            call = _call(request, account, manners, dialect)
+            call = _call(request, account, queue_options, dialect)
             if call is None:
                 response = await send(request)
-                throttle.observe(read_limits(response.headers), account)
+                dispatcher_of(throttle).observe(read_limits(response.headers), account)
                 return response
 
             async def admit(call: Call) -> Permit:
                 try:
-                    return await wait(waits_of(client), throttle.admit(call))
+                    return await wait(waits_of(client), dispatcher_of(throttle).admit(call))
                 except AdmissionError as error:
                     error.request = bare(request)
                     raise
 
-            response = await send_admitted(throttle, await admit(call), request, send, admit)
+            response = await send_admitted(throttle.max_refusals, await admit(call), request, send, admit)
             _watch(response)
             return response
 
@@ -149,7 +151,7 @@ class _View:
             end_waits(waits_of(self._throttled.client))
 
 
-def _call(request: Any, account: Account, manners: Manners, dialect: str | None) -> Call | None:
+def _call(request: Any, account: Account, queue_options: QueueOptions, dialect: str | None) -> Call | None:
     """What the request may cost; None: it runs no model."""
     if request.method != "POST":
         return None
@@ -160,7 +162,9 @@ def _call(request: Any, account: Account, manners: Manners, dialect: str | None)
     provider = provider_named(dialect) if dialect else provider_of(url)
     cost = estimate(url, body, provider)
     endpoint = endpoint_of(request.url.host, request.url.port, provider)
-    return Call(model_of(url, body), cost.input, current_manners(manners), cost, provider, endpoint, account)
+    return Call(
+        model_of(url, body), cost.input, current_queue_options(queue_options), cost, provider, endpoint, account
+    )
 
 
 class _Method:

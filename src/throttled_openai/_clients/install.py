@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from openai import AsyncOpenAI, OpenAI
 
-from throttled_openai._admission.throttle import logger
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai._pool import http_client
 from throttled_openai._spelling import check_names, did_you_mean
 
@@ -37,6 +38,8 @@ _PREFIX: Final = "THROTTLED_OPENAI_"
 # Variables by which `exec` tells the processes of a program that they are that.
 _OF_EXEC: Final = ("exec", "exec_pid")
 _CLASSES: Final = (AsyncOpenAI, OpenAI)
+
+logger = logging.getLogger("throttled_openai")
 
 
 _installed: dict[str, Any] | None = None  # the options that `install()` was given
@@ -76,7 +79,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     given = {**_from_environment(), **{name: value for name, value in options.items() if value is not None}}
     throttles, _, _, pool = read_options(dict(given), threads=True)
     if pool is not None:
-        http_client(pool, most_in_flight=throttles.latest.most_connections)
+        http_client(pool, most_in_flight=dispatcher_of(throttles.latest).most_connections)
     return given
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping  # noqa: TC003  # for `HINTS`
 from contextvars import ContextVar
 from typing import Any, Final, TypedDict, get_type_hints
 
-from throttled_openai._admission.permit import Manners
+from throttled_openai._admission.call import QueueOptions
 from throttled_openai._admission.throttle import Throttle, check_given
 from throttled_openai._limits import Limits  # noqa: TC001
 from throttled_openai._pool import Kind  # noqa: TC001
@@ -18,8 +18,8 @@ from throttled_openai._spelling import suggesting
 from .shared import Throttles
 
 THROTTLE_OPTIONS = ("rpm", "tpm", "rpd", "tpd", "limits", "max_concurrency", "max_refusals")
-MANNERS_OPTIONS = ("priority", "max_wait", "max_queued")
-OPTIONS = ("throttle", *THROTTLE_OPTIONS, *MANNERS_OPTIONS, "dialect", "pool")
+QUEUE_OPTIONS = ("priority", "max_wait", "max_queued")
+OPTIONS = ("throttle", *THROTTLE_OPTIONS, *QUEUE_OPTIONS, "dialect", "pool")
 
 
 class Options(TypedDict, total=False):
@@ -44,19 +44,19 @@ class Options(TypedDict, total=False):
 HINTS: Final[Mapping[str, Any]] = {name: get_type_hints(Options)[name] for name in OPTIONS}
 
 
-def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttles, Manners, str | None, Kind | None]:
+def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttles, QueueOptions, str | None, Kind | None]:
     """Take what is ours out of `options`: throttles, manners, dialect and pool. Raises for invalid options."""
     ours = {name: options.pop(name) for name in OPTIONS if name in options}
     pool, dialect, given = ours.pop("pool", None), ours.pop("dialect", None), ours.pop("throttle", None)
     if dialect is not None:
         provider_named(dialect)
-    manners = Manners(**{name: ours.pop(name) for name in MANNERS_OPTIONS if name in ours})
+    queue_options = QueueOptions(**{name: ours.pop(name) for name in QUEUE_OPTIONS if name in ours})
     limits = given_of(**ours)
     if isinstance(given, Throttles):  # of the client that this one is a copy of
-        return given, manners, dialect, pool
+        return given, queue_options, dialect, pool
     if given is not None:
         check_given(given, limits)
-    return Throttles(given, limits, threads=threads), manners, dialect, pool
+    return Throttles(given, limits, threads=threads), queue_options, dialect, pool
 
 
 _asked: ContextVar[dict[str, Any] | None] = ContextVar("throttled_openai_manners", default=None)
@@ -70,7 +70,7 @@ def manners(
     max_wait: float | None = None,
     max_queued: int | None = None,
 ) -> Iterator[None]:
-    """Manners of all calls that begin inside this `with`, for code that a client cannot be handed to.
+    """QueueOptions of all calls that begin inside this `with`, for code that a client cannot be handed to.
 
     As `with_throttle()` of a client, over which it goes: `priority`: higher goes first; `max_wait`:
     seconds a call may wait; `max_queued`: how many may wait. What is not given stays. Tasks that
@@ -79,7 +79,7 @@ def manners(
     Raises `TypeError` or `ValueError` for what cannot be meant.
     """
     given = given_of(priority=priority, max_wait=max_wait, max_queued=max_queued)
-    Manners(**given)
+    QueueOptions(**given)
     token = _asked.set({**(_asked.get() or {}), **given})
     try:
         yield
@@ -87,7 +87,7 @@ def manners(
         _asked.reset(token)
 
 
-def current_manners(own: Manners) -> Manners:
+def current_queue_options(own: QueueOptions) -> QueueOptions:
     """`own`, but for what a `manners()` around the call asks for."""
     asked = _asked.get()
     return own if asked is None else dataclasses.replace(own, **asked)

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from throttled_openai._admission.throttle import Throttle, with_changes
+from throttled_openai._admission.throttle import Throttle, dispatcher_of, with_changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +50,7 @@ class Registry:
             throttles = self._found.setdefault(account, weakref.WeakValueDictionary())
             found = throttles.get(key)
             is_first = found is not None or all(other == key for other in throttles)
-            if found is None or (found.outlived and found is not mine):
+            if found is None or (dispatcher_of(found).outlived and found is not mine):
                 found = throttles[key] = client.make() if mine is None else mine
             self._clients.setdefault(found, weakref.WeakSet()).add(client)
             if client.keeps:
@@ -86,7 +86,9 @@ class Registry:
     def _sweep(self, now: float) -> None:
         if now >= self._sweeps_at:
             self._sweeps_at = now + SWEEP
-            self._kept = {each: until for each, until in self._kept.items() if now < until and not each.outlived}
+            self._kept = {
+                each: until for each, until in self._kept.items() if now < until and not dispatcher_of(each).outlived
+            }
             self._found = {account: throttles for account, throttles in self._found.items() if throttles}
 
 
@@ -123,7 +125,7 @@ class Throttles:
         if self.keeps:
             return self.of(account)
         self._first = self._first or account
-        if self._unused is not None or self.latest.outlived:
+        if self._unused is not None or dispatcher_of(self.latest).outlived:
             return self.of(self._first)
         return self.latest
 
@@ -132,7 +134,7 @@ class Throttles:
         if self.given is not None:
             return self.given
         throttle = self._met.get(account)
-        if throttle is None or throttle.outlived:
+        if throttle is None or dispatcher_of(throttle).outlived:
             throttle = self._find(account, throttle)
         self.latest = throttle
         return throttle

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import openai
 from openai import AzureOpenAI, OpenAI
 
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai._exchange.send_sync import send_admitted
 from throttled_openai._pool import sync_http_client
 from throttled_openai.errors import AdmissionError
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     import httpx2
     from openai import NotGiven, Timeout
 
-    from throttled_openai._admission.permit import Call, PostedPermit
+    from throttled_openai._admission.call import Call
+    from throttled_openai._admission.posted_permit import PostedPermit
     from throttled_openai._admission.throttle import Throttle
     from throttled_openai._limits import Limits
     from throttled_openai._pool import Kind
@@ -41,7 +43,9 @@ class SyncThrottled(ThrottledBase):
     if not TYPE_CHECKING:
 
         def _http_client(self, pool: Kind | None) -> Any:
-            return sync_http_client(pool or "httpx", most_in_flight=self._throttles.latest.most_connections)
+            return sync_http_client(
+                pool or "httpx", most_in_flight=dispatcher_of(self._throttles.latest).most_connections
+            )
 
         def _throttled_below(self, http: Any) -> Any:
             del http
@@ -79,7 +83,7 @@ class SyncThrottled(ThrottledBase):
             permit, current.permit = current.permit, None
             renew = functools.partial(self._renewed, current, request)
             admit = functools.partial(self._admitted, current)
-            return send_admitted(current.throttle, permit, request, send, admit, renew)
+            return send_admitted(current.throttle.max_refusals, permit, request, send, admit, renew)
 
         def _renewed(self, current: Current, request: Any) -> Any:
             """The request of a further attempt, made as the SDK's own retries make it: with fresh credentials."""

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from throttled_openai._admission.home import post
 from throttled_openai._admission.portal import portal
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai.errors import ClientClosed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from throttled_openai._admission.permit import Call, Permit, PostedPermit
+    from throttled_openai._admission.call import Call
+    from throttled_openai._admission.permit import Permit
+    from throttled_openai._admission.posted_permit import PostedPermit
     from throttled_openai._admission.throttle import Throttle
 
     Waits = set["_Wait | Call"]
@@ -61,7 +64,7 @@ def wait_blocking(waits: Waits, throttle: Throttle, call: Call) -> PostedPermit:
     """As `wait`, for a thread."""
     waits.add(call)
     try:
-        return throttle.admit_blocking(call)
+        return dispatcher_of(throttle).admit_blocking(call)
     except asyncio.CancelledError:
         if not call.withdrawn:
             raise
