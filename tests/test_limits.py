@@ -122,7 +122,7 @@ def test_a_priority_that_is_no_whole_number_is_a_type_error(make, value):
 
 def test_a_priority_may_be_negative_and_what_is_not_given_stays():
     patient = client(priority=-5, max_wait=30).with_throttle(max_queued=10)
-    assert patient._manners == QueueOptions(priority=-5, max_wait=30, max_queued=10)
+    assert patient._queue_options == QueueOptions(priority=-5, max_wait=30, max_queued=10)
 
 
 # --- shapes ---------------------------------------------------------------------------------------

@@ -311,7 +311,7 @@ def test_a_hundred_tasks_on_each_of_four_loops_have_their_answers(threaded):
 
     def run(results):
         async def main():
-            asked = (threaded.ask_async(lambda number=number: double(number)) for number in range(100))
+            asked = (threaded.run_async(lambda number=number: double(number)) for number in range(100))
             return await asyncio.gather(*asked)
 
         results.append(asyncio.run(main()))

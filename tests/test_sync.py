@@ -265,10 +265,10 @@ def test_a_copy_shares_the_budgets_and_keeps_its_manners(method):
     assert isinstance(other, ThrottledOpenAI)
     assert (other.timeout, other.max_retries) == (5.0, 9)
     assert other.throttle is client.throttle
-    assert other._manners == client._manners
+    assert other._queue_options == client._manners
     assert other._client is client._client
     assert client.with_throttle(priority=1).throttle is client.throttle
-    assert client.with_throttle(priority=1)._manners.max_wait == 30.0
+    assert client.with_throttle(priority=1)._queue_options.max_wait == 30.0
 
 
 def test_a_copy_with_limits_gets_budgets_of_its_own():
