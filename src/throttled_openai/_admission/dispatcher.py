@@ -334,7 +334,7 @@ class Dispatcher:
         if not attempt.settled:
             attempt.streaming = True
             self.stall.streams += 1
-            limiter.started(attempt, self.loop.time())
+            limiter.gate.started(attempt, self.loop.time())
             self.admit_waiting(limiter)  # its headers may have announced higher limits
 
     def settle(

@@ -15,6 +15,7 @@ from throttled_openai._stats import BudgetStats, spell
 from throttled_openai.errors import AdmissionTimeout, QueueFull
 
 from .call import Call, Outcome
+from .diagnosis import suspects
 from .gate import Gate
 from .home import post
 from .notices import say
@@ -279,10 +280,6 @@ class Limiter:
 
     # Settlement
 
-    def started(self, attempt: Attempt, now: float) -> None:
-        """The server has begun to answer with a stream."""
-        self.gate.started(attempt, now)
-
     def settle(  # noqa: PLR0917
         self,
         attempt: Attempt,
@@ -377,7 +374,7 @@ class Limiter:
     ) -> None:
         """Apply a refusal to its likely cause: too many attempts in flight, or a rate."""
         reservation, budget = attempt.reservation, attempt.budget
-        room, rate = self._suspects(attempt, refusal, response)
+        room, rate = suspects(attempt, refusal, response, self.concurrency, self.limit)
         event, believed = False, False
         if room:
             elapsed = now - reservation.at
@@ -401,25 +398,6 @@ class Limiter:
                 self.concurrency.value(),
                 max(0.0, budget.paused_until - now),
             )
-
-    def _suspects(self, attempt: Attempt, refusal: Refusal, response: Any) -> tuple[bool, bool]:
-        """Whether the server probably refused for lack of room, and whether for a rate."""
-        concurrency, number = self.concurrency, attempt.reservation.number
-        if refusal.retry_after is None and response is not None and response.status_code < 400:
-            # In the middle of a stream, after the limits had let it pass.
-            room, rate = True, False
-        else:
-            binding = attempt.crowd >= self.limit or concurrency.never_served(attempt.crowd)
-            room, rate = attempt.budget.suspects(refusal, binding=binding, calm=concurrency.is_calm)
-        if room and refusal.kind == "rate":
-            if attempt.crowd == 1:  # every server has room for one
-                return False, True
-            if concurrency.has_served_more(attempt.crowd):
-                concurrency.take_back()
-                return False, True
-        if room and concurrency.in_vain(number, attempt.budget.newest):
-            return False, rate or refusal.kind == "rate" or refusal.slow_down
-        return room, rate
 
     def observe(self, announcement: Announcement, attempt: Attempt | None, now: float) -> None:
         """Learn the limits a response announced; without an attempt, one that needed no permit."""

@@ -69,6 +69,8 @@ class Throttle:
             check_count("max_concurrency", max_concurrency, "a number of calls such as 100, or None to find it")
         if max_refusals is not None:
             check_count("max_refusals", max_refusals, "a number such as 20, or 0 to see every refusal", least=0)
+        self.max_refusals = max_refusals
+        self.threads = threads
         ceiling = within_file_limit(MOST_IN_FLIGHT) if max_concurrency is None else max_concurrency
         self._dispatcher = Dispatcher(
             book,
@@ -81,16 +83,6 @@ class Throttle:
     def changed(self, **options: Any) -> Throttle:
         """Another throttle with the same options except for `options`, and with budgets of its own."""
         return Throttle(**with_changes(self._options, options))
-
-    @property
-    def max_refusals(self) -> int | None:
-        """How often the server may refuse one call; None: as described above."""
-        return self._options.get("max_refusals")
-
-    @property
-    def threads(self) -> bool:
-        """Whether a thread of its own makes the decisions from the start."""
-        return bool(self._options["threads"])
 
     @property
     def waiting(self) -> int:

@@ -1,4 +1,4 @@
-"""The SDK seam: what every throttled client does with its calls, as a mixin before a class of the SDK."""
+"""What every throttled client does with its calls: mixins that come before a class of the SDK."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
 
 class Current:
-    """The SDK call under way in this context: its place in line and the permit of its next attempt.
+    """The SDK call under way in this context: its place in the queue and the permit of its next attempt.
 
-    `options`: as they were given, before any attempt changed them. `whom`: whose limits it draws on.
+    `options`: as the caller gave them, before any attempt changed them. `whom`: the account whose limits apply.
     """
 
     __slots__ = ("call", "idempotency_key", "options", "permit", "renews", "throttle", "whom")
@@ -62,30 +62,30 @@ class Current:
         self.renews = False
 
     def options_anew(self) -> Any:
-        """For a further attempt, which is the same use of the API."""
+        """The options for a further attempt, with the same idempotency key."""
         options = copy.copy(self.options)
         options.idempotency_key = self.idempotency_key
         self.renews = True
         return options
 
     def end(self, token: Token[Current | None]) -> None:
-        """Give back what was admitted and never sent: something failed before."""
+        """Give back a permit that was never used, because something failed before the request was sent."""
         if self.permit is not None:
             self.permit.release(Outcome.UNSENT)
         try:  # noqa: SIM105  # which is four calls more
             CURRENT.reset(token)
-        except ValueError:  # the garbage collector closes coroutines in another context than they began in
+        except ValueError:  # the garbage collector closes coroutines in a context other than their own
             pass
 
 
-# Set by `request()`. Absent for what only borrows the hooks below, such as WebSocket connections.
+# Set by `request()`. Absent for uses of the hooks below outside a call, such as WebSocket connections.
 CURRENT: Final[ContextVar[Current | None]] = ContextVar("throttled_openai_call", default=None)
 
 
 class _Whom(NamedTuple):
-    """Who answers, and whom: `account`, as long as `fields` of the client stay.
+    """The provider that answers and the account it answers, valid while the client's `fields` do not change.
 
-    `endpoint`: the host, where each has limits of its own. `deployment`: in the address.
+    `endpoint`: the host, if each host has limits of its own. `deployment`: the one in the address.
     """
 
     fields: tuple[object, ...]
@@ -96,7 +96,7 @@ class _Whom(NamedTuple):
 
 
 class ThrottledBase:
-    """What synchronous and asynchronous clients have in common: their options, and what a call costs."""
+    """The part that synchronous and asynchronous clients share: their options, and the cost of a call."""
 
     _threads: ClassVar = False
     _throttles: Throttles
@@ -107,10 +107,10 @@ class ThrottledBase:
 
     @property
     def throttle(self) -> Throttle:
-        """Budgets and queues; `client.throttle.stats()` tells what it knows and what waits.
+        """Budgets and queues; `client.throttle.stats()` shows limits, waiting calls and counts.
 
-        Clients of one account with the same limits have the same one, unless they were given another.
-        For another account, a copy of the client or a call has budgets of its own in it.
+        Clients of one account with the same limits share it, unless they were given another.
+        A copy of the client, or a call, for another account has budgets of its own in it.
         """
         return self._throttles.of_client(self._whom().account)
 
@@ -128,14 +128,14 @@ class ThrottledBase:
                 options["http_client"] = self._throttled_below(options.get("http_client"))
             with suggestions(type(self), OPTIONS):
                 super().__init__(*args, **options)
-            if made is not None:  # what the SDK gives to its own
+            if made is not None:  # as the SDK does with its own
                 made.base_url, made.timeout = self.base_url, self.timeout
 
         def copy(self, *, _extra_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-            """A client with the same options but those given.
+            """A client with the same options except for those given.
 
-            The throttle is shared unless limits are among them, connections unless `pool` or
-            `http_client` is. `None` keeps what this client has, as with the SDK's own arguments.
+            Both share the throttle unless limits are given, and connections unless `pool` or
+            `http_client` is. `None` keeps this client's value, as with the SDK's own arguments.
             """
             extra = dict(_extra_kwargs or {})
             given = {name: source.pop(name) for source in (options, extra) for name in OPTIONS if name in source}
@@ -159,7 +159,7 @@ class ThrottledBase:
             sign(cls, cls.__mro__[cls.__mro__.index(ThrottledBase) + 1])
 
     def _take_options(self, options: dict[str, Any]) -> Kind | None:
-        """Take what is ours out of `options`; the rest is the SDK's. Returns `pool`."""
+        """Take our options out of `options`; the rest is the SDK's. Returns `pool`."""
         self._throttles, self._queue_options, self._dialect, pool = read_options(options, threads=self._threads)
         return pool
 
@@ -174,27 +174,27 @@ class ThrottledBase:
         max_wait: float | None = None,
         max_queued: int | None = None,
     ) -> Self:
-        """The same client and budgets, with other manners in the queue; what is not given stays."""
+        """The same client and budgets, with other queue options; those left out stay as they are."""
         client: Any = self
         copy: Self = client.copy(_extra_kwargs=given_of(priority=priority, max_wait=max_wait, max_queued=max_queued))
         return copy
 
     def _call(self, options: Any, whom: _Whom) -> Call | None:
-        """What a call with these options may cost; None: it runs no model."""
+        """The call with its estimated cost; None if it runs no model."""
         body = options.json_data
         if options.extra_json and (body is None or isinstance(body, dict)):
             body = {**(body or {}), **options.extra_json}  # extra_body=, which the SDK merges later
         if not is_metered(options.method, options.url, body):
             return None
         cost = estimate(options.url, body, whom.provider)
-        # A deployment in the address goes over the model that is asked for; `responses` have none there.
+        # A deployment in the address overrides the requested model; `responses` have none there.
         in_address = whom.deployment and not options.url.startswith("/responses")
         model = whom.deployment if in_address else model_of(options.url, body)
         queue_options = current_queue_options(self._queue_options)
         return Call(model, cost.input, queue_options, cost, whom.provider, whom.endpoint, whom.account)
 
     def _whom(self, options: Any = None) -> _Whom:
-        """Who answers, and whom; looked up anew when a field of the client or the call itself says so."""
+        """Provider and account of a call; found anew if a field of the client, or the call itself, changes them."""
         client: Any = self
         fields = fields_of(client)
         whom = self._whose
@@ -215,19 +215,19 @@ class ThrottledBase:
         return _Whom(fields, account_at(url, credentials), provider, endpoint, deployment)
 
     def _admissible(self, current: Current) -> Call | None:
-        """The call, if it is one that is to be admitted."""
+        """The call, if it needs a permit."""
         if current.call is None:
             current.whom = whom = self._whom(current.options)
-            # A call that is for another account than its client has a budget of its own in the same throttle.
+            # A call for an account other than its client's has a budget of its own in the same throttle.
             current.throttle = self._throttles.of_client(self._whose.account if self._whose else whom.account)
             current.call = self._call(current.options, whom)
-        # What is sent through a closed client fails, as with the SDK's: not after a wait.
+        # A call through a closed client fails at once, as with the SDK's, not after a wait.
         return None if self._client.is_closed else current.call  # type: ignore[attr-defined]
 
     def _provider_at(self, url: Any) -> Provider:
         if self._dialect:
             return provider_named(self._dialect)
-        if isinstance(self, AsyncAzureOpenAI | AzureOpenAI):  # perhaps behind a gateway with a name of its own
+        if isinstance(self, AsyncAzureOpenAI | AzureOpenAI):  # perhaps behind a gateway of another name
             return PROVIDERS["azure"]
         return provider_of(str(url))
 
@@ -245,12 +245,12 @@ class ThrottledBase:
                 dispatcher_of(current.throttle).observe(read_limits(response.headers), current.whom.account)
 
         def _bare_request(self, options: Any) -> Any:
-            """Method and address, for an error: the call that waited had no request yet."""
+            """Method and address, for an error: a waiting call has no request yet."""
             url = options.url if "://" in options.url else f"{self.base_url}{options.url.lstrip('/')}"
             return bare(self._client.build_request(options.method, url))
 
         def _process_response_data(self, *, data: object, cast_to: Any, response: Any) -> Any:
-            """Usage: from the body, or the stream event, that the SDK has parsed anyway."""
+            """Read usage from the body or stream event, which the SDK has parsed anyway."""
             permit = response.extensions.get(PERMIT)
             if permit is not None:
                 usage = read_usage(data)
@@ -264,16 +264,16 @@ class ThrottledBase:
 class Throttled(ThrottledBase):
     """Makes a throttled client of any subclass of `AsyncOpenAI`: `class Mine(Throttled, TheirClient): ...`.
 
-    It comes first among the bases. The constructor takes all arguments of the other class, and those
-    that `ThrottledAsyncOpenAI` has more than `AsyncOpenAI`.
+    It must be the first base. The constructor takes all arguments of the other class, and those
+    that `ThrottledAsyncOpenAI` adds to `AsyncOpenAI`.
     """
 
     if not TYPE_CHECKING:
 
         def _throttled_below(self, http: Any) -> Any:
-            """The throttle in the HTTP client, where this SDK does not let us in above it."""
+            """Throttle the HTTP client instead, if this SDK lacks the hooks above it."""
             http = DefaultAsyncHttpxClient() if http is None else unthrottled(http)
-            self._throttles.given = self._throttles.latest  # what is below does not know our account
+            self._throttles.given = self._throttles.latest  # the HTTP client does not know our account
             ours = {
                 "throttle": self._throttles.latest,
                 "dialect": self._dialect,
@@ -287,7 +287,7 @@ class Throttled(ThrottledBase):
             current = Current(args[1] if len(args) > 1 else kwargs["options"])
             token = CURRENT.set(current)
             try:
-                # Here, and not in `_prepare_options`, as the SDK would have made two copies of the
+                # Here, and not in `_prepare_options`: the SDK would have made two copies of the
                 # options by then: 2 KB for each call that waits.
                 await self._admit(current)
                 if self._platform is None:
@@ -308,7 +308,7 @@ class Throttled(ThrottledBase):
             return await super()._prepare_options(options)
 
         async def _send_request(self, request: Any, *, stream: bool, **kwargs: Any) -> Any:
-            """The exchange: the permit is bound to it, or the headers are read in passing."""
+            """Send with the permit; without one, only read the limits in the headers."""
             send = functools.partial(super()._send_request, stream=stream, **kwargs)
             current = CURRENT.get()
             if current is None or current.permit is None:
@@ -321,7 +321,7 @@ class Throttled(ThrottledBase):
             return await send_admitted(current.throttle.max_refusals, permit, request, send, admit, renew)
 
         async def _renewed(self, current: Current, request: Any) -> Any:
-            """The request of a further attempt, made as the SDK's own retries make it: with fresh credentials."""
+            """The request of a further attempt, with fresh credentials, as the SDK's own retries make it."""
             try:
                 options = await self._prepare_options(current.options_anew())
             finally:
@@ -352,6 +352,6 @@ class Throttled(ThrottledBase):
 
 @functools.cache
 def _takes_http_client(cls: type[Any]) -> bool:
-    """Whether the class of the SDK, or one built on it, lets us choose the connections."""
+    """Whether the SDK's class, or one built on it, lets us choose the connections."""
     sdk: Any = cls.__mro__[cls.__mro__.index(ThrottledBase) + 1]
     return "http_client" in inspect.signature(sdk.__init__).parameters

@@ -1,4 +1,4 @@
-"""The HTTP client of somebody else's library, throttled: a view of an `httpx` or `httpx2` client."""
+"""A throttled view of an `httpx` or `httpx2` client, for other libraries."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ Client = TypeVar("Client", bound="httpx.AsyncClient | httpx2.AsyncClient")
 
 
 def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Client:
-    """A client that sends as `http_client` does, each request that runs a model when the limits allow.
+    """A client that sends as `http_client` does, but requests that run a model only when the limits allow.
 
-    For libraries that take a `httpx` or `httpx2` client rather than one of the SDK. It shares all that
-    `http_client` has (connections, hooks, cookies, proxies; closing one closes both), which itself stays
-    as it is. The options are those of `ThrottledAsyncOpenAI` but `pool`; `.throttle` is the `Throttle`.
+    For libraries that take an `httpx` or `httpx2` client rather than one of the SDK. It shares everything
+    with `http_client` (connections, hooks, cookies, proxies; closing one closes both), which is unchanged.
+    The options are those of `ThrottledAsyncOpenAI` except `pool`; `.throttle` is the `Throttle`.
 
     Models and sizes are read from JSON bodies, usage from the decoded body or stream as it is read. A
-    refusal is sent again as with the SDK's clients, which may have this one as `http_client`: the same
-    request, so credentials that live for seconds need a throttled client of the SDK, which asks for new ones.
+    refused request is sent again unchanged, so credentials that live for seconds need a throttled client of
+    the SDK, which asks for new ones. That client may have this one as its `http_client`.
 
     Calls raise what `http_client` raises, and `AdmissionTimeout`, `QueueFull`, `RequestTooLarge` or
-    `AccountBlocked`. Raises `TypeError` for what is no asynchronous client of httpx or httpx2, or is
-    throttled already, and `ValueError` for limits that cannot be meant.
+    `AccountBlocked`. Raises `TypeError` for anything but an asynchronous client of httpx or httpx2, or one that is
+    throttled already, and `ValueError` for invalid limits.
     """
     client: Any = http_client
     if isinstance(client, _View):
@@ -64,8 +64,8 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     families = [sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules]
     if not isinstance(client, tuple(family.AsyncClient for family in families)):
         raise TypeError(
-            f"throttle_http_client() takes a httpx.AsyncClient or httpx2.AsyncClient, not {type(client).__name__}; "
-            "for a client of the SDK there is throttle()"
+            f"throttle_http_client() takes an httpx.AsyncClient or httpx2.AsyncClient, not {type(client).__name__}; "
+            "for a client of the SDK use throttle()"
         )
     given: dict[str, Any] = dict(options)
     throttles, queue_options, dialect, pool = read_options(given, threads=False)
@@ -83,12 +83,12 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
 
 
 def unthrottled(http_client: Any) -> Any:
-    """The client that a view of `throttle_http_client` was made of; any other as it is."""
+    """The client below a view made by `throttle_http_client`; any other client is returned unchanged."""
     return http_client._throttled.client if isinstance(http_client, _View) else http_client  # noqa: SLF001
 
 
 class _Throttled(NamedTuple):
-    """What a view has beside the client it is one of."""
+    """A view's client, and its own options."""
 
     client: Any
     throttles: Throttles
@@ -97,7 +97,7 @@ class _Throttled(NamedTuple):
 
 
 class _View:
-    """Before the class of a client: `send` waits for a permit."""
+    """Comes before the class of a client: `send` waits for a permit."""
 
     __slots__ = ()
 
@@ -106,11 +106,11 @@ class _View:
 
     @property
     def throttle(self) -> Throttle:
-        """Budgets and queues of the account that was called for last."""
+        """Budgets and queues of the account of the latest request."""
         return self._throttled.throttles.latest
 
     def __del__(self) -> None:
-        """Some clients close themselves here; this one belongs to whoever made the other."""
+        """Does nothing: some classes close themselves here, but the wrapped client owns the connections."""
 
     if not TYPE_CHECKING:
 
@@ -152,7 +152,7 @@ class _View:
 
 
 def _call(request: Any, account: Account, queue_options: QueueOptions, dialect: str | None) -> Call | None:
-    """What the request may cost; None: it runs no model."""
+    """The call with its estimated cost; None if it runs no model."""
     if request.method != "POST":
         return None
     url = str(request.url)
@@ -168,9 +168,9 @@ def _call(request: Any, account: Account, queue_options: QueueOptions, dialect: 
 
 
 class _Method:
-    """A method of a view, before what the shared `__dict__` has under its name.
+    """A method of a view, which takes precedence over an entry of the same name in the shared `__dict__`.
 
-    That is what somebody has put around the client's method, to trace calls. Here it is put around the view's.
+    That is a wrapper which a tool has put around the client's method, to trace calls. It is put around the view's.
     """
 
     def __init__(self, name: str, function: Any) -> None:
@@ -197,14 +197,14 @@ class _Method:
 
     def _made(self, view: Any, theirs: Any) -> Any:
         made = Rebinding(view._throttled.client, view).of(theirs)  # noqa: SLF001
-        if made is theirs and self._name == "send":  # cannot be seen into; whatever it sends, it is one request
+        if made is theirs and self._name == "send":  # it hides what it calls, but sends one request
             return functools.partial(self._function, view, _below=theirs)
         return made
 
 
 @functools.cache
 def _view_class(cls: Any) -> type[Any]:
-    # Slots stand beside the shared `__dict__`.
+    # In slots, as `__dict__` is shared with the client.
     own = {"__slots__": ("_own", "_throttled"), "__module__": cls.__module__}
     functions = {
         name: getattr(_View, name, None) or getattr(cls, name) for name in dir(cls) if not name.startswith("_")
@@ -224,7 +224,7 @@ def _json_of(request: Any) -> object:
 
 
 def _watch(response: Any) -> None:
-    """Have the usage told to the permit: now, or as the body is read."""
+    """Report the usage to the permit: now, or while the body is read."""
     permit: Permit | None = response.extensions.get(PERMIT)
     if permit is None:
         return
@@ -233,7 +233,7 @@ def _watch(response: Any) -> None:
         if usage is not None:
             permit.used(usage)
         return
-    # All that decodes goes through this: `aread`, `aiter_text`, `aiter_lines`.
+    # `aread`, `aiter_text` and `aiter_lines` all read through this.
     read, tail = response.aiter_bytes, Tail()
 
     async def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""The options that throttled clients take beside the SDK's own, and the manners that a context asks for."""
+"""The options that throttled clients add to the SDK's, and the queue options of a `with` block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS = ("throttle", *THROTTLE_OPTIONS, *QUEUE_OPTIONS, "dialect", "pool")
 
 
 class Options(TypedDict, total=False):
-    """What throttled clients take beside the SDK's own arguments; `ThrottledAsyncOpenAI` says what each means."""
+    """The arguments that throttled clients add to the SDK's; `ThrottledAsyncOpenAI` explains each."""
 
     throttle: Throttle | None
     rpm: float | None
@@ -40,19 +40,19 @@ class Options(TypedDict, total=False):
     pool: Kind | None
 
 
-# Evaluated, for those who ask a method of a client for its types.
+# Evaluated, for tools that read the type hints of a client's methods.
 HINTS: Final[Mapping[str, Any]] = {name: get_type_hints(Options)[name] for name in OPTIONS}
 
 
 def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttles, QueueOptions, str | None, Kind | None]:
-    """Take what is ours out of `options`: throttles, manners, dialect and pool. Raises for invalid options."""
+    """Take our options out of `options`: throttles, queue options, dialect, pool. Raises for invalid ones."""
     ours = {name: options.pop(name) for name in OPTIONS if name in options}
     pool, dialect, given = ours.pop("pool", None), ours.pop("dialect", None), ours.pop("throttle", None)
     if dialect is not None:
         provider_named(dialect)
     queue_options = QueueOptions(**{name: ours.pop(name) for name in QUEUE_OPTIONS if name in ours})
     limits = given_of(**ours)
-    if isinstance(given, Throttles):  # of the client that this one is a copy of
+    if isinstance(given, Throttles):  # from the client that this one is a copy of
         return given, queue_options, dialect, pool
     if given is not None:
         check_given(given, limits)
@@ -88,7 +88,7 @@ def manners(
 
 
 def current_queue_options(own: QueueOptions) -> QueueOptions:
-    """`own`, but for what a `manners()` around the call asks for."""
+    """`own`, as changed by a `manners()` block around the call."""
     asked = _asked.get()
     return own if asked is None else dataclasses.replace(own, **asked)
 

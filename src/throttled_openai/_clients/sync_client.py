@@ -1,4 +1,4 @@
-"""The synchronous clients: the SDK's, with a throttle before every attempt, in as many threads as there are."""
+"""The synchronous clients: the SDK's, with a throttle before every attempt, in any number of threads."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class SyncThrottled(ThrottledBase):
     """Makes a throttled client of any subclass of `OpenAI`: `class Mine(SyncThrottled, TheirClient): ...`.
 
-    It comes first among the bases. The constructor takes all arguments of the other class, and those
-    that `ThrottledOpenAI` has more than `OpenAI`.
+    It must be the first base. The constructor takes all arguments of the other class, and those
+    that `ThrottledOpenAI` adds to `OpenAI`.
     """
 
     _threads: ClassVar = True
@@ -73,7 +73,7 @@ class SyncThrottled(ThrottledBase):
             return super()._prepare_options(options)
 
         def _send_request(self, request: Any, *, stream: bool, **kwargs: Any) -> Any:
-            """The exchange: the permit is bound to it, or the headers are read in passing."""
+            """Send with the permit; without one, only read the limits in the headers."""
             send = functools.partial(super()._send_request, stream=stream, **kwargs)
             current = CURRENT.get()
             if current is None or current.permit is None:
@@ -86,7 +86,7 @@ class SyncThrottled(ThrottledBase):
             return send_admitted(current.throttle.max_refusals, permit, request, send, admit, renew)
 
         def _renewed(self, current: Current, request: Any) -> Any:
-            """The request of a further attempt, made as the SDK's own retries make it: with fresh credentials."""
+            """The request of a further attempt, with fresh credentials, as the SDK's own retries make it."""
             try:
                 options = self._prepare_options(current.options_anew())
             finally:
@@ -118,7 +118,7 @@ class SyncThrottled(ThrottledBase):
 class ThrottledOpenAI(SyncThrottled, OpenAI):
     """`OpenAI` that any number of threads may call, as fast as the account allows, without 429s.
 
-    Takes every argument of `OpenAI`, and those of `ThrottledAsyncOpenAI`, but for `pool="aiohttp"`.
+    Takes every argument of `OpenAI`, and those of `ThrottledAsyncOpenAI`, except for `pool="aiohttp"`.
     A call blocks its thread until it may go; it raises what the SDK's raises, and `AdmissionTimeout`,
     `QueueFull` or `RequestTooLarge`, all `openai.OpenAIError`. A `throttle` may be shared with
     asynchronous clients.

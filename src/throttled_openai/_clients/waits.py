@@ -1,4 +1,4 @@
-"""Waits: calls that have not been admitted yet, and end when their client is closed."""
+"""Waits: calls not admitted yet, which end when their client is closed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Waits = set["_Wait | Call"]
 
-# By the HTTP client, which is what is closed, and which copies of a client share.
+# By HTTP client: that is what a close closes, and what copies of a client share.
 _waits: Final[weakref.WeakKeyDictionary[Any, Waits]] = weakref.WeakKeyDictionary()
 
 
@@ -31,7 +31,7 @@ def waits_of(http: Any) -> Waits:
 
 
 class _Wait:
-    """A task that waits."""
+    """A waiting task."""
 
     __slots__ = ("ended", "task")
 
@@ -41,10 +41,10 @@ class _Wait:
 
 
 async def wait(waits: Waits, admission: Awaitable[Permit]) -> Permit:
-    """What `admission` gives. Raises `ClientClosed` if the client is closed before."""
+    """The result of `admission`. Raises `ClientClosed` if the client is closed first."""
     try:
         task = asyncio.current_task()
-    except RuntimeError:  # no loop of asyncio's
+    except RuntimeError:  # not an asyncio event loop
         task = None
     if task is None:
         return await admission
@@ -53,7 +53,7 @@ async def wait(waits: Waits, admission: Awaitable[Permit]) -> Permit:
     try:
         return await admission
     except asyncio.CancelledError:
-        if not this.ended or task.uncancel() > 0:  # somebody else cancels it
+        if not this.ended or task.uncancel() > 0:  # cancelled by other code
             raise
         raise ClientClosed from None
     finally:
@@ -61,7 +61,7 @@ async def wait(waits: Waits, admission: Awaitable[Permit]) -> Permit:
 
 
 def wait_blocking(waits: Waits, throttle: Throttle, call: Call) -> PostedPermit:
-    """As `wait`, for a thread."""
+    """As `wait`, for a blocking call."""
     waits.add(call)
     try:
         return dispatcher_of(throttle).admit_blocking(call)
@@ -74,7 +74,7 @@ def wait_blocking(waits: Waits, throttle: Throttle, call: Call) -> PostedPermit:
 
 
 def end_waits(waits: Waits) -> None:
-    """The client is about to be closed, in whatever thread."""
+    """End all waits, as the client is about to be closed; may run in any thread."""
     for each in list(waits):
         if isinstance(each, _Wait):
             loop = each.task.get_loop()
