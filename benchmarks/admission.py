@@ -17,7 +17,7 @@ import tracemalloc
 from typing import Any
 
 from throttled_openai import Throttle
-from throttled_openai._admission import limiter as _lane
+from throttled_openai._admission import dispatcher as _dispatcher
 from throttled_openai._admission.call import Call, Outcome, QueueOptions
 from throttled_openai._admission.throttle import dispatcher_of
 
@@ -108,7 +108,7 @@ async def memory(waiting: int) -> float:
 
 
 def main() -> int:
-    watches = [Stopwatch(_lane.Limiter, name) for name in ("admit_waiting", "settle")]
+    watches = [Stopwatch(_dispatcher.Dispatcher, name) for name in ("admit_waiting", "settle")]
     print(f"{'waiting':>8} {'join':>10} {'admit + settle':>15} {'give up':>10} {'longest hold':>13} {'memory':>10}")
     worst = 0.0
     for waiting in (1_000, 10_000, 100_000):

@@ -330,13 +330,8 @@ class Limiter:
         say(
             logging.DEBUG,
             "%s: attempt %s after %.3f s, %d tokens estimated; %d in flight of %d, %d waiting",
-            self.name,
-            outcome.value,
-            elapsed,
-            attempt.call.tokens,
-            self.in_flight,
-            self.limit,
-            self.queue.waiting,
+            *(self.name, outcome.value, elapsed, attempt.call.tokens),
+            *(self.in_flight, self.limit, self.queue.waiting),
         )
 
     def _refused(  # noqa: PLR0917

@@ -70,13 +70,13 @@ def manners(
     max_wait: float | None = None,
     max_queued: int | None = None,
 ) -> Iterator[None]:
-    """QueueOptions of all calls that begin inside this `with`, for code that a client cannot be handed to.
+    """Queue options of all calls that begin inside this `with`, for code to which you cannot pass a client.
 
-    As `with_throttle()` of a client, over which it goes: `priority`: higher goes first; `max_wait`:
-    seconds a call may wait; `max_queued`: how many may wait. What is not given stays. Tasks that
-    are made inside inherit them, threads do not.
+    They override those of the client, as `with_throttle()` does: `priority`: higher goes first; `max_wait`:
+    seconds a call may wait; `max_queued`: how many calls may wait. Options left out stay as they are. Tasks
+    created inside inherit them, threads do not.
 
-    Raises `TypeError` or `ValueError` for what cannot be meant.
+    Raises `TypeError` or `ValueError` for invalid values.
     """
     given = given_of(priority=priority, max_wait=max_wait, max_queued=max_queued)
     QueueOptions(**given)
