@@ -10,14 +10,13 @@ from .base import Throttled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from typing import Unpack
 
     import httpx
     import httpx2
     from openai import NotGiven, Timeout
 
-    from throttled_openai._admission.throttle import Throttle
-    from throttled_openai._limits import Limits
-    from throttled_openai._pool import Kind
+    from .options import Options
 
 
 class ThrottledAsyncOpenAI(Throttled, AsyncOpenAI):
@@ -69,19 +68,7 @@ class ThrottledAsyncOpenAI(Throttled, AsyncOpenAI):
             http_client: httpx.AsyncClient | httpx2.AsyncClient | None = None,
             _strict_response_validation: bool = False,
             _enforce_credentials: bool = True,
-            throttle: Throttle | None = None,
-            rpm: float | None = None,
-            tpm: float | None = None,
-            rpd: float | None = None,
-            tpd: float | None = None,
-            limits: Limits | Mapping[str, Limits] | None = None,
-            max_concurrency: int | None = None,
-            max_refusals: int | None = None,
-            priority: int = 0,
-            max_wait: float | None = None,
-            max_queued: int | None = None,
-            dialect: str | None = None,
-            pool: Kind | None = None,
+            **options: Unpack[Options],
         ) -> None: ...
 
 
@@ -119,17 +106,5 @@ class ThrottledAsyncAzureOpenAI(Throttled, AsyncAzureOpenAI):
             http_client: httpx.AsyncClient | httpx2.AsyncClient | None = None,
             _strict_response_validation: bool = False,
             _enforce_credentials: bool = True,
-            throttle: Throttle | None = None,
-            rpm: float | None = None,
-            tpm: float | None = None,
-            rpd: float | None = None,
-            tpd: float | None = None,
-            limits: Limits | Mapping[str, Limits] | None = None,
-            max_concurrency: int | None = None,
-            max_refusals: int | None = None,
-            priority: int = 0,
-            max_wait: float | None = None,
-            max_queued: int | None = None,
-            dialect: str | None = None,
-            pool: Kind | None = None,
+            **options: Unpack[Options],
         ) -> None: ...

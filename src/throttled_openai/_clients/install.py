@@ -15,7 +15,7 @@ from throttled_openai._pool import http_client
 from throttled_openai._spelling import check_names, did_you_mean
 
 from .base import ThrottledBase
-from .options import OPTIONS, THROTTLE_OPTIONS, read_options
+from .options import OPTIONS, THROTTLE_OPTIONS, read_options, text_type_of
 from .shared import shared
 from .wrap import throttled_class
 
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 # Options that environment variables may set, such as THROTTLED_OPENAI_RPM=500.
 VARIABLES: Final[Mapping[str, type[Any]]] = {
-    **dict.fromkeys(("rpm", "tpm", "rpd", "tpd", "max_wait"), float),
-    **dict.fromkeys(("max_concurrency", "max_refusals", "max_queued", "priority"), int),
-    **dict.fromkeys(("dialect", "pool"), str),
+    option: kind for option in OPTIONS if (kind := text_type_of(option)) is not None
 }
 _SAYS: Final[Mapping[type[Any], str]] = {float: "a number such as 500", int: "a whole number such as 100"}
 _PREFIX: Final = "THROTTLED_OPENAI_"

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping  # noqa: TC003  # for `HINTS`
 from contextvars import ContextVar
-from typing import Any, Final, TypedDict, get_type_hints
+from typing import Any, Final, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 from throttled_openai._admission.call import QueueOptions
 from throttled_openai._admission.throttle import Throttle, check_given
@@ -17,15 +17,10 @@ from throttled_openai._spelling import suggesting
 
 from .shared import Throttles
 
-THROTTLE_OPTIONS = ("rpm", "tpm", "rpd", "tpd", "limits", "max_concurrency", "max_refusals")
-QUEUE_OPTIONS = ("priority", "max_wait", "max_queued")
-OPTIONS = ("throttle", *THROTTLE_OPTIONS, *QUEUE_OPTIONS, "dialect", "pool")
 
+class ThrottleOptions(TypedDict, total=False):
+    """The options of a `Throttle`."""
 
-class Options(TypedDict, total=False):
-    """The arguments that throttled clients add to the SDK's; `ThrottledAsyncOpenAI` explains each."""
-
-    throttle: Throttle | None
     rpm: float | None
     tpm: float | None
     rpd: float | None
@@ -33,6 +28,12 @@ class Options(TypedDict, total=False):
     limits: Limits | Mapping[str, Limits] | None
     max_concurrency: int | None
     max_refusals: int | None
+
+
+class Options(ThrottleOptions, total=False):
+    """The arguments that throttled clients add to the SDK's; `ThrottledAsyncOpenAI` explains each."""
+
+    throttle: Throttle | None
     priority: int
     max_wait: float | None
     max_queued: int | None
@@ -41,7 +42,19 @@ class Options(TypedDict, total=False):
 
 
 # Evaluated, for tools that read the type hints of a client's methods.
-HINTS: Final[Mapping[str, Any]] = {name: get_type_hints(Options)[name] for name in OPTIONS}
+HINTS: Final[Mapping[str, Any]] = get_type_hints(Options)
+OPTIONS: Final = tuple(HINTS)
+THROTTLE_OPTIONS: Final = tuple(get_type_hints(ThrottleOptions))
+QUEUE_OPTIONS: Final = tuple(field.name for field in dataclasses.fields(QueueOptions))
+
+
+def text_type_of(option: str) -> type[Any] | None:
+    """The type of an option that can be written as text, such as an environment variable; None for others."""
+    hint = HINTS[option]
+    members = set(get_args(hint)) or {hint}
+    texts: tuple[type[Any], ...] = (int, float, str)
+    kinds = {str if get_origin(member) is Literal else member for member in members} - {type(None)}
+    return next((kind for kind in texts if kinds == {kind}), None)
 
 
 def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttles, QueueOptions, str | None, Kind | None]:

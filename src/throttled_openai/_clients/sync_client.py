@@ -19,6 +19,7 @@ from .waits import end_waits, wait_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Unpack
 
     import httpx
     import httpx2
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
     from throttled_openai._admission.call import Call
     from throttled_openai._admission.posted_permit import PostedPermit
-    from throttled_openai._admission.throttle import Throttle
-    from throttled_openai._limits import Limits
     from throttled_openai._pool import Kind
+
+    from .options import Options
 
 
 class SyncThrottled(ThrottledBase):
@@ -146,19 +147,7 @@ class ThrottledOpenAI(SyncThrottled, OpenAI):
             http_client: httpx.Client | httpx2.Client | None = None,
             _strict_response_validation: bool = False,
             _enforce_credentials: bool = True,
-            throttle: Throttle | None = None,
-            rpm: float | None = None,
-            tpm: float | None = None,
-            rpd: float | None = None,
-            tpd: float | None = None,
-            limits: Limits | Mapping[str, Limits] | None = None,
-            max_concurrency: int | None = None,
-            max_refusals: int | None = None,
-            priority: int = 0,
-            max_wait: float | None = None,
-            max_queued: int | None = None,
-            dialect: str | None = None,
-            pool: Kind | None = None,
+            **options: Unpack[Options],
         ) -> None: ...
 
 
@@ -194,17 +183,5 @@ class ThrottledAzureOpenAI(SyncThrottled, AzureOpenAI):
             http_client: httpx.Client | httpx2.Client | None = None,
             _strict_response_validation: bool = False,
             _enforce_credentials: bool = True,
-            throttle: Throttle | None = None,
-            rpm: float | None = None,
-            tpm: float | None = None,
-            rpd: float | None = None,
-            tpd: float | None = None,
-            limits: Limits | Mapping[str, Limits] | None = None,
-            max_concurrency: int | None = None,
-            max_refusals: int | None = None,
-            priority: int = 0,
-            max_wait: float | None = None,
-            max_queued: int | None = None,
-            dialect: str | None = None,
-            pool: Kind | None = None,
+            **options: Unpack[Options],
         ) -> None: ...
