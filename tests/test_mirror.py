@@ -17,7 +17,7 @@ def mirror(limit=600.0, period=MINUTE, *, left=None):
     """A mirror that was told once what is `left`; nothing has been sent since."""
     made = ServerWindow(limit, period)
     if left is not None:
-        made._dispatcher.observe(limit, left, None, now(), 1.0)
+        made.observe(limit, left, None, now(), 1.0)
     return made
 
 

@@ -265,7 +265,7 @@ def test_a_copy_shares_the_budgets_and_keeps_its_manners(method):
     assert isinstance(other, ThrottledOpenAI)
     assert (other.timeout, other.max_retries) == (5.0, 9)
     assert other.throttle is client.throttle
-    assert other._queue_options == client._manners
+    assert other._queue_options == client._queue_options
     assert other._client is client._client
     assert client.with_throttle(priority=1).throttle is client.throttle
     assert client.with_throttle(priority=1)._queue_options.max_wait == 30.0

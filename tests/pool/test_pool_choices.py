@@ -30,15 +30,15 @@ def test_there_are_connections_for_all_calls_in_flight_and_some_more():
         client = ThrottledAsyncOpenAI(api_key="k", throttle=throttle)
         assert client._client._transport._pool._max_connections == throttle._dispatcher.most_connections + 100
     # A copy keeps the connections, and may be allowed more calls in flight.
-    assert Throttle(max_concurrency=10).most_connections == Throttle().most_in_flight
+    assert Throttle(max_concurrency=10)._dispatcher.most_connections == Throttle()._dispatcher.ceiling
 
 
 @pytest.mark.parametrize(("files", "most"), [(-1, 10_000), (100_000, 10_000), (1024, 824), (256, 128), (64, 32)])
 def test_no_more_calls_are_in_flight_than_the_process_may_have_files(files, most, monkeypatch):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
-    assert Throttle().most_in_flight == most
-    assert Throttle(max_concurrency=5).most_in_flight == 5
+    assert Throttle()._dispatcher.ceiling == most
+    assert Throttle(max_concurrency=5)._dispatcher.ceiling == 5
 
 
 @pytest.mark.parametrize(("files", "calls", "warned"), [(256, 300, True), (256, 100, False), (100_000, 300, False)])
