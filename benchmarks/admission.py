@@ -17,10 +17,11 @@ import tracemalloc
 from typing import Any
 
 from throttled_openai import Throttle
-from throttled_openai._admission import limiter as _lane
-from throttled_openai._admission.permit import Call, Manners, Outcome
+from throttled_openai._admission import dispatcher as _dispatcher
+from throttled_openai._admission.call import Call, Outcome, QueueOptions
+from throttled_openai._admission.throttle import dispatcher_of
 
-MANNERS = Manners()
+MANNERS = QueueOptions()
 
 
 class Stopwatch:
@@ -44,10 +45,10 @@ class Stopwatch:
 
 async def once(waiting: int) -> dict[str, float]:
     throttle = Throttle(rpm=60 * 1e6, tpm=60 * 1e9, max_concurrency=1)
-    first = await throttle.admit(Call("m", 10, MANNERS))
+    first = await dispatcher_of(throttle).admit(Call("m", 10, MANNERS))
 
     async def call() -> None:
-        permit = await throttle.admit(Call("m", 10, MANNERS))
+        permit = await dispatcher_of(throttle).admit(Call("m", 10, MANNERS))
         permit.settle(Outcome.SUCCESS)
 
     async def nothing() -> None:
@@ -76,7 +77,7 @@ async def once(waiting: int) -> dict[str, float]:
     assert throttle.in_flight == 0
     del tasks
 
-    blocker = await throttle.admit(Call("m", 10, MANNERS))
+    blocker = await dispatcher_of(throttle).admit(Call("m", 10, MANNERS))
     tasks = [asyncio.create_task(call()) for _ in range(waiting)]
     await asyncio.sleep(0)
     began = time.perf_counter()
@@ -92,8 +93,8 @@ async def once(waiting: int) -> dict[str, float]:
 async def memory(waiting: int) -> float:
     """Bytes per waiting call, without its task."""
     throttle = Throttle(max_concurrency=1)
-    await throttle.admit(Call("m", 10, MANNERS))
-    coroutines = [throttle.admit(Call("m", 10, MANNERS)) for _ in range(waiting)]
+    await dispatcher_of(throttle).admit(Call("m", 10, MANNERS))
+    coroutines = [dispatcher_of(throttle).admit(Call("m", 10, MANNERS)) for _ in range(waiting)]
     gc.collect()
     tracemalloc.start()
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
@@ -107,7 +108,7 @@ async def memory(waiting: int) -> float:
 
 
 def main() -> int:
-    watches = [Stopwatch(_lane.Limiter, name) for name in ("admit_waiting", "settle")]
+    watches = [Stopwatch(_dispatcher.Dispatcher, name) for name in ("admit_waiting", "settle")]
     print(f"{'waiting':>8} {'join':>10} {'admit + settle':>15} {'give up':>10} {'longest hold':>13} {'memory':>10}")
     worst = 0.0
     for waiting in (1_000, 10_000, 100_000):

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from throttled_openai import ThrottledAsyncOpenAI
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai.simulator import Fault, Simulator, VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ async def play(scenario: Scenario, seed: int) -> Run:
         max_retries=0,
         **scenario.client,
     ) as client:
-        client.throttle.random = Random(seed).random
+        dispatcher_of(client.throttle).random = Random(seed).random
 
         async def call(size: int, at: float) -> None:
             if at:

@@ -29,6 +29,7 @@ from urllib.request import urlopen
 import httpx2
 
 from throttled_openai import ThrottledAsyncOpenAI
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai.simulator import Settings, Simulator, VirtualTimeLoop, spawn
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ async def virtually(row: Row, virtual: Virtual) -> AsyncIterator[Opened]:
     url = "http://server.example.com/v1"
     stalling = asyncio.create_task(stall(virtual.stall))
     async with ThrottledAsyncOpenAI(api_key="none", base_url=url, http_client=http_client, **row.client) as client:
-        client.throttle.random = Random(virtual.seed).random
+        dispatcher_of(client.throttle).random = Random(virtual.seed).random
         yield client, server.stats
     stalling.cancel()
 

@@ -34,6 +34,7 @@ import httpx2
 from openai import AsyncOpenAI
 
 from throttled_openai import ThrottledAsyncOpenAI
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai.simulator import Simulator, VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ async def play(cell: Cell, seed: int) -> Run:
     async with ThrottledAsyncOpenAI(
         api_key="none", base_url=URL, http_client=httpx2.AsyncClient(transport=transport, timeout=600), **told
     ) as client:
-        client.throttle.random = Random(seed).random
+        dispatcher_of(client.throttle).random = Random(seed).random
 
         async def call(size: int) -> None:
             try:

@@ -36,7 +36,7 @@ def throttled(server, family=FAMILIES[-1], **options):
 
 
 def without_jitter(client):
-    client.throttle.random = lambda: 0.0
+    client.throttle._dispatcher.random = lambda: 0.0
     return client
 
 

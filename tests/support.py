@@ -7,12 +7,12 @@ import math
 import httpx
 
 from throttled_openai import Limits, Throttle
-from throttled_openai._admission.permit import Call, Manners, Outcome
+from throttled_openai._admission.call import Call, Outcome, QueueOptions
 from throttled_openai._protocol.headers import NOTHING, Announcement, Window
 from throttled_openai._protocol.refusals import Refusal
 from throttled_openai.simulator._clock import virtual_run
 
-ORDINARY = Manners()
+ORDINARY = QueueOptions()
 
 
 def virtual(test):
@@ -42,7 +42,7 @@ def timers():
 def throttle(limits=None, **options):
     """A throttle without jitter."""
     made = Throttle(limits, **options)
-    made.random = lambda: 0.0
+    made._dispatcher.random = lambda: 0.0
     return made
 
 
@@ -55,7 +55,7 @@ async def proven(limits=None, **options):
 
 
 async def admit(t, tokens=1, model="m", **manners):
-    return await t.admit(Call(model, tokens, Manners(**manners) if manners else ORDINARY))
+    return await t._dispatcher.admit(Call(model, tokens, QueueOptions(**manners) if manners else ORDINARY))
 
 
 async def call(t, tokens=1, *, seconds=0.0, model="m", outcome=Outcome.SUCCESS, refusal=None, **manners):
@@ -183,8 +183,8 @@ __all__ = [
     "Account",
     "Call",
     "Limits",
-    "Manners",
     "Outcome",
+    "QueueOptions",
     "Throttle",
     "admit",
     "announcement",

@@ -87,7 +87,7 @@ def test_models_that_share_a_limit_share_a_budget_once_a_refusal_says_so():
         client = throttled(simulator)
         models = ["gpt-4.1-2025-04-14", "gpt-4.1-mini"]
         await asyncio.gather(*(gather(client, 30, model=model) for model in models))
-        first, second = (client.throttle._lane(model) for model in models)
+        first, second = (client.throttle._dispatcher.limiters.find(model) for model in models)
         assert first.budget is second.budget
         assert simulator.refused <= 4
         assert now() == pytest.approx(6.5, abs=1.5)
@@ -102,7 +102,10 @@ def test_a_limit_written_down_for_a_model_stays_its_own():
         client = throttled(script, limits={"gpt-4.1-mini": Limits(rpm=600)})
         await say(client, model="gpt-4.1-mini")
         await say(client, model="gpt-4.1")
-        assert client.throttle._lane("gpt-4.1-mini").budget is not client.throttle._lane("gpt-4.1").budget
+        assert (
+            client.throttle._dispatcher.limiters.find("gpt-4.1-mini").budget
+            is not client.throttle._dispatcher.limiters.find("gpt-4.1").budget
+        )
 
     virtual_run(main())
 

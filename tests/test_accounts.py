@@ -118,7 +118,7 @@ def test_each_account_of_a_throttle_has_the_limits_for_itself():
         throttle = Throttle(**options)
         one, other = (throttled(Simulator(), api_key=key, throttle=throttle) for key in ("a", "b"))
         for client in (one, other):
-            client.throttle.random = lambda: 0.0
+            client.throttle._dispatcher.random = lambda: 0.0
         await asyncio.gather(*(say(client) for client in (one, other) for _ in range(3)))
         return now()
 
@@ -344,7 +344,7 @@ def test_requests_that_do_not_say_who_asks_are_taken_for_the_first_account_there
 
     async def main(*order):
         throttle = Throttle()
-        lanes = {account: throttle._lane("m", "", account) for account in order}
+        lanes = {account: throttle._dispatcher.limiters.find("m", "", account) for account in order}
         assert lanes[nobody] is lanes[a] is not lanes[b]
 
     for order in ((nobody, a, b), (a, nobody, b), (a, b, nobody)):

@@ -28,7 +28,7 @@ from support import (
     virtual_run,
 )
 from throttled_openai import AccountBlocked, AdmissionError
-from throttled_openai._admission.limiter import BLOCKED
+from throttled_openai._control.breaker import BILLING_EVERY as BLOCKED
 from throttled_openai._control.concurrency import ConcurrencyLimit
 from throttled_openai.errors import refused_by
 
@@ -170,7 +170,7 @@ async def test_a_call_refused_for_its_rate_meanwhile_is_not_sent_again():
     bill(await admit(t))
     refuse(second, refusal("requests", 1.0))
     with pytest.raises(AccountBlocked):
-        await t.admit(second.call)
+        await t._dispatcher.admit(second.call)
 
 
 @virtual
@@ -257,7 +257,7 @@ async def test_a_try_that_gives_up_in_the_queue_is_followed_by_another():
     t = throttle(max_concurrency=2)
     refused, old = await admit(t), await admit(t)
     bill(refused)
-    lane = t._lane("m")
+    lane = t._dispatcher.limiters.find("m")
     lane.concurrency = ConcurrencyLimit(1)
     lane.limit = 1
     await asyncio.sleep(BLOCKED)
@@ -338,7 +338,7 @@ async def test_tokens_of_a_final_refusal_are_given_back_once(kind):
     first.settle(Outcome.SUCCESS)
     await asyncio.sleep(5)
     permit = await admit(t, 20_000)
-    mirror = t._lane("m").budget.windows["tokens", 60.0]
+    mirror = t._dispatcher.limiters.find("m").budget.windows["tokens", 60.0]
     before = mirror.level + 20_000
     left = {"x-ratelimit-limit-tokens": "60000", "x-ratelimit-remaining-tokens": f"{before + mirror.reserve:.0f}"}
     refuse(permit, refusal(kind=kind), left)
@@ -543,10 +543,10 @@ async def test_a_jitter_function_that_raises_costs_one_call():
     def broken():
         raise RuntimeError("no entropy")
 
-    t.random = broken
+    t._dispatcher.random = broken
     with pytest.raises(RuntimeError):
         refuse(first, refusal("requests", 1.0))
-    t.random = lambda: 0.0
+    t._dispatcher.random = lambda: 0.0
     assert len(await gather(*waiting)) == 5
 
 
@@ -556,7 +556,7 @@ async def test_a_call_that_cannot_be_admitted_fails_alone(monkeypatch):
     first = await admit(t)
     waiting = [start(call(t)) for _ in range(5)]
     await ticks()
-    lane = t._lane("m")
+    lane = t._dispatcher.limiters.find("m")
     reserve, calls = lane.budget.reserve, iter(range(100))
 
     def broken(tokens, now):

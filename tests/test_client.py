@@ -224,7 +224,7 @@ def test_a_copy_shares_the_budgets_and_keeps_its_manners(method):
     assert isinstance(other, ThrottledAsyncOpenAI)
     assert (other.timeout, other.max_retries) == (5.0, 9)
     assert other.throttle is client.throttle
-    assert other._manners == client._manners
+    assert other._queue_options == client._queue_options
     assert other._client is client._client
 
 
@@ -238,7 +238,7 @@ def test_a_copy_with_limits_gets_budgets_of_its_own():
         client = throttled(Script(), rpm=600, max_wait=30.0)
         other = client.copy(rpm=60)
         assert other.throttle is not client.throttle
-        assert other._manners == client._manners
+        assert other._queue_options == client._queue_options
         await asyncio.gather(say(client), say(other))
         assert windows(client) == [[("requests", 600.0)]]
         assert windows(other) == [[("requests", 60.0)]]
@@ -290,8 +290,12 @@ def test_with_throttle_changes_manners_and_nothing_else():
     assert urgent.throttle is client.throttle
     assert urgent._client is client._client
     assert urgent.timeout == 9.0
-    assert (urgent._manners.priority, urgent._manners.max_wait, urgent._manners.max_queued) == (10, 30.0, 7)
-    assert urgent.with_throttle(max_wait=1.0)._manners.priority == 10
+    assert (urgent._queue_options.priority, urgent._queue_options.max_wait, urgent._queue_options.max_queued) == (
+        10,
+        30.0,
+        7,
+    )
+    assert urgent.with_throttle(max_wait=1.0)._queue_options.priority == 10
     with pytest.raises(ValueError, match="max_wait must be positive"):
         client.with_throttle(max_wait=-1.0)
 

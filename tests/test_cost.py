@@ -9,10 +9,10 @@ from openai import AsyncOpenAI
 
 from clients import URL, http_client, say
 from throttled_openai import Throttle, ThrottledAsyncOpenAI
-from throttled_openai._admission.permit import Call, Manners, Outcome
+from throttled_openai._admission.call import Call, Outcome, QueueOptions
 from throttled_openai.simulator import Simulator, virtual_run
 
-MANNERS = Manners()
+MANNERS = QueueOptions()
 
 
 def calls_of_functions(function):
@@ -38,7 +38,7 @@ async def admitted(waiting):
     throttle = Throttle(rpm=60e6, tpm=60e9, max_concurrency=1)
 
     async def call():
-        permit = await throttle.admit(Call("m", 10, MANNERS))
+        permit = await throttle._dispatcher.admit(Call("m", 10, MANNERS))
         permit.settle(Outcome.SUCCESS)
 
     await asyncio.gather(*(call() for _ in range(waiting)))
@@ -64,11 +64,11 @@ def test_a_waiting_call_takes_little_memory():
 
     async def measure():
         throttle = Throttle(rpm=60, max_concurrency=1)
-        held = await throttle.admit(Call("m", 10, MANNERS))
+        held = await throttle._dispatcher.admit(Call("m", 10, MANNERS))
         gc.collect()
         tracemalloc.start()
         try:
-            tasks = [asyncio.create_task(throttle.admit(Call("m", 10, MANNERS))) for _ in range(waiting)]
+            tasks = [asyncio.create_task(throttle._dispatcher.admit(Call("m", 10, MANNERS))) for _ in range(waiting)]
             await asyncio.sleep(0)
             assert throttle.stats().waiting == waiting
             took = tracemalloc.get_traced_memory()[0] / waiting

@@ -23,7 +23,7 @@ from support import (
     virtual,
     virtual_run,
 )
-from throttled_openai._admission.limiter import PASSABLE, SAVED
+from throttled_openai._admission.overtaking import OVERTAKE_AFTER, SAVED_SHARE
 from throttled_openai._protocol.durations import DAY
 
 
@@ -34,7 +34,7 @@ async def told(left=60_000, *, limits=None, **announced):
     for _ in range(2):  # announced once, it would be doubtful
         permit.observe(announcement(**{"tpm": 60_000, "tpm_left": left, **announced}))
     permit.settle(Outcome.SUCCESS)
-    lane = t._lane("m")
+    lane = t._dispatcher.limiters.find("m")
     lane.budget.pacers["tokens"]._burst = 60.0  # grown
     lane.budget.pacers["tokens"]._rebuild()
     lane.limit = 1000
@@ -79,7 +79,7 @@ async def test_a_large_call_under_a_steady_stream_of_small_ones_waits_for_its_ha
     for _ in range(1200):
         tasks.append(start(call(t, 100)))
         await asyncio.sleep(0.05)  # twice what the limit allows
-    assert await large <= 30_000 / (SAVED * 1000) + PASSABLE
+    assert await large <= 30_000 / (SAVED_SHARE * 1000) + OVERTAKE_AFTER
     await gather(*tasks)
 
 
@@ -87,10 +87,10 @@ async def test_a_large_call_under_a_steady_stream_of_small_ones_waits_for_its_ha
 async def test_a_call_that_goes_within_a_second_is_not_passed():
     t = await told(150 + 9100)
     large, small = await leave(t, 10_000, 10)
-    assert 0 < large <= small <= PASSABLE
+    assert 0 < large <= small <= OVERTAKE_AFTER
     t = await told(150 + 9100)
     large, small = await leave(t, 10_600, 10)
-    assert small == 0 < PASSABLE < large
+    assert small == 0 < OVERTAKE_AFTER < large
 
 
 @virtual
@@ -140,7 +140,7 @@ async def test_an_urgent_call_goes_before_the_one_that_saves_up_and_takes_nothin
     await asyncio.sleep(10)
     began = now()
     assert await call(t, 500, priority=1) == pytest.approx(began, abs=0.01)
-    assert await large <= 20_000 / (SAVED * 1000) + 1 + PASSABLE
+    assert await large <= 20_000 / (SAVED_SHARE * 1000) + 1 + OVERTAKE_AFTER
     await gather(*small)
 
 
@@ -161,7 +161,7 @@ async def test_a_call_larger_than_the_bucket_waits_for_a_full_one_and_leaves_deb
     await call(t, 50)
     oversize, after = start(call(t, 300)), start(call(t, 10))
     passed = await after
-    assert passed < await oversize <= 100 + 100 / (SAVED * 10)
+    assert passed < await oversize <= 100 + 100 / (SAVED_SHARE * 10)
     began = now()
     assert await call(t, 10) == pytest.approx(began + (200 + 10) / 10)
 
@@ -184,7 +184,7 @@ async def test_small_calls_that_wait_for_a_request_do_not_wait_for_the_large_one
     t = await proven(Limits(rpm=600, tpm=60_000, burst=60))  # ten a second
     await call(t, 60_000)
     await asyncio.sleep(20)
-    lane = t._lane("m")
+    lane = t._dispatcher.limiters.find("m")
     while lane.budget.delay(0, now()) == 0:
         lane.budget.reserve(0, now())
     large, *small = await leave(t, 50_000, *[100] * 20)
@@ -242,7 +242,7 @@ def test_the_oldest_waits_for_its_own_tokens_at_half_the_refill_at_most(arrivals
     oldest_since = 0.0
     for came, at, tokens in virtual_run(walk()):
         turn = max(came, oldest_since)
-        assert at - turn <= tokens / (SAVED * 1000) + PASSABLE + 0.1
+        assert at - turn <= tokens / (SAVED_SHARE * 1000) + OVERTAKE_AFTER + 0.1
         oldest_since = max(oldest_since, at)
 
 
@@ -280,4 +280,4 @@ def test_saving_for_the_large_wastes_nothing(sizes):
     async def walk():
         return await leave(await told(150), *sizes)
 
-    assert max(virtual_run(walk())) <= sum(sizes) / 1000 + PASSABLE
+    assert max(virtual_run(walk())) <= sum(sizes) / 1000 + OVERTAKE_AFTER

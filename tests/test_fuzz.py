@@ -13,7 +13,8 @@ import openai
 import pytest
 
 from clients import FAMILIES, HI, cancelled_at_the_end, say, settled, throttled
-from throttled_openai._admission import limiter as _lane
+from throttled_openai._admission import dispatcher as _dispatcher
+from throttled_openai._admission import limiter as _limiter
 from throttled_openai.simulator import Fault, Simulator, virtual_run
 
 CALLS, CEILING = 300, 24
@@ -45,7 +46,7 @@ class Fuzz:
         self.server = Simulator(rpm=6000, tpm=200_000, latency=0.8, latency_sigma=0.5, faults=FAULTS, seed=seed)
         limits = self.dice.choice([{}, {"rpm": 3000}, {"rpm": 9000, "tpm": 400_000}])
         self.client = throttled(self.server, family, max_concurrency=CEILING, max_retries=1, timeout=20.0, **limits)
-        self.client.throttle.random = random.Random(seed).random
+        self.client.throttle._dispatcher.random = random.Random(seed).random
         self.ended = Counter()
         self.ends = Counter()
         self.peak = 0
@@ -146,12 +147,12 @@ def play(seed):
 def watched(monkeypatch):
     """What must hold at every admission and after every look at the queue; how often each permit was settled."""
     settlements = Counter()
-    lane = _lane.Limiter
-    settle, grant, admit_waiting = lane.settle, lane._grant, lane.admit_waiting
+    limiter, dispatcher = _limiter.Limiter, _dispatcher.Dispatcher
+    settle, grant, admit_waiting = limiter.settle, limiter._grant, dispatcher.admit_waiting
 
-    def settled_once(self, permit, *more):
-        settlements[permit] += 1
-        settle(self, permit, *more)
+    def settled_once(self, attempt, *more, **late):
+        settlements[attempt] += 1
+        settle(self, attempt, *more, **late)
 
     def granted(self, call, now):
         assert self.in_flight < (CEILING if self.gate.aside else self.limit) <= CEILING
@@ -159,19 +160,19 @@ def watched(monkeypatch):
         assert self.gate.delay(now) == 0
         return grant(self, call, now)
 
-    def looked(self):
-        admit_waiting(self)
-        assert self.in_flight >= 0
-        assert self.queue.waiting >= 0
-        # Somebody will look again: a timer, or an attempt that ends.
-        assert not self.queue.waiting or self._timer is not None or self.throttle.in_flight
-        for window in self.budget.windows.values():
-            assert window.level <= window.limit - window.reserve + 1e-6
-            assert 0 < window.reserve <= window.limit / 4
+    def looked(self, limiter):
+        admit_waiting(self, limiter)
+        assert limiter.in_flight >= 0
+        assert limiter.queue.waiting >= 0
+        # A timer, or an attempt that ends, will look again.
+        assert not limiter.queue.waiting or limiter.timer.handle is not None or self.in_flight.attempts
+        for mirror in limiter.budget.windows.values():
+            assert mirror.level <= mirror.limit - mirror.reserve + 1e-6
+            assert 0 < mirror.reserve <= mirror.limit / 4
 
-    monkeypatch.setattr(lane, "settle", settled_once)
-    monkeypatch.setattr(lane, "_grant", granted)
-    monkeypatch.setattr(lane, "admit_waiting", looked)
+    monkeypatch.setattr(limiter, "settle", settled_once)
+    monkeypatch.setattr(limiter, "_grant", granted)
+    monkeypatch.setattr(dispatcher, "admit_waiting", looked)
     return settlements
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from clients import CHAT, FAMILIES, Says, Script, http_client, refuses, say, settled, throttled, without_jitter
 from throttled_openai import ThrottledAsyncOpenAI
-from throttled_openai._admission.permit import Outcome
+from throttled_openai._admission.call import Outcome
 from throttled_openai._exchange.send import is_replayable, outcome_of_error
 from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
 

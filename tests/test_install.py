@@ -218,7 +218,7 @@ def test_settings_are_read_from_the_environment_and_arguments_go_over_them(monke
     throttled_openai.install(rpm=60)
     client = STOCK(api_key="k")
     assert (client.throttle._options["rpm"], client.throttle._options["tpm"]) == (60, 30_000)
-    assert client._manners.max_wait == 2.5
+    assert client._queue_options.max_wait == 2.5
 
 
 @pytest.mark.parametrize(

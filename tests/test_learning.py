@@ -231,7 +231,7 @@ def run(rate, seconds, *, limits=None, changes=(), neighbour=None, size=60.0, to
         log = await saturate(t, account, seconds, tokens=tokens, **server)
         if taking:
             taking.cancel()
-        budget = t._lane("m").budget
+        budget = t._dispatcher.limiters.find("m").budget
         return log, account, budget.token_rate if tokens else budget.request_rate
 
     return virtual_run(main())
@@ -388,7 +388,7 @@ def test_four_clients_that_know_nothing_of_each_other_share_a_limit_and_lose_no_
         simulator = Simulator(rpm=600, burst=1.0, latency=0.5, network=0.01, seed=1, **server)
         clients = [throttled(simulator, **options) for _ in range(4)]
         for seed, client in enumerate(clients):
-            client.throttle.random = Random(seed).random
+            client.throttle._dispatcher.random = Random(seed).random
         await asyncio.gather(*(say(client) for _ in range(60) for client in clients))
         assert now() < 45
         assert sum(attempt.status != 200 for attempt in simulator.log) < 120

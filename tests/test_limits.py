@@ -5,7 +5,7 @@ import math
 import pytest
 
 from throttled_openai import Limits, Throttle, ThrottledAsyncOpenAI
-from throttled_openai._admission.permit import Manners
+from throttled_openai._admission.call import QueueOptions
 from throttled_openai._limits import LimitsBook, family_of
 
 
@@ -85,35 +85,35 @@ def test_max_refusals_may_be_0_but_not_negative(make):
 # --- manners --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [Manners, client, client().with_throttle])
+@pytest.mark.parametrize("make", [QueueOptions, client, client().with_throttle])
 @pytest.mark.parametrize("value", OUT_OF_RANGE)
 def test_a_max_wait_out_of_range_is_a_value_error(make, value):
     with pytest.raises(ValueError, match=r"^max_wait must be positive and finite: write seconds such as 30.0, or None"):
         make(max_wait=value)
 
 
-@pytest.mark.parametrize("make", [Manners, client, client().with_throttle])
+@pytest.mark.parametrize("make", [QueueOptions, client, client().with_throttle])
 @pytest.mark.parametrize("value", NOT_A_NUMBER)
 def test_a_max_wait_that_is_no_number_is_a_type_error(make, value):
     with pytest.raises(TypeError, match=r"^max_wait must be seconds such as 30.0, or None"):
         make(max_wait=value)
 
 
-@pytest.mark.parametrize("make", [Manners, client, client().with_throttle])
+@pytest.mark.parametrize("make", [QueueOptions, client, client().with_throttle])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_max_queued_below_one_is_a_value_error(make, value):
     with pytest.raises(ValueError, match=r"^max_queued must be at least 1: write a number of calls such as 1000"):
         make(max_queued=value)
 
 
-@pytest.mark.parametrize("make", [Manners, client, client().with_throttle])
+@pytest.mark.parametrize("make", [QueueOptions, client, client().with_throttle])
 @pytest.mark.parametrize("value", ["10", 10.5, True, math.inf, math.nan])
 def test_a_max_queued_that_is_no_whole_number_is_a_type_error(make, value):
     with pytest.raises(TypeError, match=r"^max_queued must be a number of calls such as 1000"):
         make(max_queued=value)
 
 
-@pytest.mark.parametrize("make", [Manners, client, client().with_throttle])
+@pytest.mark.parametrize("make", [QueueOptions, client, client().with_throttle])
 @pytest.mark.parametrize("value", ["high", 1.5, True, math.nan])
 def test_a_priority_that_is_no_whole_number_is_a_type_error(make, value):
     with pytest.raises(TypeError, match=r"^priority must be a whole number, higher goes first; got"):
@@ -122,7 +122,7 @@ def test_a_priority_that_is_no_whole_number_is_a_type_error(make, value):
 
 def test_a_priority_may_be_negative_and_what_is_not_given_stays():
     patient = client(priority=-5, max_wait=30).with_throttle(max_queued=10)
-    assert patient._manners == Manners(priority=-5, max_wait=30, max_queued=10)
+    assert patient._queue_options == QueueOptions(priority=-5, max_wait=30, max_queued=10)
 
 
 # --- shapes ---------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_a_key_that_is_no_model_name_is_a_type_error(key):
         Throttle({key: Limits(rpm=5)})
 
 
-@pytest.mark.parametrize("make", [Limits, Throttle, client, Manners])
+@pytest.mark.parametrize("make", [Limits, Throttle, client, QueueOptions])
 def test_an_unknown_argument_is_a_type_error(make):
     with pytest.raises(TypeError, match="rmp"):
         make(rmp=500)

@@ -111,6 +111,11 @@ def test_the_package_tells_type_checkers_that_it_is_typed():
     assert "Typing :: Typed" in project["classifiers"]
 
 
+def test_a_throttle_shows_what_its_users_need_and_nothing_else():
+    names = {name for name in dir(throttled_openai.Throttle()) if not name.startswith("_")}
+    assert names == {"changed", "in_flight", "max_refusals", "stats", "threads", "waiting"}
+
+
 # --- imports --------------------------------------------------------------------------------------
 
 

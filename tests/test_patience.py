@@ -400,7 +400,7 @@ def test_five_hundred_different_limits_cost_no_time():
 
         client = throttled(Server(decide))
         await ends(client, 500)
-        budget = client.throttle._lane("gpt-4o").budget
+        budget = client.throttle._dispatcher.limiters.find("gpt-4o").budget
         assert len(budget.windows) <= 16
         began = time.perf_counter()
         for _ in range(100):

@@ -1,4 +1,4 @@
-"""The portal: a caller gets the answer or gives it up, never both and never neither."""
+"""The portal: whoever asks gets the answer or gives it up, never both and never neither."""
 
 import asyncio
 import contextlib
@@ -14,18 +14,19 @@ import time
 
 import pytest
 
-from support import Manners, Outcome, announcement, answer, refusal
+from support import Outcome, QueueOptions, announcement, answer, refusal
 from throttled_openai import AdmissionTimeout, QueueFull, Throttle
 from throttled_openai._admission import portal as _portal
+from throttled_openai._admission.call import Call
 from throttled_openai._admission.home import post
-from throttled_openai._admission.permit import Call, PostedPermit
-from throttled_openai._admission.portal import Portal, Question
-from throttled_openai._protocol.usage import Usage
+from throttled_openai._admission.portal import Portal, Submission
+from throttled_openai._admission.posted_permit import PostedPermit
+from throttled_openai._protocol.estimate import Usage
 from throttled_openai.simulator import VirtualTimeLoop
 
 
 def turn(loop, turns=1):
-    """Let `loop` run what is ready, `turns` times; its clock stands still."""
+    """Let `loop` run what is ready, so many times; its clock stands still."""
     for _ in range(turns):
         loop.call_soon(loop.stop)
         loop.run_forever()
@@ -67,20 +68,20 @@ def threaded():
         portal._loop.close()
 
 
-class Asked(Question):
+class Asked(Submission):
     """A question of the test, which looks whether there is an answer."""
 
     def __init__(self, portal, make, unwanted=None):
         self.woken = 0
         super().__init__(portal.loop, make, self.woke, unwanted)
-        self.ask()
+        self.submit()
 
     def woke(self):
         self.woken += 1
 
     def result(self):
         assert self.woken == 1
-        return self.answer()
+        return super().result()
 
 
 class Work:
@@ -125,7 +126,7 @@ def test_the_answer_is_what_the_coroutine_returns(portal):
 def test_who_gives_up_before_it_has_begun_is_never_heard(portal):
     work = Work(portal.loop)
     asked = question(portal, work)
-    asked.give_up()
+    asked.abandon()
     turn(portal.loop, 5)
     assert (work.made, work.turned_away) == (0, [])
 
@@ -134,7 +135,7 @@ def test_who_gives_up_while_it_waits_ends_the_wait(portal):
     work = Work(portal.loop)
     asked = question(portal, work)
     turn(portal.loop, 2)
-    asked.give_up()
+    asked.abandon()
     turn(portal.loop, 5)
     assert (work.made, work.cancelled, work.turned_away) == (1, 1, [])
 
@@ -145,7 +146,7 @@ def test_an_answer_that_came_just_before_is_turned_away(portal):
     turn(portal.loop, 2)
     work.end()
     turn(portal.loop, 2)
-    asked.give_up()
+    asked.abandon()
     turn(portal.loop, 5)
     assert (work.cancelled, work.turned_away) == (0, ["answer"])
 
@@ -160,7 +161,7 @@ def test_an_answer_that_comes_in_spite_of_the_cancellation_is_turned_away(portal
 
     asked = Asked(portal, stubborn, work.turned_away.append)
     turn(portal.loop, 2)
-    asked.give_up()
+    asked.abandon()
     turn(portal.loop, 5)
     assert work.turned_away == ["answer"]
 
@@ -170,7 +171,7 @@ def test_an_error_is_raised_where_it_was_asked(threaded):
         raise QueueFull(max_queued=1, waiting=1, retry_after=2.0)
 
     with pytest.raises(QueueFull, match="1 calls are waiting"):
-        threaded.ask(fail)
+        threaded.run(fail)
 
 
 def test_an_error_that_nobody_waits_for_is_dropped(portal):
@@ -180,7 +181,7 @@ def test_an_error_that_nobody_waits_for_is_dropped(portal):
     turned_away = []
     asked = Asked(portal, fail, turned_away.append)
     turn(portal.loop, 3)
-    asked.give_up()
+    asked.abandon()
     assert turned_away == []
 
 
@@ -191,7 +192,7 @@ def test_a_cancellation_that_nobody_asked_for_is_an_answer_too(threaded):
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        threaded.ask(fail)
+        threaded.run(fail)
 
 
 def test_without_anybody_to_take_it_a_result_is_dropped(portal):
@@ -200,7 +201,7 @@ def test_without_anybody_to_take_it_a_result_is_dropped(portal):
 
     asked = Asked(portal, answers)
     turn(portal.loop, 3)
-    asked.give_up()
+    asked.abandon()
 
 
 class Interrupted(BaseException):
@@ -239,7 +240,7 @@ def test_a_blocked_thread_can_be_interrupted(threaded, look, monkeypatch):
             cancelled.set()
 
     with pytest.raises(Interrupted), interrupted_after(0.2):
-        threaded.ask(never)
+        threaded.run(never)
     assert cancelled.wait(10)
 
 
@@ -251,7 +252,7 @@ def test_looking_up_from_the_wait_now_and_then_changes_nothing(threaded, monkeyp
         await asyncio.sleep(0.1)
         return "answer"
 
-    assert threaded.ask(slow) == "answer"
+    assert threaded.run(slow) == "answer"
 
 
 # A task that asks.
@@ -265,7 +266,7 @@ def test_a_task_has_the_answer_or_it_is_turned_away(portal, own, steps, ends):
         work = Work(portal.loop)
         if ends:
             work.end()
-        task = own.create_task(portal.ask_async(work, work.turned_away.append))
+        task = own.create_task(portal.run_async(work, work.turned_away.append))
         for step in steps[:when]:
             turn({"O": own, "P": portal.loop}[step])
         task.cancel()
@@ -279,7 +280,7 @@ def test_a_task_has_the_answer_or_it_is_turned_away(portal, own, steps, ends):
 
 def test_a_task_is_woken_on_its_own_loop(portal, own):
     work = Work(portal.loop)
-    task = own.create_task(portal.ask_async(work, work.turned_away.append))
+    task = own.create_task(portal.run_async(work, work.turned_away.append))
     turn(own)
     turn(portal.loop, 2)
     work.end()
@@ -291,7 +292,7 @@ def test_a_task_is_woken_on_its_own_loop(portal, own):
 
 def test_a_loop_that_was_closed_meanwhile_turns_the_answer_away(portal):
     own, work = VirtualTimeLoop(), Work(portal.loop)
-    coroutine = portal.ask_async(work, work.turned_away.append)
+    coroutine = portal.run_async(work, work.turned_away.append)
     task = own.create_task(coroutine)
     turn(own)
     turn(portal.loop, 2)
@@ -310,7 +311,7 @@ def test_a_hundred_tasks_on_each_of_four_loops_have_their_answers(threaded):
 
     def run(results):
         async def main():
-            asked = (threaded.ask_async(lambda number=number: double(number)) for number in range(100))
+            asked = (threaded.run_async(lambda number=number: double(number)) for number in range(100))
             return await asyncio.gather(*asked)
 
         results.append(asyncio.run(main()))
@@ -364,7 +365,7 @@ def test_where_no_thread_can_be_started_those_that_ask_run_the_loop_in_turn(monk
 
     def work(number):
         together.wait()
-        answers.extend(portal.ask(lambda n=n: slow(n)) for n in range(number, 100, 5))
+        answers.extend(portal.run(lambda n=n: slow(n)) for n in range(number, 100, 5))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
     for thread in threads:
@@ -379,11 +380,11 @@ def test_where_no_thread_can_be_started_those_that_ask_run_the_loop_in_turn(monk
 def test_where_no_thread_can_be_started_calls_are_admitted_and_settled(monkeypatch):
     t, portal = Throttle(max_concurrency=1, threads=True), Portal()
     monkeypatch.setattr(portal, "_start", no_thread)
-    t._portal = portal
+    t._dispatcher._portal = portal
 
     def work():
         for _ in range(10):
-            t.admit_blocking(Call("m", 1, Manners())).settle(Outcome.SUCCESS)
+            t._dispatcher.admit_blocking(Call("m", 1, QueueOptions())).settle(Outcome.SUCCESS)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -404,14 +405,14 @@ def test_once_a_thread_can_be_started_it_takes_the_loop_over(monkeypatch):
 
     def work():
         while not over.is_set():
-            answers.append(portal.ask(slow))
+            answers.append(portal.run(slow))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
     time.sleep(0.1)
     monkeypatch.undo()
-    assert asyncio.run(portal.ask_async(slow)) == "throttled-openai"
+    assert asyncio.run(portal.run_async(slow)) == "throttled-openai"
     time.sleep(0.1)
     over.set()
     for thread in threads:
@@ -428,7 +429,7 @@ def test_a_task_that_needs_a_thread_where_none_can_be_started_is_told_so(monkeyp
     portal = Portal()
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        asyncio.run(portal.ask_async(lambda: None))
+        asyncio.run(portal.run_async(lambda: None))
     monkeypatch.undo()
     assert portal._loop is None
 
@@ -442,18 +443,18 @@ def test_who_asks_with_patience_is_told_after_it(threaded):
 
     try:
         with pytest.raises(TimeoutError):
-            threaded.ask(answer, patience=0.05)
+            threaded.run(answer, patience=0.05)
     finally:
         busy.set()
-    assert threaded.ask(answer, patience=20) == "answer"
+    assert threaded.run(answer, patience=20) == "answer"
 
 
 def test_the_portal_does_not_wait_for_itself(threaded):
     async def ask_again():
-        return threaded.ask(lambda: None)
+        return threaded.run(lambda: None)
 
     with pytest.raises(AssertionError, match="wait for itself"):
-        threaded.ask(ask_again)
+        threaded.run(ask_again)
 
 
 def test_what_is_posted_to_a_closed_loop_is_dropped():
@@ -467,14 +468,14 @@ def test_at_rest_it_has_done_what_was_posted_before_and_does_nothing_after(threa
     loop = threaded.loop
     for number in range(100):
         post(loop, done.append, number)
-    threaded.rest()
+    threaded.drain()
     post(loop, done.append, "late")
     assert done == list(range(100))
-    assert threaded.loop is not loop  # later questions are answered nevertheless
+    assert threaded.loop is not loop  # whoever asks after that is answered nevertheless
 
 
 def test_a_portal_that_never_began_rests_at_once():
-    Portal().rest()
+    Portal().drain()
 
 
 # A throttle that lives there.
@@ -482,15 +483,17 @@ def test_a_portal_that_never_began_rests_at_once():
 
 def throttle(portal, **options):
     made = Throttle(threads=True, **options)
-    made._portal = portal
-    made.random = lambda: 0.0
+    made._dispatcher._portal = portal
+    made._dispatcher.random = lambda: 0.0
     return made
 
 
 def ask(throttle, portal, tokens=1, model="m", **manners):
     """A call that waits for its permit, as a thread's does."""
-    call = Call(model, tokens, Manners(**manners))
-    asked = Asked(portal, lambda: throttle._admit_here(call), lambda permit: permit.release(Outcome.UNSENT))
+    call = Call(model, tokens, QueueOptions(**manners))
+    asked = Asked(
+        portal, lambda: throttle._dispatcher.admit_on_portal(call), lambda permit: permit.release(Outcome.UNSENT)
+    )
     turn(portal.loop, 3)
     return asked
 
@@ -565,7 +568,7 @@ def test_a_permit_whose_stream_is_dropped_is_left_to_the_stream(portal):
 def test_who_gives_up_in_the_queue_lets_the_next_one_go(portal):
     t = throttle(portal, max_concurrency=1)
     first, second, third = ask(t, portal), ask(t, portal), ask(t, portal)
-    second.give_up()
+    second.abandon()
     turn(portal.loop, 3)
     assert t.waiting == 1
     first.result().settle(Outcome.SUCCESS)
@@ -578,7 +581,7 @@ def test_who_gives_up_in_the_moment_of_the_permit_costs_nothing(portal):
     t = throttle(portal, rpm=60)
     asked = ask(t, portal)
     level = t.stats().budgets[0].windows[0].spendable
-    asked.give_up()
+    asked.abandon()
     turn(portal.loop)
     assert t.in_flight == 0
     assert t.stats().budgets[0].windows[0].spendable == level + 1
@@ -599,26 +602,26 @@ def test_errors_of_admission_come_through(portal):
 def test_who_is_slow_to_take_its_permit_teaches_no_latency(portal):
     """Its thread, or the whole process, is busy; the server is not slow."""
     t = throttle(portal)
-    permit = t._received(ask(t, portal).result())
+    permit = t._dispatcher._received(ask(t, portal).result())
     turn(portal.loop)
-    assert not t.late
+    assert not t._dispatcher.lag.late
     portal.loop.jump(1.0)
-    t._received(permit).settle(Outcome.SUCCESS)
+    t._dispatcher._received(permit).settle(Outcome.SUCCESS)
     turn(portal.loop)
-    assert t.late
+    assert t._dispatcher.lag.late
     for _ in range(3):  # once it is on time again, that is seen too
         portal.loop.jump(1.0)
-        t._received(ask(t, portal).result()).settle(Outcome.SUCCESS)
+        t._dispatcher._received(ask(t, portal).result()).settle(Outcome.SUCCESS)
         turn(portal.loop, 3)
-    assert not t.late
+    assert not t._dispatcher.lag.late
 
 
 def test_limits_announced_without_a_permit_are_learnt_there(portal):
     t = throttle(portal)
-    t.observe(announcement(rpm=60, rpm_left=59))  # no call yet: nobody to tell
+    t._dispatcher.observe(announcement(rpm=60, rpm_left=59))  # no call yet: nobody to tell
     held = ask(t, portal).result()
-    t.observe(announcement())
-    t.observe(announcement(rpm=60, rpm_left=59))
+    t._dispatcher.observe(announcement())
+    t._dispatcher.observe(announcement(rpm=60, rpm_left=59))
     turn(portal.loop, 2)
     assert [window.limit for window in t.stats().budgets[0].windows] == [60.0]
     held.release()
@@ -631,7 +634,7 @@ def test_stats_are_taken_between_two_decisions(threaded):
 
     def work():
         while not over.is_set():
-            permit = t.admit_blocking(Call("m", 1, Manners()))
+            permit = t._dispatcher.admit_blocking(Call("m", 1, QueueOptions()))
             permit.settle(Outcome.SUCCESS)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
@@ -658,7 +661,7 @@ def test_a_throttle_keeps_its_kind_when_it_is_changed():
 
 def test_a_throttle_that_nobody_holds_is_collected_with_its_clients_gone():
     t = Throttle(threads=True)
-    permit = t.admit_blocking(Call("m", 1, Manners()))
+    permit = t._dispatcher.admit_blocking(Call("m", 1, QueueOptions()))
     permit.settle(Outcome.SUCCESS)
     t.stats()
     import weakref
@@ -679,13 +682,13 @@ class TwoLoops:
     """A throttle that decides on `own`, beside a portal, until `other` comes; the test turns all three."""
 
     def __init__(self, portal, monkeypatch, **options):
-        monkeypatch.setattr("throttled_openai._admission.throttle.portal", portal)
+        monkeypatch.setattr("throttled_openai._admission.dispatcher.portal", portal)
         self.portal, self.own, self.other = portal, VirtualTimeLoop(), VirtualTimeLoop()
         self.throttle = Throttle(**options)
-        self.throttle.random = lambda: 0.0
+        self.throttle._dispatcher.random = lambda: 0.0
 
     def ask(self, loop, **manners):
-        return loop.create_task(self.throttle.admit(Call("m", 1, Manners(**manners))))
+        return loop.create_task(self.throttle._dispatcher.admit(Call("m", 1, QueueOptions(**manners))))
 
     def turn(self, times=6):
         """Let all three run; a second passes on each."""
@@ -723,7 +726,7 @@ def test_with_a_second_running_loop_it_goes_over_and_everybody_keeps_what_they_h
     assert (admitted(first), two.throttle.in_flight, two.throttle.waiting) == (True, 1, 2)
     other = two.ask(two.other)
     two.turn()
-    assert (two.throttle.loop, two.throttle.in_flight, two.throttle.waiting) == (two.portal.loop, 1, 3)
+    assert (two.throttle._dispatcher.loop, two.throttle.in_flight, two.throttle.waiting) == (two.portal.loop, 1, 3)
     first.result().settle(Outcome.SUCCESS)  # on no loop, or any: it is posted
     for waiting in (second, third, other):  # in the order of their arrival
         two.turn()
@@ -787,7 +790,7 @@ def test_an_attempt_that_ends_after_its_throttle_went_over_is_counted_there(two)
     permit.release()
     two.turn()
     stats = two.throttle.stats()
-    assert (stats.succeeded, stats.budgets[0].tokens_used, two.throttle.streams) == (1, 15, 0)
+    assert (stats.succeeded, stats.budgets[0].tokens_used, two.throttle._dispatcher.stall.streams) == (1, 15, 0)
     other.result().release()
 
 
@@ -795,7 +798,7 @@ def test_a_synchronous_call_takes_it_over_too():
     t = Throttle(max_concurrency=2)
 
     async def call():
-        permit = await t.admit(Call("m", 1, Manners()))
+        permit = await t._dispatcher.admit(Call("m", 1, QueueOptions()))
         await asyncio.sleep(0.01)
         permit.settle(Outcome.SUCCESS)
 
@@ -803,7 +806,7 @@ def test_a_synchronous_call_takes_it_over_too():
         calls = asyncio.gather(*(call() for _ in range(5)))
         await asyncio.sleep(0)
         assert t.waiting
-        permit = await asyncio.to_thread(t.admit_blocking, Call("m", 1, Manners()))
+        permit = await asyncio.to_thread(t._dispatcher.admit_blocking, Call("m", 1, QueueOptions()))
         permit.settle(Outcome.SUCCESS)
         await calls
 
@@ -815,7 +818,7 @@ def test_hundreds_of_loops_in_threads_at_once_and_in_turn_lose_nothing():
     t = Throttle(max_concurrency=5)
 
     async def call():
-        permit = await t.admit(Call("m", 1, Manners()))
+        permit = await t._dispatcher.admit(Call("m", 1, QueueOptions()))
         await asyncio.sleep(0)
         permit.settle(Outcome.SUCCESS)
 
@@ -843,11 +846,11 @@ def left_behind(t, *, streams=0, waiting=3):
 
     async def leave():
         for number in range(2):
-            kept.append(await t.admit(Call("m", 1, Manners())))
+            kept.append(await t._dispatcher.admit(Call("m", 1, QueueOptions())))
             if number < streams:
                 kept[-1].started()
         for _ in range(waiting):
-            kept.append(asyncio.get_running_loop().create_task(t.admit(Call("m", 1, Manners()))))
+            kept.append(asyncio.get_running_loop().create_task(t._dispatcher.admit(Call("m", 1, QueueOptions()))))
             kept[-1]._log_destroy_pending = False
         await asyncio.sleep(0.05)
         assert (t.stats().in_flight, t.stats().waiting) == (2, waiting)
@@ -865,7 +868,7 @@ def test_what_a_closed_loop_had_in_flight_or_waiting_is_forgotten(threads):
     deadline = time.monotonic() + 10
     while (t.stats().in_flight, t.stats().waiting) != (0, 0):
         assert time.monotonic() < deadline
-    assert t.streams == 0
+    assert t._dispatcher.stall.streams == 0
     del kept
 
 
@@ -876,7 +879,7 @@ def test_the_next_loop_is_admitted_at_once_where_the_one_before_was_closed_with_
 
     async def main():
         async with asyncio.timeout(5):
-            permits = [await t.admit(Call("m", 1, Manners())) for _ in range(2)]
+            permits = [await t._dispatcher.admit(Call("m", 1, QueueOptions())) for _ in range(2)]
         for permit in permits:
             permit.settle(Outcome.SUCCESS)
 
@@ -893,26 +896,26 @@ def test_the_next_loop_is_admitted_at_once_where_the_one_before_was_closed_with_
 
 
 def test_a_thread_that_waits_goes_on_once_a_loop_that_has_closed_is_looked_for(monkeypatch):
-    monkeypatch.setattr("throttled_openai._admission.throttle.STUCK", 0.1)
+    monkeypatch.setattr("throttled_openai._admission.stall.STALL_TIMEOUT", 0.1)
     t = Throttle(max_concurrency=2, threads=True)
-    t.stuck_for = 0.1
+    t._dispatcher.stall.stall_timeout = 0.1
     loop = asyncio.new_event_loop()
-    held = [loop.run_until_complete(t.admit(Call("m", 1, Manners()))) for _ in range(2)]
+    held = [loop.run_until_complete(t._dispatcher.admit(Call("m", 1, QueueOptions()))) for _ in range(2)]
     threading.Timer(0.2, loop.close).start()
-    t.admit_blocking(Call("m", 1, Manners(max_wait=10.0))).settle(Outcome.SUCCESS)
+    t._dispatcher.admit_blocking(Call("m", 1, QueueOptions(max_wait=10.0))).settle(Outcome.SUCCESS)
     del held
 
 
 def test_a_loop_that_stands_still_does_not_hold_up_others_for_ever(monkeypatch):
-    monkeypatch.setattr("throttled_openai._admission.throttle.STUCK", 0.05)
+    monkeypatch.setattr("throttled_openai._admission.stall.STALL_TIMEOUT", 0.05)
     t = Throttle(max_concurrency=1, threads=True)
-    t.stuck_for = 0.05
+    t._dispatcher.stall.stall_timeout = 0.05
 
     async def main():
-        permit = await t.admit(Call("m", 1, Manners()))
+        permit = await t._dispatcher.admit(Call("m", 1, QueueOptions()))
 
         async def other():
-            (await t.admit(Call("m", 1, Manners(max_wait=10.0)))).settle(Outcome.SUCCESS)
+            (await t._dispatcher.admit(Call("m", 1, QueueOptions(max_wait=10.0)))).settle(Outcome.SUCCESS)
 
         thread = threading.Thread(target=lambda: asyncio.run(other()))
         thread.start()
@@ -928,7 +931,7 @@ def test_a_run_that_is_cancelled_in_the_middle_leaves_nothing():
     t = Throttle(max_concurrency=2)
 
     async def call():
-        permit = await t.admit(Call("m", 1, Manners()))
+        permit = await t._dispatcher.admit(Call("m", 1, QueueOptions()))
         try:
             await asyncio.sleep(60)
         finally:
@@ -956,8 +959,8 @@ def test_stats_never_wait_for_what_decides(threads):
 
     def work():
         async def main():
-            permit = await t.admit(Call("m", 1, Manners()))
-            t.decide(lambda: (inside.set(), go_on.wait(20)))
+            permit = await t._dispatcher.admit(Call("m", 1, QueueOptions()))
+            t._dispatcher.decide(lambda: (inside.set(), go_on.wait(20)))
             await asyncio.sleep(0)
             permit.release()
 
@@ -985,10 +988,10 @@ def run(code, *, interrupt_after=None, timeout=30, **environment):
     preamble = """
         import os, signal, sys, threading, time
         from throttled_openai import Throttle
-        from throttled_openai._admission.permit import Call, Manners, Outcome
+        from throttled_openai._admission.call import Call, Outcome, QueueOptions
 
         def ask(throttle, model="m"):
-            return throttle.admit_blocking(Call(model, 1, Manners()))
+            return throttle._dispatcher.admit_blocking(Call(model, 1, QueueOptions()))
     """
     process = subprocess.Popen(
         [sys.executable, "-X", "dev", "-c", textwrap.dedent(preamble) + textwrap.dedent(code)],
@@ -1056,7 +1059,7 @@ def test_what_is_asked_at_the_interpreters_exit_is_answered():
     code = """
         import atexit
         import throttled_openai._admission.portal as p
-        atexit.unregister(p.portal.rest)
+        atexit.unregister(p.portal.drain)
         t = Throttle(threads=True)
 
         def use(name):
@@ -1065,7 +1068,7 @@ def test_what_is_asked_at_the_interpreters_exit_is_answered():
             print(name)
 
         atexit.register(use, "after")
-        atexit.register(p.portal.rest)
+        atexit.register(p.portal.drain)
         atexit.register(use, "before")
         use("during")
     """
@@ -1157,7 +1160,7 @@ def test_a_child_that_was_forked_while_the_portal_was_busy_is_as_good():
 def test_a_throttle_is_shown_though_the_portal_is_busy():
     """A log handler shows it with its lock held, which the portal may be waiting for."""
     throttle = Throttle(rpm=60, threads=True)
-    permit = throttle.admit_blocking(Call("m", 1, Manners()))
+    permit = throttle._dispatcher.admit_blocking(Call("m", 1, QueueOptions()))
     busy = threading.Event()
     post(permit.loop, busy.wait, 20)
     try:

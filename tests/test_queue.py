@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import ORDINARY, Call, Manners, admit, call, start, throttle, ticks, timers, virtual, virtual_run
+from support import ORDINARY, Call, QueueOptions, admit, call, start, throttle, ticks, timers, virtual, virtual_run
 from throttled_openai._admission import queue as _queue
-from throttled_openai._admission.permit import Outcome
-from throttled_openai._admission.queue import FAIR, GIVEN_UP_AT_ONCE, LAST, STAYING, Queue, Waiter
+from throttled_openai._admission.call import Outcome
+from throttled_openai._admission.queue import CANCELLED_AT_ONCE, CANCELLED_KEPT, FAIRNESS_INTERVAL, LAST, Queue, Waiter
 from throttled_openai._control.budget import Budget
 
 MANY = 100_000
@@ -22,7 +22,7 @@ MANY = 100_000
 
 def waiter(number, tokens=1, *, priority=0, since=0.0, max_wait=None):
     """The call that came as the `number`th."""
-    asked = Call("m", tokens, Manners(priority=priority, max_wait=max_wait))
+    asked = Call("m", tokens, QueueOptions(priority=priority, max_wait=max_wait))
     return Waiter(asked, (-priority, number), since, asyncio.get_running_loop().create_future())
 
 
@@ -69,7 +69,11 @@ async def test_every_tenth_to_leave_is_the_one_that_has_waited_longest():
     while queue.waiting:
         left.append(queue.oldest()[0])
         queue.take(left[-1])
-    assert [left.index(one) for one in patient] == [FAIR - 1, 2 * FAIR - 1, 3 * FAIR - 1]
+    assert [left.index(one) for one in patient] == [
+        FAIRNESS_INTERVAL - 1,
+        2 * FAIRNESS_INTERVAL - 1,
+        3 * FAIRNESS_INTERVAL - 1,
+    ]
     assert [one for one in left if one in urgent] == urgent
 
 
@@ -77,13 +81,13 @@ async def test_every_tenth_to_leave_is_the_one_that_has_waited_longest():
 async def test_whose_turn_it_is_by_age_stays_first_while_smaller_ones_pass():
     large, urgent = waiter(0, 5000), [waiter(n, priority=5) for n in range(1, 30)]
     queue = queue_of(large, *urgent)
-    for _ in range(FAIR - 1):
+    for _ in range(FAIRNESS_INTERVAL - 1):
         queue.take(queue.oldest()[0])
     for _ in range(5):
         assert queue.oldest()[0] is large
         queue.take(queue.oldest()[1])
     queue.take(large)
-    assert queue.oldest()[0] is urgent[FAIR + 4]
+    assert queue.oldest()[0] is urgent[FAIRNESS_INTERVAL + 4]
 
 
 @virtual
@@ -132,7 +136,7 @@ async def test_who_has_given_up_is_neither_counted_nor_told():
 
 @virtual
 async def test_of_very_many_who_have_given_up_only_some_are_cleared_away_at_once():
-    waiters = [waiter(n) for n in range(2 * GIVEN_UP_AT_ONCE + 10)]
+    waiters = [waiter(n) for n in range(2 * CANCELLED_AT_ONCE + 10)]
     queue, last = queue_of(*waiters), waiter(10**6)
     queue.add(last)
     for one in waiters:
@@ -149,14 +153,14 @@ async def test_of_very_many_who_have_given_up_only_some_are_cleared_away_at_once
 async def test_those_who_give_up_behind_one_that_waits_are_let_go():
     queue, first = Queue(), waiter(0)
     queue.add(first)
-    for number in range(1, 10 * STAYING):
+    for number in range(1, 10 * CANCELLED_KEPT):
         gone = waiter(number, number, max_wait=1e6)
         queue.add(gone)
         gone.future.cancel()
         queue.left()
     assert queue.oldest() == [first]
-    assert sum(map(len, queue._heaps.values())) <= 2 + STAYING
-    assert len(queue._deadlines) <= 2 + STAYING
+    assert sum(map(len, queue._heaps.values())) <= 2 + CANCELLED_KEPT
+    assert len(queue._deadlines) <= 2 + CANCELLED_KEPT
 
 
 @virtual
@@ -178,7 +182,7 @@ async def test_those_whose_deadline_has_passed_are_taken_out_by_their_deadlines(
 
 @virtual
 async def test_a_deadline_counts_what_was_waited_before():
-    asked = Call("m", 1, Manners(max_wait=10.0))
+    asked = Call("m", 1, QueueOptions(max_wait=10.0))
     asked.waited = 4.0
     assert Waiter(asked, (0, 0), 100.0, asyncio.get_running_loop().create_future()).deadline == 106
 
@@ -225,7 +229,7 @@ def test_it_tells_what_a_sorted_list_would_tell(seed):
                     left.remove(one)
             heaps = {}
             for one in sorted(left):
-                heaps.setdefault((one.call.manners.priority, int(one.call.tokens).bit_length()), one)
+                heaps.setdefault((one.call.queue_options.priority, int(one.call.tokens).bit_length()), one)
             told = queue.oldest()
             assert sorted(told) == sorted(heaps.values())
             if told:
@@ -271,11 +275,11 @@ def go_on(coroutine):
 async def test_a_hundred_thousand_waiting_calls_cost_one_push_one_pop_and_few_looks_each(counted):
     t = throttle(rpm=600_000)
     await call(t)
-    lane = t._lane("m")
+    lane = t._dispatcher.limiters.find("m")
     waiting, open_ones, done = collections.deque(), [], lane.admitted
     sizes = [1, 30, 1000]
     for number in range(MANY):
-        one = t.admit(Call("m", sizes[number % 3], ORDINARY))
+        one = t._dispatcher.admit(Call("m", sizes[number % 3], ORDINARY))
         permit = go_on(one)
         if permit is None:
             waiting.append(one)
@@ -298,15 +302,15 @@ async def test_a_hundred_thousand_waiting_calls_cost_one_push_one_pop_and_few_lo
 async def test_a_hundred_thousand_cancelled_calls_leave_nothing(counted):
     t = throttle(rpm=60)
     await call(t)
-    patient = Manners(max_wait=1000.0)
-    waiting = [t.admit(Call("m", 1, patient)) for _ in range(MANY)]
+    patient = QueueOptions(max_wait=1000.0)
+    waiting = [t._dispatcher.admit(Call("m", 1, patient)) for _ in range(MANY)]
     for one in waiting:
         one.send(None)
     assert t.waiting == MANY
     for one in waiting:
         with pytest.raises(asyncio.CancelledError):
             one.throw(asyncio.CancelledError)
-    queue = t._lane("m").queue
+    queue = t._dispatcher.limiters.find("m").queue
     assert (t.waiting, queue.oldest(), queue.next_deadline()) == (0, [], math.inf)
     assert (queue._heaps, queue._deadlines) == ({}, [])
     assert timers() == []

@@ -121,7 +121,7 @@ def test_a_wait_is_stretched_by_up_to_a_tenth_so_that_clients_do_not_return_toge
     async def main():
         script = Script(refuses(headers={"retry-after-ms": "10000"}))
         client = throttled(script)
-        client.throttle.random = lambda: 0.5
+        client.throttle._dispatcher.random = lambda: 0.5
         await say(client)
         assert script.times == [0.0, 10.5]
 

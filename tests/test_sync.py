@@ -265,10 +265,10 @@ def test_a_copy_shares_the_budgets_and_keeps_its_manners(method):
     assert isinstance(other, ThrottledOpenAI)
     assert (other.timeout, other.max_retries) == (5.0, 9)
     assert other.throttle is client.throttle
-    assert other._manners == client._manners
+    assert other._queue_options == client._queue_options
     assert other._client is client._client
     assert client.with_throttle(priority=1).throttle is client.throttle
-    assert client.with_throttle(priority=1)._manners.max_wait == 30.0
+    assert client.with_throttle(priority=1)._queue_options.max_wait == 30.0
 
 
 def test_a_copy_with_limits_gets_budgets_of_its_own():
@@ -647,8 +647,8 @@ def test_a_stream_is_closed_by_another_thread_than_the_one_that_dropped_it():
 
 def test_dropped_streams_are_looked_for_when_nothing_moves(monkeypatch):
     client = throttled(Script(Says(body=Body(events()))), max_concurrency=1)
-    client.throttle.stuck_for = 0.2
-    monkeypatch.setattr("throttled_openai._admission.throttle.STUCK", 0.2)
+    client.throttle._dispatcher.stall.stall_timeout = 0.2
+    monkeypatch.setattr("throttled_openai._admission.stall.STALL_TIMEOUT", 0.2)
     gc.disable()
     try:
         next(iter(say(client, stream=True)))
@@ -889,7 +889,7 @@ class Fuzz:
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_happens_in_forty_threads_and_a_loop_nothing_is_left_behind(seed, monkeypatch):
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr("throttled_openai._admission.throttle.STUCK", 0.2)
+    monkeypatch.setattr("throttled_openai._admission.stall.STALL_TIMEOUT", 0.2)
     simulator = Simulator(rpm=60_000, latency=0.02, latency_sigma=0.8, faults=FAULTS, seed=seed)
     with serving(simulator) as url:
         fuzz = Fuzz(seed, url)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from support import (
     Call,
     Limits,
-    Manners,
     Outcome,
+    QueueOptions,
     admit,
     announcement,
     answer,
@@ -50,7 +50,7 @@ from throttled_openai.simulator import Simulator, VirtualTimeLoop
 
 
 def lane(t, model="m"):
-    return t._lane(model)
+    return t._dispatcher.limiters.find(model)
 
 
 # --- pace -----------------------------------------------------------------------------------------
@@ -137,12 +137,12 @@ async def test_an_urgent_small_call_goes_at_once_while_a_large_one_saves_up():
 @virtual
 async def test_a_refused_call_keeps_its_place():
     t = throttle(rpm=60)
-    refused = Call("m", 1, Manners())
-    permit = await t.admit(refused)
+    refused = Call("m", 1, QueueOptions())
+    permit = await t._dispatcher.admit(refused)
     later = [start(call(t)) for _ in range(3)]
     await ticks()
     permit.settle(Outcome.REFUSED, refusal("requests", 2.0))
-    again = await t.admit(refused)
+    again = await t._dispatcher.admit(refused)
     assert again.admitted_at == 2
     again.settle(Outcome.SUCCESS)
     assert await gather(*later) == [3, 4, 5]
@@ -375,12 +375,12 @@ async def test_a_call_that_gives_up_at_the_head_makes_room_for_the_next():
 async def test_max_wait_counts_the_waiting_of_all_attempts_and_not_the_time_in_flight():
     t = throttle(rpm=60)
     await call(t)
-    refused = Call("m", 1, Manners(max_wait=4.0))
-    permit = await t.admit(refused)  # waited for 1 s
+    refused = Call("m", 1, QueueOptions(max_wait=4.0))
+    permit = await t._dispatcher.admit(refused)  # waited for 1 s
     await asyncio.sleep(50)
     permit.settle(Outcome.REFUSED, refusal("requests", 100.0))
     with pytest.raises(AdmissionTimeout) as failed:
-        await t.admit(refused)
+        await t._dispatcher.admit(refused)
     assert now() == 1 + 50 + 3
     assert failed.value.waited == 4
 
@@ -391,15 +391,15 @@ async def test_a_call_refused_in_the_instant_of_its_admission_waits_again_for_th
     await call(t)
     others = [start(call(t, max_wait=3.0)) for _ in range(2)]
     await asyncio.sleep(0)
-    refused = Call("m", 1, Manners(max_wait=8.0))
-    permit = await t.admit(refused)
+    refused = Call("m", 1, QueueOptions(max_wait=8.0))
+    permit = await t._dispatcher.admit(refused)
     assert permit.admitted_at == 3
     permit.settle(Outcome.REFUSED, refusal("requests", 1.0))
-    permit = await t.admit(refused)  # its deadline is again 8.0
+    permit = await t._dispatcher.admit(refused)  # its deadline is again 8.0
     assert permit.admitted_at == 4
     permit.settle(Outcome.REFUSED, refusal("requests", 100.0))
     with pytest.raises(AdmissionTimeout):
-        await t.admit(refused)
+        await t._dispatcher.admit(refused)
     assert now() == 8
     assert await gather(*others) == [1, 2]
 
@@ -462,12 +462,12 @@ async def test_a_call_that_finds_the_queue_full_fails_at_once_and_says_when_to_c
 @virtual
 async def test_a_refused_call_comes_back_into_a_full_queue():
     t = throttle(rpm=60)
-    refused = Call("m", 1, Manners(max_queued=1))
-    permit = await t.admit(refused)
+    refused = Call("m", 1, QueueOptions(max_queued=1))
+    permit = await t._dispatcher.admit(refused)
     waiting = start(call(t))
     await ticks()
     permit.settle(Outcome.REFUSED, refusal("requests", 1.0))
-    again = await t.admit(refused)
+    again = await t._dispatcher.admit(refused)
     assert again.admitted_at == 1
     again.settle(Outcome.SUCCESS)
     assert await waiting == 2
@@ -629,7 +629,7 @@ async def test_no_timer_is_set_while_only_a_place_is_missing():
 
 
 def test_lanes_of_models_that_are_not_used_any_more_leave_and_what_they_did_stays_counted(monkeypatch):
-    monkeypatch.setattr("throttled_openai._admission.throttle.MOST_LANES", 100)
+    monkeypatch.setattr("throttled_openai._admission.limiters.MOST_LIMITERS", 100)
     t = throttle(max_concurrency=1000)
 
     async def main():
@@ -638,9 +638,9 @@ def test_lanes_of_models_that_are_not_used_any_more_leave_and_what_they_did_stay
         for number in range(1000):
             await call(t, model=f"m{number}")
             await asyncio.sleep(1)
-        assert len(t._lanes) <= 100
-        assert len(t._lane_of) <= 400
-        models = {model for _, model in t._lanes}
+        assert len(t._dispatcher.limiters.by_key) <= 100
+        assert len(t._dispatcher.limiters.by_model) <= 400
+        models = {model for _, model in t._dispatcher.limiters.by_key}
         assert {"m999", "held"} <= models  # a call of the second is in flight
         (await waiting).settle(Outcome.SUCCESS)
 
@@ -698,7 +698,7 @@ def test_calls_that_died_with_their_loop_do_not_hold_up_the_next_one():
     async def leave():
         permits.extend([await admit(t), await admit(t)])
         for _ in range(3):
-            waiting = t.admit(Call("m", 1, Manners()))
+            waiting = t._dispatcher.admit(Call("m", 1, QueueOptions()))
             waiting.send(None)  # waits, and nobody will ever go on with it
             futures.append(waiting)
 
@@ -726,18 +726,18 @@ def test_calls_of_a_dead_loop_that_are_closed_later_do_not_keep_the_next_loop_bu
     async def leave():
         await asyncio.sleep(1000)
         await call(t)
-        left.append(t.admit(Call("m", 1, Manners())))
+        left.append(t._dispatcher.admit(Call("m", 1, QueueOptions())))
         left[0].send(None)
 
     loop.run_until_complete(leave())
     loop.close()
-    (dead,) = t._lanes.values()
+    (dead,) = t._dispatcher.limiters.by_key.values()
 
     async def next_run():
         await call(t)
         left[0].close()
         await ticks()
-        assert (t.waiting, t.in_flight, dead._timer) == (0, 0, None)
+        assert (t.waiting, t.in_flight, dead.timer.handle) == (0, 0, None)
 
     virtual_run(next_run())
 
@@ -833,7 +833,7 @@ class Walk:
         pick = self.random.choice
         limits = pick([None, Limits(rpm=600), Limits(rpm=60, tpm=6000), Limits(tpm=3000, burst=5), Limits(rpd=40)])
         self.t = throttle(limits, max_concurrency=pick([None, 1, 3, 50]))
-        self.t.random = self.random.random
+        self.t._dispatcher.random = self.random.random
         self.endings = collections.Counter()
         self.ledger = collections.Counter()  # by budget: reserved less refunded
         self.admitted = collections.Counter()  # by lane
@@ -842,18 +842,18 @@ class Walk:
 
     def check(self):
         t = self.t
-        assert 0 <= t.in_flight <= t.max_concurrency
-        for one in t._lanes.values():
+        assert 0 <= t.in_flight <= t._dispatcher.in_flight.unproven_ceiling
+        for one in t._dispatcher.limiters.by_key.values():
             assert one.in_flight >= 0
             assert one.queue.waiting >= 0
             assert one.limit >= 1
-        assert len(timers_of_lanes(t)) <= len(t._lanes)
+        assert len(timers_of_lanes(t)) <= len(t._dispatcher.limiters.by_key)
 
     async def one(self, number):
         random = self.random
         max_wait = random.choice([None, None, None, random.uniform(0.1, 40)])
         asked = Call(
-            random.choice("ab"), random.choice([0, 1, 20, 300, 2000]), Manners(random.choice([0, 0, 3]), max_wait)
+            random.choice("ab"), random.choice([0, 1, 20, 300, 2000]), QueueOptions(random.choice([0, 0, 3]), max_wait)
         )
         try:
             await asyncio.sleep(random.uniform(0, 20))
@@ -874,7 +874,7 @@ class Walk:
     async def attempt(self, asked):
         """Whether the call is to be tried again."""
         random, key = self.random, lane(self.t, asked.model)
-        permit = await self.t.admit(asked)
+        permit = await self.t._dispatcher.admit(asked)
         self.check()
         self.admitted[key] += 1
         outcome = Outcome.IGNORED
@@ -911,7 +911,7 @@ class Walk:
         stats = self.t.stats()
         assert (stats.waiting, stats.in_flight) == (0, 0)
         assert sum(self.endings.values()) == count
-        for one in self.t._lanes.values():
+        for one in self.t._dispatcher.limiters.by_key.values():
             # What was granted to a call cancelled in that tick was given back whole.
             assert one.admitted >= self.admitted[one]
             assert self.ledger[one.budget, "requests"] == self.kept_requests[one]
@@ -920,7 +920,7 @@ class Walk:
 
 
 def timers_of_lanes(t):
-    return [one._timer for one in t._lanes.values() if one._timer is not None]
+    return [one.timer.handle for one in t._dispatcher.limiters.by_key.values() if one.timer.handle is not None]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -931,7 +931,7 @@ def test_over_any_mix_of_endings_every_call_ends_once_and_what_is_reserved_is_us
 
     def granted(self, asked, at):
         assert self.in_flight < self.limit
-        assert self.throttle.in_flight < self.throttle.max_concurrency
+        assert walk.t.in_flight < walk.t._dispatcher.in_flight.unproven_ceiling
         return grant(self, asked, at)
 
     def reserved(self, tokens, at):

@@ -142,7 +142,7 @@ def test_the_mixin_makes_a_class_of_ones_own_throttled():
         client = ThrottledMine(server(), rpm=60, max_wait=100)
         await asyncio.gather(*(without_jitter(client).ask("hi") for _ in range(3)))
         assert now() == pytest.approx(3, abs=0.3)
-        assert client._manners.max_wait == 100
+        assert client._queue_options.max_wait == 100
 
     virtual_run(main())
 

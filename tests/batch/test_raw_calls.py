@@ -32,7 +32,7 @@ def answers(*replies):
 @contextlib.asynccontextmanager
 async def calls_to(answer=None, *, retries=2, **options):
     async with Server(answer) as server, ThrottledAsyncOpenAI(api_key="sk-x", base_url=server.url, **options) as client:
-        client.throttle.random = lambda: 0.0
+        client.throttle._dispatcher.random = lambda: 0.0
         yield server, RawCalls(client, retries=retries)
         await asyncio.sleep(0)
         assert client.throttle.in_flight == 0, "a permit was lost"

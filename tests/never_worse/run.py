@@ -86,7 +86,7 @@ async def _run(cell, made, *, ours):
     http = http_client(server)
     if ours:
         client, throttle = SEAMS[cell.seam](http, ours=CONFIGURED[cell.configured], **options)
-        throttle.random = lambda: 0.0
+        throttle._dispatcher.random = lambda: 0.0
     else:
         client, throttle = stock(http, **options)
     load, count = LOADS[cell.load]

@@ -67,7 +67,7 @@ def play(program, server=None, *, ours=True, make=None, checks=True, **options):
         given = {"api_key": KEY, "base_url": URL, "http_client": http, **options}
         client = (make or (ThrottledAsyncOpenAI if ours else AsyncOpenAI))(**given)
         if isinstance(getattr(client, "throttle", None), Throttle):
-            client.throttle.random = lambda: 0.0
+            client.throttle._dispatcher.random = lambda: 0.0
             played.throttles.append(client.throttle)
         played.gave = await program(client)
         played.took = now()

@@ -11,7 +11,7 @@ from pooled import families, limits, module_of, origin_pool_of, pooled, soon
 from servers import Server, after, identity, real, says, trusting
 from support import virtual
 from throttled_openai import Throttle, ThrottledAsyncOpenAI
-from throttled_openai._admission import throttle as _throttle
+from throttled_openai._admission import file_limit as _file_limit
 from throttled_openai._pool import PooledAsyncHttpxClient, http_client
 from throttled_openai._pool import client as _client
 from throttled_openai.simulator import Simulator, serve
@@ -28,24 +28,24 @@ def test_the_pool_is_chosen_by_name():
 def test_there_are_connections_for_all_calls_in_flight_and_some_more():
     for throttle in (Throttle(), Throttle(max_concurrency=10), Throttle(max_concurrency=20_000)):
         client = ThrottledAsyncOpenAI(api_key="k", throttle=throttle)
-        assert client._client._transport._pool._max_connections == throttle.most_connections + 100
+        assert client._client._transport._pool._max_connections == throttle._dispatcher.most_connections + 100
     # A copy keeps the connections, and may be allowed more calls in flight.
-    assert Throttle(max_concurrency=10).most_connections == Throttle().most_in_flight
+    assert Throttle(max_concurrency=10)._dispatcher.most_connections == Throttle()._dispatcher.ceiling
 
 
 @pytest.mark.parametrize(("files", "most"), [(-1, 10_000), (100_000, 10_000), (1024, 824), (256, 128), (64, 32)])
 def test_no_more_calls_are_in_flight_than_the_process_may_have_files(files, most, monkeypatch):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
-    assert Throttle().most_in_flight == most
-    assert Throttle(max_concurrency=5).most_in_flight == 5
+    assert Throttle()._dispatcher.ceiling == most
+    assert Throttle(max_concurrency=5)._dispatcher.ceiling == 5
 
 
 @pytest.mark.parametrize(("files", "calls", "warned"), [(256, 300, True), (256, 100, False), (100_000, 300, False)])
 def test_files_that_hold_calls_back_are_named_once(files, calls, warned, monkeypatch, caplog):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
-    _throttle._warn_of_files.cache_clear()
+    _file_limit.warn_of_file_limit.cache_clear()
     simulator = Simulator(latency=1.0)
     most = 0
 
@@ -73,7 +73,7 @@ def test_files_that_hold_calls_back_are_named_once(files, calls, warned, monkeyp
 
 
 def test_a_ceiling_that_was_chosen_is_no_matter_of_files(monkeypatch, caplog):
-    _throttle._warn_of_files.cache_clear()
+    _file_limit.warn_of_file_limit.cache_clear()
 
     @virtual
     async def main():

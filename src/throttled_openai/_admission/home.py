@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def home() -> asyncio.AbstractEventLoop | TrioHome:
-    """That of the running task. Raises `RuntimeError` where no event loop runs."""
+    """The event loop of the running task. Raises `RuntimeError` if no event loop runs."""
     if "trio" in sys.modules:
         import sniffio  # noqa: PLC0415  # comes with trio
 
@@ -25,12 +25,12 @@ def home() -> asyncio.AbstractEventLoop | TrioHome:
 
 
 def post(loop: asyncio.AbstractEventLoop | TrioHome, function: Callable[..., object], *args: object) -> bool:
-    """Have `function` called on `loop`, in the order of posting; from any thread, and from finalizers.
+    """Call `function` on `loop`, in the order of posting; may be used in any thread, and in finalizers.
 
-    False where the loop is closed: nothing happens.
+    Returns False if the loop is closed: then nothing happens.
     """
     with contextlib.suppress(RuntimeError):
-        # A context of its own: that of the caller would live as long as any timer that is set.
+        # A new context: the caller's would live as long as any timer that `function` sets.
         loop.call_soon_threadsafe(function, *args, context=contextvars.Context())
         return True
     return False
@@ -38,7 +38,7 @@ def post(loop: asyncio.AbstractEventLoop | TrioHome, function: Callable[..., obj
 
 @functools.cache
 def _trio_homes(trio: Any) -> Any:
-    """One for each run, which keeps it."""
+    """A variable that each run of trio has for itself."""
     return trio.lowlevel.RunVar("throttled_openai_home", default=None)
 
 
@@ -53,7 +53,7 @@ def _trio_home() -> TrioHome:
 
 
 class TrioHome:
-    """A run of trio, with the face of an event loop."""
+    """A run of trio, with the methods of an event loop that we use."""
 
     def __init__(self, trio: Any) -> None:
         self._trio = trio
@@ -85,13 +85,13 @@ class TrioHome:
 
 
 async def _harmless(coroutine: Coroutine[Any, Any, object]) -> None:
-    """An error would end the whole run."""
+    """Suppress errors, which would end the whole run."""
     with contextlib.suppress(Exception):
         await coroutine
 
 
 class _TrioFuture:
-    """As much of a future as a task needs that waits to be woken."""
+    """The part of a future that a waiting task needs."""
 
     def __init__(self, event: Any) -> None:
         self._event = event

@@ -1,4 +1,4 @@
-"""Notices: what the throttle logs about waiting, so that no call waits long without a word."""
+"""Notices: log messages about waiting, so that no call waits long in silence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def until(seconds: float) -> str:
 
 
 class Notices:
-    """Warnings of one budget: each reason once in `WARN_EVERY` seconds."""
+    """Warnings of one limiter: each reason once in `WARN_EVERY` seconds."""
 
     __slots__ = ("_again_at",)
 
@@ -37,7 +37,7 @@ class Notices:
         self._again_at: dict[str, float] = {}
 
     def due(self, reason: str, now: float) -> bool:
-        """Whether to warn for that reason now; if so, the next time is `WARN_EVERY` seconds from now."""
+        """Whether to warn for that reason now; if so, it is not due again for `WARN_EVERY` seconds."""
         if now < self._again_at.get(reason, -math.inf):
             return False
         self._again_at[reason] = now + WARN_EVERY

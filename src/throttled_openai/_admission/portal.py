@@ -1,4 +1,4 @@
-"""The portal: a thread with an event loop, where things are decided for callers on all other threads."""
+"""The portal: a thread with an event loop, which makes decisions for callers on all other threads."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any, Final, Generic, TypeVar
 from .home import home, post
 
 T = TypeVar("T")
-Make = Callable[[], Coroutine[Any, Any, T]]
+MakeCoroutine = Callable[[], Coroutine[Any, Any, T]]
 
-# Seconds after which a blocked thread looks whether it was interrupted. On Windows a wait without
-# an end does not hear Ctrl-C; everywhere else it does, and -1 is without an end.
+# Seconds after which a blocked thread checks whether it was interrupted. On Windows an endless wait ignores
+# Ctrl-C; on other systems it does not, and -1 means endless.
 LOOK: Final = 0.5 if sys.platform == "win32" else -1.0
-# Seconds after which a thread looks whether it is its turn to run the loop, where that has no thread.
+# Seconds after which a thread checks whether it is its turn to run a loop that has no thread of its own.
 TURN: Final = 0.01
-# Seconds the interpreter waits for the portal at its exit.
+# Seconds that the interpreter waits for the portal when it exits.
 EXIT: Final = 1.0
 
 # Event loops of a parent process. Closing them would take their files out of the parent's epoll.
@@ -30,27 +30,28 @@ _inherited: list[asyncio.AbstractEventLoop] = []
 
 
 class Portal:
-    """A daemon thread with an event loop, started when it is first asked.
+    """A daemon thread with an event loop, started on first use.
 
-    At the interpreter's exit it rests. A forked child starts one of its own: what was asked before
-    is the parent's. Where no thread can be started, the threads that wait for an answer run the loop
-    in turn: Python 3.12 starts none once the main thread has ended, and a system may have no more.
+    At interpreter exit it drains what was posted and then stops accepting work. A forked child starts a
+    portal of its own: earlier submissions are the parent's. If no thread can be started, the threads that
+    wait for a result run the loop in turn: Python 3.12 starts none once the main thread has ended, and a
+    system may have run out of them.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None  # that runs the loop
+        self._thread: threading.Thread | None = None  # runs the loop
         self._starting = threading.Lock()
-        self._turning: threading.Lock | None = None  # held by the thread that runs it in its turn
+        self._turning: threading.Lock | None = None  # held by the thread whose turn it is to run the loop
 
     @property
     def here(self) -> bool:
-        """Whether this is its thread, which must not wait for itself."""
+        """Whether the current thread is the portal's, which must not wait for itself."""
         return self._thread is threading.current_thread()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, which runs. Raises `RuntimeError` where no thread can be started."""
+        """The running loop. Raises `RuntimeError` if no thread can be started."""
         return self._start() if self._loop is None or self._turning is not None else self._loop
 
     def runs(self, loop: object) -> bool:
@@ -59,7 +60,7 @@ class Portal:
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._starting:
             if self._loop is None or self._turning is not None:
-                # Not by the policy: whatever loop the application likes, this one needs only timers.
+                # Not made by the application's policy: this loop needs only timers.
                 loop = self._loop or asyncio.SelectorEventLoop()
                 run = (
                     loop.run_forever
@@ -77,14 +78,14 @@ class Portal:
             return self._loop
 
     def _take_over(self, loop: asyncio.AbstractEventLoop, turning: threading.Lock) -> None:
-        """Run a loop that threads have run in turn, from the next answer on."""
+        """From the next result on, run a loop that threads have run in turn."""
         post(loop, loop.stop)
         turning.acquire()
         while self._loop is loop:  # some of those threads may still stop it
             loop.run_forever()
 
     def _loop_for_a_thread(self) -> asyncio.AbstractEventLoop:
-        """The loop, for a caller that can run it in its turn."""
+        """The loop, for a caller that can take its turn in running it."""
         try:
             return self.loop
         except RuntimeError:
@@ -93,25 +94,32 @@ class Portal:
                     self._turning, self._loop = threading.Lock(), asyncio.SelectorEventLoop()
                 return self._loop
 
-    def ask(self, make: Make[T], unwanted: Callable[[T], object] | None = None, *, patience: float | None = None) -> T:
-        """What the coroutine that `make` makes there returns or raises; blocks this thread.
+    def run(
+        self,
+        make_coroutine: MakeCoroutine[T],
+        on_abandoned: Callable[[T], object] | None = None,
+        *,
+        patience: float | None = None,
+    ) -> T:
+        """Run the coroutine on the portal's loop, and return or raise what it does; blocks this thread.
 
-        A caller that gives up, by whatever exception, cancels it; a result that has come nevertheless
-        goes to `unwanted`. Raises `TimeoutError` after `patience` seconds.
+        An exception in this thread cancels the coroutine; a result that it returned all the same is passed to
+        `on_abandoned`. Raises `TimeoutError` after `patience` seconds.
         """
         assert not self.here, "the portal would wait for itself"
         answered = threading.Lock()
-        answered.acquire()  # the answer releases it
+        answered.acquire()  # the result releases it
         loop = self._loop_for_a_thread()
-        question = Question(loop, make, functools.partial(self._answered, answered, loop), unwanted)
+        wake = functools.partial(self._answered, answered, loop)
+        submission = Submission(loop, make_coroutine, wake, on_abandoned)
         deadline = None if patience is None else time.monotonic() + patience
         try:
-            question.ask()
+            submission.submit()
             while not self._wait(answered, loop, LOOK if patience is None else patience):
                 _look_at(deadline)
-            return question.answer()
+            return submission.result()
         except BaseException:
-            question.give_up()
+            submission.abandon()
             raise
 
     def _wait(self, answered: threading.Lock, loop: asyncio.AbstractEventLoop, seconds: float) -> bool:
@@ -124,7 +132,7 @@ class Portal:
                 self._thread = me
                 if answered.acquire(blocking=False):
                     return True
-                loop.run_forever()  # until somebody is answered
+                loop.run_forever()  # until a result is there
             finally:
                 if self._thread is me:
                     self._thread = None
@@ -136,80 +144,81 @@ class Portal:
         if self._turning is not None:
             loop.stop()
 
-    async def ask_async(self, make: Make[T], unwanted: Callable[[T], object] | None = None) -> T:
-        """As `ask`, for a task on any event loop."""
+    async def run_async(self, make_coroutine: MakeCoroutine[T], on_abandoned: Callable[[T], object] | None = None) -> T:
+        """As `run`, for a task on any event loop."""
         loop = home()
         answered = loop.create_future()
-        question = Question(self.loop, make, functools.partial(post, loop, _wake, answered), unwanted)
+        wake = functools.partial(post, loop, _wake, answered)
+        submission = Submission(self.loop, make_coroutine, wake, on_abandoned)
         try:
-            question.ask()
+            submission.submit()
             await answered
-            return question.answer()
+            return submission.result()
         except BaseException:
-            question.give_up()
+            submission.abandon()
             raise
 
-    def rest(self) -> None:
-        """Let what was posted be done, then nothing more.
+    def drain(self) -> None:
+        """Let the loop do what was posted before, and nothing after that.
 
-        A daemon thread that the end of the interpreter meets in the middle of a log line would
-        never give back the lock of its stream, which is fatal.
+        If the interpreter ended while a daemon thread writes a log line, that thread would never release
+        the lock of the stream, which is fatal.
         """
         loop, self._loop = self._loop, None
         turned, self._turning = self._turning, None
         if loop is not None and turned is None:
-            rests = threading.Event()
-            post(loop, _rest, rests)
-            rests.wait(EXIT)
+            drained = threading.Event()
+            post(loop, _block, drained)
+            drained.wait(EXIT)
 
-    def forget(self) -> None:
-        """Begin anew in a forked child: the thread is the parent's."""
+    def reset_after_fork(self) -> None:
+        """Begin anew in a forked child, which has the parent's thread no longer."""
         self._starting, self._turning = threading.Lock(), None
         if self._loop is not None:
             _inherited.append(self._loop)
             self._loop = None
 
 
-class Question(Generic[T]):
-    """One thing asked on `loop`; either it is answered, which `wake` tells, or given up.
+class Submission(Generic[T]):
+    """One coroutine run on `loop` for a caller elsewhere; it ends with a result, or is abandoned.
 
-    Where `wake` returns False, nobody can hear the answer any more.
+    `wake` tells the caller of the result, or returns False if the caller can no longer hear of it.
 
-    Without a lock: an exception such as KeyboardInterrupt may hit a thread that has just taken one,
-    and whoever waits for it next would wait for ever. Here that would be the portal.
+    It uses no lock: an exception such as KeyboardInterrupt may hit a thread that has just acquired one,
+    and the next thread to wait for it, here the portal, would wait for ever.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        make: Make[T],
+        make_coroutine: MakeCoroutine[T],
         wake: Callable[[], object],
-        unwanted: Callable[[T], object] | None = None,
+        on_abandoned: Callable[[T], object] | None = None,
     ) -> None:
         self._loop = loop
-        self._make = make
+        self._make_coroutine = make_coroutine
         self._wake = wake
-        self._unwanted = unwanted
-        self._open = [True]  # whoever takes it out comes first
+        self._on_abandoned = on_abandoned
+        self._open = [True]  # the side that takes it out is the first
         self._task: asyncio.Task[None] | None = None
-        self._result: list[T] = []
+        self._results: list[T] = []
         self._error: BaseException | None = None
 
-    def ask(self) -> None:
+    def submit(self) -> None:
         post(self._loop, self._begin)
 
-    def answer(self) -> T:
-        """The result, or the error, once it is there."""
+    def result(self) -> T:
+        """Return the result, or raise the error, of a finished submission."""
         if self._error is not None:
             raise self._error
-        return self._result[0]
+        return self._results[0]
 
-    def give_up(self) -> None:
-        """Nobody waits for the answer any more."""
+    def abandon(self) -> None:
+        """The caller no longer waits for the result."""
         if self._is_first():
             post(self._loop, self._stop)
         else:
-            self._turn_away()
+            self._hand_over()
 
     def _begin(self) -> None:
         if self._open:
@@ -221,11 +230,11 @@ class Question(Generic[T]):
 
     async def _run(self) -> None:
         try:
-            self._result.append(await self._make())
-        except BaseException as error:  # noqa: BLE001  # whatever it is, it is the asker's
+            self._results.append(await self._make_coroutine())
+        except BaseException as error:  # noqa: BLE001  # every exception is the caller's
             self._error = error
         if not self._is_first() or self._wake() is False:
-            self._turn_away()
+            self._hand_over()
 
     def _is_first(self) -> bool:
         try:
@@ -233,9 +242,9 @@ class Question(Generic[T]):
         except IndexError:
             return False
 
-    def _turn_away(self) -> None:
-        if self._result and self._unwanted is not None:
-            self._unwanted(self._result.pop())
+    def _hand_over(self) -> None:
+        if self._results and self._on_abandoned is not None:
+            self._on_abandoned(self._results.pop())
 
 
 def _wake(answered: asyncio.Future[None]) -> None:
@@ -248,13 +257,13 @@ def _look_at(deadline: float | None) -> None:
         raise TimeoutError
 
 
-def _rest(rests: threading.Event) -> None:
-    rests.set()
+def _block(drained: threading.Event) -> None:
+    drained.set()
     threading.Event().wait()
 
 
-# One for the whole process: it decides in microseconds, and ends with the process only.
+# One for the whole process: each decision takes microseconds. It ends only with the process.
 portal: Final = Portal()
-atexit.register(portal.rest)
+atexit.register(portal.drain)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=portal.forget)
+    os.register_at_fork(after_in_child=portal.reset_after_fork)

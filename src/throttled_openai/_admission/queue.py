@@ -1,48 +1,51 @@
-"""The queue before one budget: who waits, in order and by size, and until when."""
+"""The queue before one budget: waiting calls in order and by size, and their deadlines."""
 
 from __future__ import annotations
 
 import heapq
 import math
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterator
+    import weakref
+    from collections.abc import Callable, Iterator
 
-    from .limiter import Limiter
-    from .permit import Call, Permit
+    from .call import Call
+    from .home import Home
 
     Place = tuple[int, int]
 
-# Waiters that have given up and are cleared away in one go; 100,000 at once hold the loop for 0.3 s.
-GIVEN_UP_AT_ONCE: Final = 2_000
-# Of so many calls that leave before others of lower priority, one is the oldest whatever its own:
-# urgent calls that come faster than the limit would keep all others waiting for ever.
-FAIR: Final = 10
-# Waiters that have given up may stay behind others until they are this many, and more than those that wait.
-STAYING: Final = 100
-# The place of nobody: after all others.
+# Cancelled waiters removed in one go; 100,000 at once hold the loop for 0.3 s.
+CANCELLED_AT_ONCE: Final = 2_000
+# While calls of higher priority overtake others, every tenth place goes to the longest waiting call: otherwise
+# urgent calls arriving faster than the limit would keep all others waiting for ever.
+FAIRNESS_INTERVAL: Final = 10
+# Cancelled waiters may stay in the heaps until they are more than this, and more than those still waiting.
+CANCELLED_KEPT: Final = 100
+# Sorts after every real queue position.
 LAST: Final = (sys.maxsize, 0)
 
 
 class Waiter:
-    """One call that waits, until `deadline`. Its future brings the permit, or None: ask again, elsewhere."""
+    """One call that waits until `deadline`.
 
-    __slots__ = ("call", "deadline", "future", "lane", "order", "queue", "since", "size", "turn")
+    Its future brings what its limiter grants it, or None: enter again, as another event loop decides now.
+    """
 
-    lane: Limiter
+    __slots__ = ("call", "deadline", "future", "order", "queue", "since", "size", "turn")
+
     queue: Queue
 
-    def __init__(self, call: Call, order: Place, since: float, future: asyncio.Future[Permit | None]) -> None:
+    def __init__(self, call: Call, order: Place, since: float, future: asyncio.Future[Any]) -> None:
         self.call = call
         self.order = order
         self.since = since
         self.size = int(call.tokens).bit_length()
         self.future = future
-        self.turn = 0  # how many leave the queue before it, if nobody gives up
-        max_wait = call.manners.max_wait
+        self.turn = 0  # how many leave the queue before it, if none is cancelled
+        max_wait = call.queue_options.max_wait
         self.deadline = math.inf if max_wait is None else since + max_wait - call.waited
 
     def __lt__(self, other: Waiter) -> bool:
@@ -50,23 +53,23 @@ class Waiter:
 
 
 class Queue:
-    """Waiters by their order; those of one priority and about one size (powers of two of tokens) in a heap.
+    """Waiters in order, in one heap for each priority and size class (powers of two of tokens).
 
-    So the oldest of each size is at hand, and adding or taking one costs O(log n). Where
-    priorities differ, every tenth (`FAIR`) to leave is the one that has waited longest.
+    This way the oldest of each size is at hand, and adding or removing one costs O(log n). If
+    priorities differ, every tenth place (`FAIRNESS_INTERVAL`) goes to the longest waiting call.
     """
 
     def __init__(self) -> None:
-        self.waiting = 0  # those that have not given up
+        self.waiting = 0  # those not cancelled
         self._heaps: dict[tuple[int, int], list[tuple[Place, Waiter]]] = {}
         self._entries = 0  # in the heaps
-        self._overtaken = 0  # how often others of lower priority were left behind since it was their turn
-        self._due: Waiter | None = None  # that one, from its turn until it leaves: it may have to save up
+        self._overtaken = 0  # places taken before others of lower priority, since the last one that fairness gave away
+        self._due: Waiter | None = None  # the one whose fair turn it is, until it leaves: it may have to save tokens
         self._deadlines: list[tuple[float, Waiter]] = []
         self._taken = 0
 
     def add(self, waiter: Waiter) -> bool:
-        """Whether it may now be the oldest of its heap: any before it have given up."""
+        """Return True if it may now be first in its heap (everything ahead of it was cancelled)."""
         waiter.queue = self
         heap = self._heaps.setdefault(_heap_of(waiter), [])
         heapq.heappush(heap, (waiter.order, waiter))
@@ -78,18 +81,18 @@ class Queue:
         return heap[0][1] is waiter or heap[0][1].future.done()
 
     def oldest(self) -> list[Waiter]:
-        """The oldest of each heap, who goes next first; empty also if too many have given up to clear at once."""
+        """The first of each heap, in the order in which they go; empty if too many cancelled ones are to be cleared."""
         if not self.waiting:
             self._empty()
             return []
-        given_up = 0
+        cancelled = 0
         found = []
         for key, heap in list(self._heaps.items()):
             while heap and heap[0][1].future.done():
                 heapq.heappop(heap)
                 self._entries -= 1
-                given_up += 1
-                if given_up == GIVEN_UP_AT_ONCE:
+                cancelled += 1
+                if cancelled == CANCELLED_AT_ONCE:
                     return []
             if heap:
                 found.append(heap[0][1])
@@ -97,14 +100,14 @@ class Queue:
                 del self._heaps[key]
         if len(found) > 1:
             found.sort()
-            if self._overtaken >= FAIR - 1:
+            if self._overtaken >= FAIRNESS_INTERVAL - 1:
                 self._due = self._due if self._due in found else min(found, key=_age)
                 found.remove(self._due)
                 found.insert(0, self._due)
         return found
 
     def take(self, waiter: Waiter) -> None:
-        """Remove one of the oldest."""
+        """Remove one that is first in its heap."""
         heapq.heappop(self._heaps[_heap_of(waiter)])
         self._entries -= 1
         self.waiting -= 1
@@ -115,17 +118,17 @@ class Queue:
             self._overtaken += 1
 
     def head(self) -> Place:
-        """The place in line of whom would go next; after all others where nobody waits."""
+        """The position of the call that goes next; `LAST` if no call waits."""
         oldest = self.oldest()
         return oldest[0].order if oldest else LAST
 
     def longest(self) -> int:
-        """The arrival of the call that has waited longest, whatever its priority."""
+        """The arrival number of the longest waiting call, of any priority."""
         return min(map(_age, self.oldest()), default=sys.maxsize)
 
     def favour_longest(self) -> None:
-        """The one that has waited longest is the next to leave."""
-        self._overtaken = FAIR
+        """Let the longest waiting call leave next."""
+        self._overtaken = FAIRNESS_INTERVAL
 
     def expired(self, now: float) -> Iterator[Waiter]:
         """Remove those whose deadline has passed."""
@@ -135,23 +138,23 @@ class Queue:
             yield waiter
 
     def ahead_of(self, waiter: Waiter) -> int:
-        """How many calls had still to go before one with a deadline, those that gave up meanwhile among them."""
+        """Upper bound on the calls queued ahead of a waiter with a deadline; includes those cancelled meanwhile."""
         return max(0, waiter.turn - self._taken)
 
     def _before(self, priority: int) -> int:
-        """How many wait that go before the newest, of `priority`; some that have given up may be counted in."""
+        """Calls queued ahead of the newest one of `priority`; some cancelled ones may be included."""
         if len({before for before, _ in self._heaps}) == 1:
             return self.waiting
         return sum(len(heap) for (before, _), heap in self._heaps.items() if before <= priority) - 1
 
     def left(self) -> None:
-        """One has given up; it may stay in its heap until it comes up."""
+        """Count out a cancelled waiter; it may stay in its heap until it is first."""
         self.waiting = max(0, self.waiting - 1)  # 0: the queue had been cleared before
         self.clear_away()
 
     def clear_away(self) -> None:
-        """Let go of those that have given up, once they are more than those that wait."""
-        if self._entries > 2 * self.waiting + STAYING:
+        """Remove cancelled waiters once they outnumber those still waiting."""
+        if self._entries > 2 * self.waiting + CANCELLED_KEPT:
             heaps = {key: [entry for entry in heap if not entry[1].future.done()] for key, heap in self._heaps.items()}
             self._heaps = {key: sorted(heap) for key, heap in heaps.items() if heap}
             self._entries = sum(map(len, self._heaps.values()))
@@ -163,19 +166,54 @@ class Queue:
         return self._deadlines[0][0] if self._deadlines else math.inf
 
     def clear(self) -> list[Waiter]:
-        """Remove everybody."""
+        """Remove and return all waiters."""
         left = self.all()
         self._empty()
-        self.waiting -= len(left)  # one cancelled in this very tick is still to be counted out
+        self.waiting -= len(left)  # one cancelled in this very tick has yet to be counted out
         return left
 
     def all(self) -> list[Waiter]:
         return [waiter for heap in self._heaps.values() for _, waiter in heap if not waiter.future.done()]
 
+    def fail(self, which: Callable[[Call], bool], make_error: Callable[[], Exception]) -> int:
+        """Fail the waiting calls that are among `which`, each with an error of its own; returns how many."""
+        make_error()  # if that raises, all of them are still in the queue
+        staying = []
+        waiters = self.clear()
+        for waiter in waiters:
+            if which(waiter.call):
+                resolve(waiter.future, make_error)
+            else:
+                staying.append(waiter)
+        for waiter in staying:
+            self.add(waiter)
+        return len(waiters) - len(staying)
+
+    def cancel_from(self, homes: set[weakref.ref[Home]]) -> None:
+        """Cancel calls that wait for event loops that have ended."""
+        for waiter in self.all():
+            if waiter.call.home in homes:
+                waiter.future.cancel()
+
     def _empty(self) -> None:
         self._heaps.clear()
         self._deadlines.clear()
         self._entries = 0
+
+
+def resolve(future: asyncio.Future[Any], make: Callable[..., Any], *args: Any) -> None:
+    """End a wait with the permit or error that `make` returns or raises.
+
+    Its waiter has left the queue already, so nothing else would ever end the wait.
+    """
+    try:
+        made = make(*args)
+    except BaseException as error:  # noqa: BLE001
+        made = error
+    if isinstance(made, BaseException):
+        future.set_exception(made)
+    else:
+        future.set_result(made)
 
 
 def _heap_of(waiter: Waiter) -> tuple[int, int]:

@@ -10,14 +10,13 @@ from .base import Throttled
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from typing import Unpack
 
     import httpx
     import httpx2
     from openai import NotGiven, Timeout
 
-    from throttled_openai._admission.throttle import Throttle
-    from throttled_openai._limits import Limits
-    from throttled_openai._pool import Kind
+    from .options import Options
 
 
 class ThrottledAsyncOpenAI(Throttled, AsyncOpenAI):
@@ -29,22 +28,22 @@ class ThrottledAsyncOpenAI(Throttled, AsyncOpenAI):
     `limits`: one `Limits` that all models draw on together, or a mapping from model names to
     `Limits`. Without any of them, limits are learnt from the server's headers and refusals.
     `throttle`: an existing `Throttle`, to share budgets between clients.
-    `max_concurrency`: a ceiling for the calls in flight; by default it is found.
-    `max_wait`: seconds a call may wait in the queue before `AdmissionTimeout`. Also through an outage, or
-    a wait of hours that the server asks for: without it a call waits for neither.
+    `max_concurrency`: a ceiling for the calls in flight; by default the client finds it.
+    `max_wait`: seconds a call may wait in the queue before `AdmissionTimeout`, even through an outage or
+    a wait of hours that the server asks for; without it a call waits for neither.
     `max_queued`: calls that may wait before a further one gets `QueueFull`.
     `priority`: calls of higher priority go first.
     `max_refusals`: how often the server may refuse one call before its refusal is raised; 0 leaves
     refusals to the SDK's own retries. By default a call is sent again for ten minutes while the server
-    answers others, and for one while it answers none.
+    answers other calls, and for one while it answers none.
     `dialect`: how the server counts tokens, such as `"openai"`, `"mistral"` or `"self-hosted"`; by
-    default it is told from `base_url`.
+    default it is derived from `base_url`.
     `pool`: the connections, where no `http_client` is given: `"httpx"` (ours, the default),
     `"aiohttp"` (needs the extra of that name) or `"sdk"` (the SDK's own).
 
-    Raises `ValueError` or `TypeError` for limits that cannot be meant, and `ImportError` where
-    aiohttp is asked for and missing. Calls raise what the SDK's
-    raise, and `AdmissionTimeout`, `QueueFull` or `RequestTooLarge`, all `openai.OpenAIError`.
+    Raises `ValueError` or `TypeError` for invalid limits, and `ImportError` if aiohttp is chosen but not
+    installed. Calls raise what the SDK's raise, and `AdmissionTimeout`, `QueueFull` or `RequestTooLarge`, all
+    `openai.OpenAIError`.
     """
 
     if TYPE_CHECKING:
@@ -69,19 +68,7 @@ class ThrottledAsyncOpenAI(Throttled, AsyncOpenAI):
             http_client: httpx.AsyncClient | httpx2.AsyncClient | None = None,
             _strict_response_validation: bool = False,
             _enforce_credentials: bool = True,
-            throttle: Throttle | None = None,
-            rpm: float | None = None,
-            tpm: float | None = None,
-            rpd: float | None = None,
-            tpd: float | None = None,
-            limits: Limits | Mapping[str, Limits] | None = None,
-            max_concurrency: int | None = None,
-            max_refusals: int | None = None,
-            priority: int = 0,
-            max_wait: float | None = None,
-            max_queued: int | None = None,
-            dialect: str | None = None,
-            pool: Kind | None = None,
+            **options: Unpack[Options],
         ) -> None: ...
 
 
@@ -90,8 +77,8 @@ class ThrottledAsyncAzureOpenAI(Throttled, AsyncAzureOpenAI):
 
     Takes every argument of `AsyncAzureOpenAI` and those of `ThrottledAsyncOpenAI`. Each deployment at
     each endpoint has limits of its own; in `limits=` a deployment is named `"my-deployment"`, or
-    `"my-resource.openai.azure.com/my-deployment"` for the one at that endpoint only. A token is asked
-    of `azure_ad_token_provider` when the call is admitted, so that it does not grow old in the queue.
+    `"my-resource.openai.azure.com/my-deployment"` for the one at that endpoint only. `azure_ad_token_provider`
+    is asked for a token when the call is admitted, so that the token does not expire in the queue.
     """
 
     if TYPE_CHECKING:
@@ -119,17 +106,5 @@ class ThrottledAsyncAzureOpenAI(Throttled, AsyncAzureOpenAI):
             http_client: httpx.AsyncClient | httpx2.AsyncClient | None = None,
             _strict_response_validation: bool = False,
             _enforce_credentials: bool = True,
-            throttle: Throttle | None = None,
-            rpm: float | None = None,
-            tpm: float | None = None,
-            rpd: float | None = None,
-            tpd: float | None = None,
-            limits: Limits | Mapping[str, Limits] | None = None,
-            max_concurrency: int | None = None,
-            max_refusals: int | None = None,
-            priority: int = 0,
-            max_wait: float | None = None,
-            max_queued: int | None = None,
-            dialect: str | None = None,
-            pool: Kind | None = None,
+            **options: Unpack[Options],
         ) -> None: ...

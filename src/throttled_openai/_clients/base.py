@@ -1,4 +1,4 @@
-"""The SDK seam: what every throttled client does with its calls, as a mixin before a class of the SDK."""
+"""What every throttled client does with its calls: mixins that come before a class of the SDK."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
 from openai import AsyncAzureOpenAI, AzureOpenAI, DefaultAsyncHttpxClient
 
-from throttled_openai._admission.permit import Call, Manners, Outcome, Permit
+from throttled_openai._admission.call import Call, Outcome, QueueOptions
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import PERMIT
 from throttled_openai._pool import http_client
@@ -27,7 +28,7 @@ from throttled_openai.errors import AdmissionError, redacted
 
 from .credentials import credentials_of, fields_of, names_account
 from .http_client import throttle_http_client, unthrottled
-from .options import MANNERS_OPTIONS, OPTIONS, THROTTLE_OPTIONS, current_manners, given_of, read_options
+from .options import OPTIONS, QUEUE_OPTIONS, THROTTLE_OPTIONS, current_queue_options, given_of, read_options
 from .sdk import hooked, known_platform, platform_from_thread, retries_of
 from .signature import sign
 from .waits import end_waits, wait, waits_of
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextvars import Token
 
+    from throttled_openai._admission.permit import Permit
     from throttled_openai._admission.throttle import Throttle
     from throttled_openai._pool import Kind
     from throttled_openai._protocol.account import Account
@@ -45,9 +47,9 @@ if TYPE_CHECKING:
 
 
 class Current:
-    """The SDK call under way in this context: its place in line and the permit of its next attempt.
+    """The SDK call under way in this context: its place in the queue and the permit of its next attempt.
 
-    `options`: as they were given, before any attempt changed them. `whom`: whose limits it draws on.
+    `options`: as the caller gave them, before any attempt changed them. `whom`: the account whose limits apply.
     """
 
     __slots__ = ("call", "idempotency_key", "options", "permit", "renews", "throttle", "whom")
@@ -62,30 +64,30 @@ class Current:
         self.renews = False
 
     def options_anew(self) -> Any:
-        """For a further attempt, which is the same use of the API."""
+        """The options for a further attempt, with the same idempotency key."""
         options = copy.copy(self.options)
         options.idempotency_key = self.idempotency_key
         self.renews = True
         return options
 
     def end(self, token: Token[Current | None]) -> None:
-        """Give back what was admitted and never sent: something failed before."""
+        """Give back a permit that was never used, because something failed before the request was sent."""
         if self.permit is not None:
             self.permit.release(Outcome.UNSENT)
         try:  # noqa: SIM105  # which is four calls more
             CURRENT.reset(token)
-        except ValueError:  # the garbage collector closes coroutines in another context than they began in
+        except ValueError:  # the garbage collector closes coroutines in a context other than their own
             pass
 
 
-# Set by `request()`. Absent for what only borrows the hooks below, such as WebSocket connections.
+# Set by `request()`. Absent for uses of the hooks below outside a call, such as WebSocket connections.
 CURRENT: Final[ContextVar[Current | None]] = ContextVar("throttled_openai_call", default=None)
 
 
 class _Whom(NamedTuple):
-    """Who answers, and whom: `account`, as long as `fields` of the client stay.
+    """The provider that answers and the account it answers, valid while the client's `fields` do not change.
 
-    `endpoint`: the host, where each has limits of its own. `deployment`: in the address.
+    `endpoint`: the host, if each host has limits of its own. `deployment`: the one in the address.
     """
 
     fields: tuple[object, ...]
@@ -96,21 +98,21 @@ class _Whom(NamedTuple):
 
 
 class ThrottledBase:
-    """What synchronous and asynchronous clients have in common: their options, and what a call costs."""
+    """The part that synchronous and asynchronous clients share: their options, and the cost of a call."""
 
     _threads: ClassVar = False
     _throttles: Throttles
-    _manners: Manners
+    _queue_options: QueueOptions
     _dialect: str | None
     _whose: _Whom | None = None  # the client's own, as long as its fields stay
     _line: tuple[Any, Waits] = None, set()  # the HTTP client, and the calls that wait to be sent through it
 
     @property
     def throttle(self) -> Throttle:
-        """Budgets and queues; `client.throttle.stats()` tells what it knows and what waits.
+        """Budgets and queues; `client.throttle.stats()` shows limits, waiting calls and counts.
 
-        Clients of one account with the same limits have the same one, unless they were given another.
-        For another account, a copy of the client or a call has budgets of its own in it.
+        Clients of one account with the same limits share it, unless they were given another.
+        A copy of the client, or a call, for another account has budgets of its own in it.
         """
         return self._throttles.of_client(self._whom().account)
 
@@ -128,18 +130,18 @@ class ThrottledBase:
                 options["http_client"] = self._throttled_below(options.get("http_client"))
             with suggestions(type(self), OPTIONS):
                 super().__init__(*args, **options)
-            if made is not None:  # what the SDK gives to its own
+            if made is not None:  # as the SDK does with its own
                 made.base_url, made.timeout = self.base_url, self.timeout
 
         def copy(self, *, _extra_kwargs: Mapping[str, Any] | None = None, **options: Any) -> Self:
-            """A client with the same options but those given.
+            """A client with the same options except for those given.
 
-            The throttle is shared unless limits are among them, connections unless `pool` or
-            `http_client` is. `None` keeps what this client has, as with the SDK's own arguments.
+            Both share the throttle unless limits are given, and connections unless `pool` or
+            `http_client` is. `None` keeps this client's value, as with the SDK's own arguments.
             """
             extra = dict(_extra_kwargs or {})
             given = {name: source.pop(name) for source in (options, extra) for name in OPTIONS if name in source}
-            ours = {name: getattr(self._manners, name) for name in MANNERS_OPTIONS}
+            ours = {name: getattr(self._queue_options, name) for name in QUEUE_OPTIONS}
             ours["dialect"] = self._dialect
             ours |= given_of(**given)
             if "pool" in ours and options.get("http_client") is None:
@@ -159,12 +161,12 @@ class ThrottledBase:
             sign(cls, cls.__mro__[cls.__mro__.index(ThrottledBase) + 1])
 
     def _take_options(self, options: dict[str, Any]) -> Kind | None:
-        """Take what is ours out of `options`; the rest is the SDK's. Returns `pool`."""
-        self._throttles, self._manners, self._dialect, pool = read_options(options, threads=self._threads)
+        """Take our options out of `options`; the rest is the SDK's. Returns `pool`."""
+        self._throttles, self._queue_options, self._dialect, pool = read_options(options, threads=self._threads)
         return pool
 
     def _http_client(self, pool: Kind | None) -> Any:
-        return http_client(pool or "httpx", most_in_flight=self._throttles.latest.most_connections)
+        return http_client(pool or "httpx", most_in_flight=dispatcher_of(self._throttles.latest).most_connections)
 
     @suggesting
     def with_throttle(
@@ -174,27 +176,27 @@ class ThrottledBase:
         max_wait: float | None = None,
         max_queued: int | None = None,
     ) -> Self:
-        """The same client and budgets, with other manners in the queue; what is not given stays."""
+        """The same client and budgets, with other queue options; those left out stay as they are."""
         client: Any = self
         copy: Self = client.copy(_extra_kwargs=given_of(priority=priority, max_wait=max_wait, max_queued=max_queued))
         return copy
 
     def _call(self, options: Any, whom: _Whom) -> Call | None:
-        """What a call with these options may cost; None: it runs no model."""
+        """The call with its estimated cost; None if it runs no model."""
         body = options.json_data
         if options.extra_json and (body is None or isinstance(body, dict)):
             body = {**(body or {}), **options.extra_json}  # extra_body=, which the SDK merges later
         if not is_metered(options.method, options.url, body):
             return None
         cost = estimate(options.url, body, whom.provider)
-        # A deployment in the address goes over the model that is asked for; `responses` have none there.
+        # A deployment in the address overrides the requested model; `responses` have none there.
         in_address = whom.deployment and not options.url.startswith("/responses")
         model = whom.deployment if in_address else model_of(options.url, body)
-        manners = current_manners(self._manners)
-        return Call(model, cost.input, manners, cost, whom.provider, whom.endpoint, whom.account)
+        queue_options = current_queue_options(self._queue_options)
+        return Call(model, cost.input, queue_options, cost, whom.provider, whom.endpoint, whom.account)
 
     def _whom(self, options: Any = None) -> _Whom:
-        """Who answers, and whom; looked up anew when a field of the client or the call itself says so."""
+        """Provider and account of a call; found anew if a field of the client, or the call itself, changes them."""
         client: Any = self
         fields = fields_of(client)
         whom = self._whose
@@ -215,19 +217,19 @@ class ThrottledBase:
         return _Whom(fields, account_at(url, credentials), provider, endpoint, deployment)
 
     def _admissible(self, current: Current) -> Call | None:
-        """The call, if it is one that is to be admitted."""
+        """The call, if it needs a permit."""
         if current.call is None:
             current.whom = whom = self._whom(current.options)
-            # A call that is for another account than its client has a budget of its own in the same throttle.
+            # A call for an account other than its client's has a budget of its own in the same throttle.
             current.throttle = self._throttles.of_client(self._whose.account if self._whose else whom.account)
             current.call = self._call(current.options, whom)
-        # What is sent through a closed client fails, as with the SDK's: not after a wait.
+        # A call through a closed client fails at once, as with the SDK's, not after a wait.
         return None if self._client.is_closed else current.call  # type: ignore[attr-defined]
 
     def _provider_at(self, url: Any) -> Provider:
         if self._dialect:
             return provider_named(self._dialect)
-        if isinstance(self, AsyncAzureOpenAI | AzureOpenAI):  # perhaps behind a gateway with a name of its own
+        if isinstance(self, AsyncAzureOpenAI | AzureOpenAI):  # perhaps behind a gateway of another name
             return PROVIDERS["azure"]
         return provider_of(str(url))
 
@@ -242,15 +244,15 @@ class ThrottledBase:
         def _hear(self, response: Any, current: Current | None) -> None:
             """Learn from the response to a call that needed no permit."""
             if current is not None and current.whom is not None:
-                current.throttle.observe(read_limits(response.headers), current.whom.account)
+                dispatcher_of(current.throttle).observe(read_limits(response.headers), current.whom.account)
 
         def _bare_request(self, options: Any) -> Any:
-            """Method and address, for an error: the call that waited had no request yet."""
+            """Method and address, for an error: a waiting call has no request yet."""
             url = options.url if "://" in options.url else f"{self.base_url}{options.url.lstrip('/')}"
             return redacted(self._client.build_request(options.method, url))
 
         def _process_response_data(self, *, data: object, cast_to: Any, response: Any) -> Any:
-            """Usage: from the body, or the stream event, that the SDK has parsed anyway."""
+            """Read usage from the body or stream event, which the SDK has parsed anyway."""
             permit = response.extensions.get(PERMIT)
             if permit is not None:
                 usage = read_usage(data)
@@ -264,17 +266,21 @@ class ThrottledBase:
 class Throttled(ThrottledBase):
     """Makes a throttled client of any subclass of `AsyncOpenAI`: `class Mine(Throttled, TheirClient): ...`.
 
-    It comes first among the bases. The constructor takes all arguments of the other class, and those
-    that `ThrottledAsyncOpenAI` has more than `AsyncOpenAI`.
+    It must be the first base. The constructor takes all arguments of the other class, and those
+    that `ThrottledAsyncOpenAI` adds to `AsyncOpenAI`.
     """
 
     if not TYPE_CHECKING:
 
         def _throttled_below(self, http: Any) -> Any:
-            """The throttle in the HTTP client, where this SDK does not let us in above it."""
+            """Throttle the HTTP client instead, if this SDK lacks the hooks above it."""
             http = DefaultAsyncHttpxClient() if http is None else unthrottled(http)
-            self._throttles.given = self._throttles.latest  # what is below does not know our account
-            ours = {"throttle": self._throttles.latest, "dialect": self._dialect, **dataclasses.asdict(self._manners)}
+            self._throttles.given = self._throttles.latest  # the HTTP client does not know our account
+            ours = {
+                "throttle": self._throttles.latest,
+                "dialect": self._dialect,
+                **dataclasses.asdict(self._queue_options),
+            }
             return throttle_http_client(http, **ours)
 
         async def request(self, *args: Any, **kwargs: Any) -> Any:
@@ -283,7 +289,7 @@ class Throttled(ThrottledBase):
             current = Current(args[1] if len(args) > 1 else kwargs["options"])
             token = CURRENT.set(current)
             try:
-                # Here, and not in `_prepare_options`, as the SDK would have made two copies of the
+                # Here, and not in `_prepare_options`: the SDK would have made two copies of the
                 # options by then: 2 KB for each call that waits.
                 await self._admit(current)
                 if self._platform is None:
@@ -304,7 +310,7 @@ class Throttled(ThrottledBase):
             return await super()._prepare_options(options)
 
         async def _send_request(self, request: Any, *, stream: bool, **kwargs: Any) -> Any:
-            """The exchange: the permit is bound to it, or the headers are read in passing."""
+            """Send with the permit; without one, only read the limits in the headers."""
             send = functools.partial(super()._send_request, stream=stream, **kwargs)
             current = CURRENT.get()
             if current is None or current.permit is None:
@@ -314,10 +320,10 @@ class Throttled(ThrottledBase):
             permit, current.permit = current.permit, None
             renew = functools.partial(self._renewed, current, request)
             admit = functools.partial(self._admitted, current)
-            return await send_admitted(current.throttle, permit, request, send, admit, renew)
+            return await send_admitted(current.throttle.max_refusals, permit, request, send, admit, renew)
 
         async def _renewed(self, current: Current, request: Any) -> Any:
-            """The request of a further attempt, made as the SDK's own retries make it: with fresh credentials."""
+            """The request of a further attempt, with fresh credentials, as the SDK's own retries make it."""
             try:
                 options = await self._prepare_options(current.options_anew())
             finally:
@@ -334,7 +340,7 @@ class Throttled(ThrottledBase):
 
         async def _admitted(self, current: Current, call: Call) -> Permit:
             try:
-                return await wait(self._waits(), current.throttle.admit(call))
+                return await wait(self._waits(), dispatcher_of(current.throttle).admit(call))
             except AdmissionError as error:
                 error.request = self._bare_request(current.options)
                 raise
@@ -348,6 +354,6 @@ class Throttled(ThrottledBase):
 
 @functools.cache
 def _takes_http_client(cls: type[Any]) -> bool:
-    """Whether the class of the SDK, or one built on it, lets us choose the connections."""
+    """Whether the SDK's class, or one built on it, lets us choose the connections."""
     sdk: Any = cls.__mro__[cls.__mro__.index(ThrottledBase) + 1]
     return "http_client" in inspect.signature(sdk.__init__).parameters

@@ -1,4 +1,4 @@
-"""Credentials: what a client of the SDK shows of whom it calls for."""
+"""Credentials: which account a client of the SDK calls for."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from throttled_openai._protocol.account import CREDENTIALS, CredentialSource
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Fields of the SDK's clients that may be missing: older SDKs, Azure's, classes of others.
+# Fields that some SDK clients lack: older SDKs, Azure's, third-party classes.
 _OPTIONAL = ("workload_identity", "_provider", "_bedrock_token_provider", "_azure_ad_token", "_azure_ad_token_provider")
 
 
 def fields_of(client: Any) -> tuple[object, ...]:
-    """Equal as long as the client calls for the same account; cheap, for each call asks."""
+    """Values that are equal as long as the client calls for the same account; cheap, as each call compares them."""
     gives = getattr(client, "_api_key_provider", None)
     return (
         client.base_url,
-        client.api_key if gives is None else gives,  # the key is new with each refresh
+        client.api_key if gives is None else gives,  # the key itself changes with each refresh
         client.organization,
         client.project,
         client._custom_headers,  # noqa: SLF001
@@ -27,7 +27,7 @@ def fields_of(client: Any) -> tuple[object, ...]:
 
 
 def credentials_of(client: Any, headers: Mapping[str, object] | None = None) -> dict[str, object]:
-    """By lower-case name of the header: a text, or what gives it. `headers` are the call's own."""
+    """Credentials by lower-case header name: a text, or the function that returns it. `headers`: the call's own."""
     _, key, organization, project, own, identity, provider, *tokens = fields_of(client)
     shown: dict[str, object] = {"openai-organization": organization, "openai-project": project}
     bedrock, token, gives_token = tokens
@@ -43,11 +43,11 @@ def credentials_of(client: Any, headers: Mapping[str, object] | None = None) -> 
     elif provider is not None:
         shown["authorization"] = CredentialSource(provider)
     for source in (own, headers or {}):
-        # The last one wins, `Omit()` too: then that header is not sent.
+        # The last one wins. It may be `Omit()`: then that header is not sent.
         shown |= {name.lower(): value for name, value in source.items() if name.lower() in CREDENTIALS}  # type: ignore[attr-defined]
     return shown
 
 
 def names_account(headers: Mapping[str, object]) -> bool:
-    """Whether headers of a call say for whom it is, which may be another than the client's."""
+    """Whether headers of a call name an account, which may differ from the client's."""
     return any(name.lower() in CREDENTIALS for name in headers)

@@ -1,4 +1,4 @@
-"""The HTTP client of somebody else's library, throttled: a view of an `httpx` or `httpx2` client."""
+"""A throttled view of an `httpx` or `httpx2` client, for other libraries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from throttled_openai._admission.permit import Call
+from throttled_openai._admission.call import Call
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import ADMITTED, PERMIT
 from throttled_openai._protocol.account import account_at, credentials_in
@@ -21,7 +22,7 @@ from throttled_openai._protocol.stream_tail import Tail, last_usage
 from throttled_openai._spelling import did_you_mean
 from throttled_openai.errors import AdmissionError, redacted
 
-from .options import OPTIONS, current_manners, read_options
+from .options import OPTIONS, current_queue_options, read_options
 from .rebind import Rebinding
 from .waits import end_waits, wait, waits_of
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     import httpx
     import httpx2
 
-    from throttled_openai._admission.permit import Manners, Permit
+    from throttled_openai._admission.call import QueueOptions
+    from throttled_openai._admission.permit import Permit
     from throttled_openai._admission.throttle import Throttle
     from throttled_openai._protocol.account import Account
 
@@ -43,19 +45,19 @@ Client = TypeVar("Client", bound="httpx.AsyncClient | httpx2.AsyncClient")
 
 
 def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Client:
-    """A client that sends as `http_client` does, each request that runs a model when the limits allow.
+    """A client that sends as `http_client` does, but requests that run a model only when the limits allow.
 
-    For libraries that take a `httpx` or `httpx2` client rather than one of the SDK. It shares all that
-    `http_client` has (connections, hooks, cookies, proxies; closing one closes both), which itself stays
-    as it is. The options are those of `ThrottledAsyncOpenAI` but `pool`; `.throttle` is the `Throttle`.
+    For libraries that take an `httpx` or `httpx2` client rather than one of the SDK. It shares everything
+    with `http_client` (connections, hooks, cookies, proxies; closing one closes both), which is unchanged.
+    The options are those of `ThrottledAsyncOpenAI` except `pool`; `.throttle` is the `Throttle`.
 
     Models and sizes are read from JSON bodies, usage from the decoded body or stream as it is read. A
-    refusal is sent again as with the SDK's clients, which may have this one as `http_client`: the same
-    request, so credentials that live for seconds need a throttled client of the SDK, which asks for new ones.
+    refused request is sent again unchanged, so credentials that live for seconds need a throttled client of
+    the SDK, which asks for new ones. That client may have this one as its `http_client`.
 
     Calls raise what `http_client` raises, and `AdmissionTimeout`, `QueueFull`, `RequestTooLarge` or
-    `AccountBlocked`. Raises `TypeError` for what is no asynchronous client of httpx or httpx2, or is
-    throttled already, and `ValueError` for limits that cannot be meant.
+    `AccountBlocked`. Raises `TypeError` for anything but an asynchronous client of httpx or httpx2, or one that is
+    throttled already, and `ValueError` for invalid limits.
     """
     client: Any = http_client
     if isinstance(client, _View):
@@ -63,11 +65,11 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     families = [sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules]
     if not isinstance(client, tuple(family.AsyncClient for family in families)):
         raise TypeError(
-            f"throttle_http_client() takes a httpx.AsyncClient or httpx2.AsyncClient, not {type(client).__name__}; "
-            "for a client of the SDK there is throttle()"
+            f"throttle_http_client() takes an httpx.AsyncClient or httpx2.AsyncClient, not {type(client).__name__}; "
+            "for a client of the SDK use throttle()"
         )
     given: dict[str, Any] = dict(options)
-    throttles, manners, dialect, pool = read_options(given, threads=False)
+    throttles, queue_options, dialect, pool = read_options(given, threads=False)
     if pool is not None:
         raise ValueError(f"http_client has its own connections: leave out pool={pool!r}")
     if given:
@@ -76,27 +78,27 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     own: Any = type(client)
     view: Any = object.__new__(_view_class(own))
     view.__dict__ = client.__dict__  # the same, so that both are open or closed, and have the same hooks
-    view._throttled, view._own = _Throttled(client, throttles, manners, dialect), {}  # noqa: SLF001
+    view._throttled, view._own = _Throttled(client, throttles, queue_options, dialect), {}  # noqa: SLF001
     throttled: Client = view
     return throttled
 
 
 def unthrottled(http_client: Any) -> Any:
-    """The client that a view of `throttle_http_client` was made of; any other as it is."""
+    """The client below a view made by `throttle_http_client`; any other client is returned unchanged."""
     return http_client._throttled.client if isinstance(http_client, _View) else http_client  # noqa: SLF001
 
 
 class _Throttled(NamedTuple):
-    """What a view has beside the client it is one of."""
+    """A view's client, and its own options."""
 
     client: Any
     throttles: Throttles
-    manners: Manners
+    queue_options: QueueOptions
     dialect: str | None
 
 
 class _View:
-    """Before the class of a client: `send` waits for a permit."""
+    """Comes before the class of a client: `send` waits for a permit."""
 
     __slots__ = ()
 
@@ -105,11 +107,11 @@ class _View:
 
     @property
     def throttle(self) -> Throttle:
-        """Budgets and queues of the account that was called for last."""
+        """Budgets and queues of the account of the latest request."""
         return self._throttled.throttles.latest
 
     def __del__(self) -> None:
-        """Some clients close themselves here; this one belongs to whoever made the other."""
+        """Does nothing: some classes close themselves here, but the wrapped client owns the connections."""
 
     if not TYPE_CHECKING:
 
@@ -117,23 +119,23 @@ class _View:
             send = functools.partial(_below or super().send, **options)
             if ADMITTED in request.extensions or self.is_closed:  # admitted by a client of ours above
                 return await send(request)
-            client, throttles, manners, dialect = self._throttled
+            client, throttles, queue_options, dialect = self._throttled
             account = account_at(request.url, credentials_in(request.headers))
             throttle = throttles.of(account)
-            call = _call(request, account, manners, dialect)
+            call = _call(request, account, queue_options, dialect)
             if call is None:
                 response = await send(request)
-                throttle.observe(read_limits(response.headers), account)
+                dispatcher_of(throttle).observe(read_limits(response.headers), account)
                 return response
 
             async def admit(call: Call) -> Permit:
                 try:
-                    return await wait(waits_of(client), throttle.admit(call))
+                    return await wait(waits_of(client), dispatcher_of(throttle).admit(call))
                 except AdmissionError as error:
                     error.request = redacted(request)
                     raise
 
-            response = await send_admitted(throttle, await admit(call), request, send, admit)
+            response = await send_admitted(throttle.max_refusals, await admit(call), request, send, admit)
             _watch(response)
             return response
 
@@ -150,8 +152,8 @@ class _View:
             end_waits(waits_of(self._throttled.client))
 
 
-def _call(request: Any, account: Account, manners: Manners, dialect: str | None) -> Call | None:
-    """What the request may cost; None: it runs no model."""
+def _call(request: Any, account: Account, queue_options: QueueOptions, dialect: str | None) -> Call | None:
+    """The call with its estimated cost; None if it runs no model."""
     if request.method != "POST":
         return None
     url = str(request.url)
@@ -161,13 +163,15 @@ def _call(request: Any, account: Account, manners: Manners, dialect: str | None)
     provider = provider_named(dialect) if dialect else provider_of(url)
     cost = estimate(url, body, provider)
     endpoint = endpoint_of(request.url.host, request.url.port, provider)
-    return Call(model_of(url, body), cost.input, current_manners(manners), cost, provider, endpoint, account)
+    return Call(
+        model_of(url, body), cost.input, current_queue_options(queue_options), cost, provider, endpoint, account
+    )
 
 
 class _Method:
-    """A method of a view, before what the shared `__dict__` has under its name.
+    """A method of a view, which takes precedence over an entry of the same name in the shared `__dict__`.
 
-    That is what somebody has put around the client's method, to trace calls. Here it is put around the view's.
+    That is a wrapper which a tool has put around the client's method, to trace calls. It is put around the view's.
     """
 
     def __init__(self, name: str, function: Any) -> None:
@@ -194,14 +198,14 @@ class _Method:
 
     def _made(self, view: Any, theirs: Any) -> Any:
         made = Rebinding(view._throttled.client, view).of(theirs)  # noqa: SLF001
-        if made is theirs and self._name == "send":  # cannot be seen into; whatever it sends, it is one request
+        if made is theirs and self._name == "send":  # it hides what it calls, but sends one request
             return functools.partial(self._function, view, _below=theirs)
         return made
 
 
 @functools.cache
 def _view_class(cls: Any) -> type[Any]:
-    # Slots stand beside the shared `__dict__`.
+    # In slots, as `__dict__` is shared with the client.
     own = {"__slots__": ("_own", "_throttled"), "__module__": cls.__module__}
     functions = {
         name: getattr(_View, name, None) or getattr(cls, name) for name in dir(cls) if not name.startswith("_")
@@ -221,7 +225,7 @@ def _json_of(request: Any) -> object:
 
 
 def _watch(response: Any) -> None:
-    """Have the usage told to the permit: now, or as the body is read."""
+    """Report the usage to the permit: now, or while the body is read."""
     permit: Permit | None = response.extensions.get(PERMIT)
     if permit is None:
         return
@@ -230,7 +234,7 @@ def _watch(response: Any) -> None:
         if usage is not None:
             permit.used(usage)
         return
-    # All that decodes goes through this: `aread`, `aiter_text`, `aiter_lines`.
+    # `aread`, `aiter_text` and `aiter_lines` all read through this.
     read, tail = response.aiter_bytes, Tail()
 
     async def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:

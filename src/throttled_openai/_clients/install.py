@@ -1,20 +1,21 @@
-"""Throttling for a whole program: every client of the SDK that it makes, wherever it has the class from."""
+"""Throttling for a whole program: every SDK client it creates, however it imported the class."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from openai import AsyncOpenAI, OpenAI
 
-from throttled_openai._admission.throttle import logger
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai._pool import http_client
 from throttled_openai._spelling import check_names, did_you_mean
 
 from .base import ThrottledBase
-from .options import OPTIONS, THROTTLE_OPTIONS, read_options
+from .options import OPTIONS, THROTTLE_OPTIONS, read_options, text_type_of
 from .shared import shared
 from .wrap import throttled_class
 
@@ -26,29 +27,29 @@ if TYPE_CHECKING:
 
     from .options import Options
 
-# Settings that a variable of the environment may hold, as THROTTLED_OPENAI_RPM=500.
+# Options that environment variables may set, such as THROTTLED_OPENAI_RPM=500.
 VARIABLES: Final[Mapping[str, type[Any]]] = {
-    **dict.fromkeys(("rpm", "tpm", "rpd", "tpd", "max_wait"), float),
-    **dict.fromkeys(("max_concurrency", "max_refusals", "max_queued", "priority"), int),
-    **dict.fromkeys(("dialect", "pool"), str),
+    option: kind for option in OPTIONS if (kind := text_type_of(option)) is not None
 }
 _SAYS: Final[Mapping[type[Any], str]] = {float: "a number such as 500", int: "a whole number such as 100"}
 _PREFIX: Final = "THROTTLED_OPENAI_"
-# Variables by which `exec` tells the processes of a program that they are that.
+# Variables that `exec` sets for the processes of the program it runs.
 _OF_EXEC: Final = ("exec", "exec_pid")
 _CLASSES: Final = (AsyncOpenAI, OpenAI)
 
+logger = logging.getLogger("throttled_openai")
 
-_installed: dict[str, Any] | None = None  # the options that `install()` was given
-_told: int | None = None  # the process that was warned of its limits
+
+_installed: dict[str, Any] | None = None  # the options given to `install()`
+_warned: int | None = None  # the process that has logged the warning about its limits
 
 
 def install(**options: Unpack[Options]) -> None:
     """Throttle every client of the SDK that this program makes from now on, libraries' own included.
 
-    `AsyncOpenAI`, `OpenAI`, their Azure twins and classes built on them give throttled clients, from
-    wherever they were imported; clients made before stay as they are. All clients of one account, that
-    is of one server and key, in whatever thread or event loop, share one `Throttle`. The options are
+    `AsyncOpenAI`, `OpenAI`, their Azure variants and their subclasses then create throttled clients, however
+    they were imported; clients made before stay unchanged. All clients of one account, that is of one
+    server and key, share one `Throttle`, in every thread and event loop. The options are
     those of `ThrottledAsyncOpenAI`; those left out are taken from the environment
     (`THROTTLED_OPENAI_RPM`, `THROTTLED_OPENAI_MAX_WAIT`, ...). `pool` is for asynchronous clients.
 
@@ -64,7 +65,7 @@ def install(**options: Unpack[Options]) -> None:
     if first_process() == os.getpid():
         _warn_of_unknown_variables()
     _installed = given
-    shared.forget()  # what clients of before share with each other is not the installation's
+    shared.forget()  # throttles of earlier clients are not shared with new ones
     for cls in _CLASSES:
         cls.__new__ = _new  # type: ignore[method-assign]
         cls.__signature__ = _Signature()  # type: ignore[union-attr]
@@ -76,22 +77,22 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     given = {**_from_environment(), **{name: value for name, value in options.items() if value is not None}}
     throttles, _, _, pool = read_options(dict(given), threads=True)
     if pool is not None:
-        http_client(pool, most_in_flight=throttles.latest.most_connections)
+        http_client(pool, most_in_flight=dispatcher_of(throttles.latest).most_connections)
     return given
 
 
 def first_process() -> int:
-    """Number of the process that is the program; this one, unless `exec` runs the program and it started this one."""
+    """Process number of the program: this one, unless a program run by `exec` started this one."""
     number = os.environ.get(f"{_PREFIX}EXEC_PID", "")
     return int(number) if number.isdecimal() else os.getpid()
 
 
 def _warn_of_process() -> None:
-    """Say once that this process, which the program has started, has the whole limit for itself."""
-    global _told  # noqa: PLW0603
+    """Warn once that this process, which the program has started, uses the whole limit by itself."""
+    global _warned  # noqa: PLW0603
     process = os.getpid()
-    if process not in (first_process(), _told):
-        _told = process
+    if process not in (first_process(), _warned):
+        _warned = process
         logger.warning(
             "process %d, which the program has started, has the whole limit: processes do not share limits yet. "
             "Where several work at once, give each its part, such as %sRPM=100 of 500 for five",
@@ -107,19 +108,19 @@ def uninstall() -> None:
 
 
 def installed_stats() -> list[tuple[str, Stats]]:
-    """Host and figures of each account that clients call for, or did within the last hour."""
+    """Host and figures of each account used now or within the last hour."""
     given = None if _installed is None else _installed.get("throttle")
     return shared.stats() if given is None else [("all accounts", given.stats())]
 
 
 def _new(cls: Any, *args: Any, **options: Any) -> Any:
-    """What stays in the SDK's classes: one that had a `__new__` cannot be without again."""
+    """The `__new__` of the SDK's classes; it stays after `uninstall()`, as it cannot be removed cleanly."""
     del args, options
     return object.__new__(cls if _installed is None or issubclass(cls, ThrottledBase) else _installed_class(cls))
 
 
 class _Signature:
-    """What `inspect.signature` says of a class with our `__new__`: what it said before."""
+    """The signature of a class with our `__new__`: the same as without."""
 
     def __get__(self, instance: object, owner: Any) -> inspect.Signature:
         _, *parameters = inspect.signature(owner.__init__).parameters.values()
@@ -127,13 +128,13 @@ class _Signature:
 
 
 class _Installed:
-    """Before a throttled class: options are those of the installation, in whatever thread."""
+    """Comes before a throttled class: adds the options given to `install()`."""
 
     _threads: ClassVar = True
 
     def __init__(self, *args: Any, **options: Any) -> None:
         _warn_of_process()
-        # A copy has what the client has that it is made of.
+        # A copy keeps the options of its original.
         inherited = {name for name in OPTIONS if name in options}
         own = dict(_installed or {})
         if not inherited.isdisjoint(("throttle", *THROTTLE_OPTIONS)):
@@ -144,12 +145,12 @@ class _Installed:
         super().__init__(*args, **options)
         made: Any = self
         made._throttles.keeps = True  # noqa: SLF001
-        assert made.throttle is not None  # its account is known from now on, called or not
+        assert made.throttle is not None  # registers its account, even before the first call
 
     __init__.takes_all = True  # type: ignore[attr-defined]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """What `copy.copy` does with a client that was made before."""
+        """For `copy.copy` of a client made before `install()`."""
         vars(self).update(state)
         if "_throttles" not in state and _installed is not None:
             made: Any = self
@@ -159,7 +160,7 @@ class _Installed:
 
 @functools.cache
 def _installed_class(cls: Any) -> type[Any]:
-    """A throttled `cls` that says it is a `cls`."""
+    """A throttled subclass of `cls` with the name of `cls`."""
     names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(cls.__name__, (_Installed, throttled_class(cls)), names)
 

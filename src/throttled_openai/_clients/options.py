@@ -1,4 +1,4 @@
-"""The options that throttled clients take beside the SDK's own, and the manners that a context asks for."""
+"""The options that throttled clients add to the SDK's, and the queue options of a `with` block."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping  # noqa: TC003  # for `HINTS`
 from contextvars import ContextVar
-from typing import Any, Final, TypedDict, get_type_hints
+from typing import Any, Final, Literal, TypedDict, get_args, get_origin, get_type_hints
 
-from throttled_openai._admission.permit import Manners
+from throttled_openai._admission.call import QueueOptions
 from throttled_openai._admission.throttle import Throttle, check_given
 from throttled_openai._limits import Limits  # noqa: TC001
 from throttled_openai._pool import Kind  # noqa: TC001
@@ -17,15 +17,10 @@ from throttled_openai._spelling import suggesting
 
 from .shared import Throttles
 
-THROTTLE_OPTIONS = ("rpm", "tpm", "rpd", "tpd", "limits", "max_concurrency", "max_refusals")
-MANNERS_OPTIONS = ("priority", "max_wait", "max_queued")
-OPTIONS = ("throttle", *THROTTLE_OPTIONS, *MANNERS_OPTIONS, "dialect", "pool")
 
+class ThrottleOptions(TypedDict, total=False):
+    """The options of a `Throttle`."""
 
-class Options(TypedDict, total=False):
-    """What throttled clients take beside the SDK's own arguments; `ThrottledAsyncOpenAI` says what each means."""
-
-    throttle: Throttle | None
     rpm: float | None
     tpm: float | None
     rpd: float | None
@@ -33,6 +28,12 @@ class Options(TypedDict, total=False):
     limits: Limits | Mapping[str, Limits] | None
     max_concurrency: int | None
     max_refusals: int | None
+
+
+class Options(ThrottleOptions, total=False):
+    """The arguments that throttled clients add to the SDK's; `ThrottledAsyncOpenAI` explains each."""
+
+    throttle: Throttle | None
     priority: int
     max_wait: float | None
     max_queued: int | None
@@ -40,23 +41,35 @@ class Options(TypedDict, total=False):
     pool: Kind | None
 
 
-# Evaluated, for those who ask a method of a client for its types.
-HINTS: Final[Mapping[str, Any]] = {name: get_type_hints(Options)[name] for name in OPTIONS}
+# Evaluated, for tools that read the type hints of a client's methods.
+HINTS: Final[Mapping[str, Any]] = get_type_hints(Options)
+OPTIONS: Final = tuple(HINTS)
+THROTTLE_OPTIONS: Final = tuple(get_type_hints(ThrottleOptions))
+QUEUE_OPTIONS: Final = tuple(field.name for field in dataclasses.fields(QueueOptions))
 
 
-def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttles, Manners, str | None, Kind | None]:
-    """Take what is ours out of `options`: throttles, manners, dialect and pool. Raises for invalid options."""
+def text_type_of(option: str) -> type[Any] | None:
+    """The type of an option that can be written as text, such as an environment variable; None for others."""
+    hint = HINTS[option]
+    members = set(get_args(hint)) or {hint}
+    texts: tuple[type[Any], ...] = (int, float, str)
+    kinds = {str if get_origin(member) is Literal else member for member in members} - {type(None)}
+    return next((kind for kind in texts if kinds == {kind}), None)
+
+
+def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttles, QueueOptions, str | None, Kind | None]:
+    """Take our options out of `options`: throttles, queue options, dialect, pool. Raises for invalid ones."""
     ours = {name: options.pop(name) for name in OPTIONS if name in options}
     pool, dialect, given = ours.pop("pool", None), ours.pop("dialect", None), ours.pop("throttle", None)
     if dialect is not None:
         provider_named(dialect)
-    manners = Manners(**{name: ours.pop(name) for name in MANNERS_OPTIONS if name in ours})
+    queue_options = QueueOptions(**{name: ours.pop(name) for name in QUEUE_OPTIONS if name in ours})
     limits = given_of(**ours)
-    if isinstance(given, Throttles):  # of the client that this one is a copy of
-        return given, manners, dialect, pool
+    if isinstance(given, Throttles):  # from the client that this one is a copy of
+        return given, queue_options, dialect, pool
     if given is not None:
         check_given(given, limits)
-    return Throttles(given, limits, threads=threads), manners, dialect, pool
+    return Throttles(given, limits, threads=threads), queue_options, dialect, pool
 
 
 _asked: ContextVar[dict[str, Any] | None] = ContextVar("throttled_openai_manners", default=None)
@@ -70,16 +83,16 @@ def manners(
     max_wait: float | None = None,
     max_queued: int | None = None,
 ) -> Iterator[None]:
-    """Manners of all calls that begin inside this `with`, for code that a client cannot be handed to.
+    """Queue options of all calls that begin inside this `with`, for code to which you cannot pass a client.
 
-    As `with_throttle()` of a client, over which it goes: `priority`: higher goes first; `max_wait`:
-    seconds a call may wait; `max_queued`: how many may wait. What is not given stays. Tasks that
-    are made inside inherit them, threads do not.
+    They override those of the client, as `with_throttle()` does: `priority`: higher goes first; `max_wait`:
+    seconds a call may wait; `max_queued`: how many calls may wait. Options left out stay as they are. Tasks
+    created inside inherit them, threads do not.
 
-    Raises `TypeError` or `ValueError` for what cannot be meant.
+    Raises `TypeError` or `ValueError` for invalid values.
     """
     given = given_of(priority=priority, max_wait=max_wait, max_queued=max_queued)
-    Manners(**given)
+    QueueOptions(**given)
     token = _asked.set({**(_asked.get() or {}), **given})
     try:
         yield
@@ -87,8 +100,8 @@ def manners(
         _asked.reset(token)
 
 
-def current_manners(own: Manners) -> Manners:
-    """`own`, but for what a `manners()` around the call asks for."""
+def current_queue_options(own: QueueOptions) -> QueueOptions:
+    """`own`, as changed by a `manners()` block around the call."""
     asked = _asked.get()
     return own if asked is None else dataclasses.replace(own, **asked)
 

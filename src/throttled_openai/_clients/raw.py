@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import openai
 from openai._models import FinalRequestOptions
 
-from throttled_openai._admission.permit import Outcome
+from throttled_openai._admission.call import Outcome
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import PERMIT, outcome_of_error
 from throttled_openai._pool import raw_exchange
@@ -36,7 +37,8 @@ from .sdk import hooked, known_platform, platform_from_thread
 from .waits import end_waits, wait, waits_of
 
 if TYPE_CHECKING:
-    from throttled_openai._admission.permit import Call, Permit
+    from throttled_openai._admission.call import Call
+    from throttled_openai._admission.permit import Permit
     from throttled_openai._admission.throttle import Throttle
     from throttled_openai._pool import RawExchange, RawResponse
 
@@ -165,7 +167,7 @@ class RawCalls:
     async def _admitted(self, route: _Route, call: Call) -> Permit:
         self.waiting += 1
         try:
-            return await wait(self._waits, route.throttle.admit(call))
+            return await wait(self._waits, dispatcher_of(route.throttle).admit(call))
         except AdmissionError as error:
             error.request = route.request
             raise
@@ -190,7 +192,7 @@ class RawCalls:
             return route.exchange.response(first.pop() if first else await route.exchange.post(content))
 
         admit = functools.partial(self._admitted, route)
-        response = await send_admitted(route.throttle, permit, route.request, send, admit)
+        response = await send_admitted(route.throttle.max_refusals, permit, route.request, send, admit)
         return _answer_of(response, call)
 
     async def _through_sdk(self, path: str, body: Mapping[str, Any]) -> Answer:

@@ -1,7 +1,7 @@
-"""Rebinding: what somebody has put around the methods of one client, put around those of another.
+"""Rebinding: wrappers around the methods of one client, copied to another client.
 
-Tools that trace calls set an attribute of the client they are given: a function that calls the method
-which was there before. That method belongs to the first client, and so do all calls through it.
+Tools that trace calls set an attribute of a client: a function that calls the original method. That
+method belongs to the first client, and so would all calls through a plain copy of the attribute.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any, Final
 
 from openai._resource import AsyncAPIResource, SyncAPIResource
 
-# How far functions are followed that hold on to others.
+# Levels to which functions that refer to other functions are followed.
 _DEPTH: Final = 8
 
 
 class Rebinding:
-    """Copies of what belongs to `old`, that belong to `new`."""
+    """Makes copies of the objects that refer to `old`, which refer to `new` instead."""
 
     def __init__(self, old: object, new: object) -> None:
         self._new: dict[int, object] = {id(old): new}
-        self._kept = [old]  # an address is somebody's as long as he lives
+        self._kept = [old]  # kept alive, as an `id` is unique only among living objects
 
     def of(self, value: Any, depth: int = _DEPTH) -> Any:
-        """`value`, or a copy of it that reaches the new one where it reached the old one."""
+        """`value`, or a copy of it that refers to the new client in place of the old one."""
         if id(value) in self._new:
             return self._new[id(value)]
         if not depth or not (callable(value) or isinstance(value, AsyncAPIResource | SyncAPIResource)):
             return value
         self._kept.append(value)
-        self._new[id(value)] = value  # where it leads back to itself
+        self._new[id(value)] = value  # in case it refers to itself
         made = self._new[id(value)] = self._copied(value, depth - 1)
         return made
 
@@ -58,7 +58,7 @@ class Rebinding:
         owner = self.of(whose, depth)
         if owner is whose:
             return method
-        # As the new one's class has it.
+        # The method of the new client's class.
         function = getattr(type(owner), method.__name__, None)
         return types.MethodType(function if isinstance(function, types.FunctionType) else method.__func__, owner)
 
@@ -82,10 +82,10 @@ class Rebinding:
         return made
 
     def _object(self, value: Any, depth: int) -> Any:
-        """A resource of the SDK, or something that is called."""
+        """A copy of a resource of the SDK, or of another callable object."""
         own = getattr(value, "__dict__", {})
         if isinstance(value, AsyncAPIResource | SyncAPIResource):
-            made = self._new[id(value)] = object.__new__(type(value))  # its own methods hold on to it
+            made = self._new[id(value)] = object.__new__(type(value))  # its own methods refer to it
             vars(made).update({name: self.of(each, depth) for name, each in own.items()})
             return made
         new = {name: self.of(each, depth) for name, each in own.items()}
@@ -97,7 +97,7 @@ class Rebinding:
 
 
 def is_wrapped(resource: object, depth: int = 4) -> bool:
-    """Whether somebody has replaced methods of this resource of the SDK, or of those below it."""
+    """Whether methods of this resource of the SDK, or of those below it, have been replaced."""
     for value in vars(resource).values():
         if isinstance(value, AsyncAPIResource | SyncAPIResource):
             if depth and is_wrapped(value, depth - 1):

@@ -1,4 +1,4 @@
-"""The installed SDK: whether the hooks the clients stand on are where they are known to be."""
+"""The installed SDK: whether it has the hooks that the clients rely on."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import anyio.to_thread
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-# One call, one attempt, one exchange, the parsed body; what they read is tested with each release.
+# The hooks for a call, an attempt, an exchange, and the parsed body; they are tested with each SDK release.
 _HOOKS: Final = ("request", "_prepare_options", "_send_request", "_process_response_data", "copy")
 _OLDEST, _TOO_NEW = (2, 47), (4, 0)
 
 
 def missing_hooks() -> list[str]:
-    """Names of the hooks that the SDK's clients do not have any more."""
+    """Names of the hooks that the SDK's clients no longer have."""
     return [name for name in _HOOKS if not (hasattr(AsyncOpenAI, name) and hasattr(OpenAI, name))]
 
 
 @functools.cache
 def hooked() -> bool:
-    """Whether calls meet the throttle inside the SDK; otherwise they meet it in the HTTP client.
+    """Whether calls are throttled inside the SDK; otherwise they are throttled in the HTTP client.
 
-    Warns, once, where that is not so, or where this SDK is one we have not seen.
+    Warns once if they are not, or if this SDK version is untested.
     """
     moved = missing_hooks()
     numbers = tuple(int(part) if part.isdecimal() else 0 for part in openai.__version__.split(".")[:2])
@@ -55,14 +55,14 @@ _asking = threading.Lock()
 
 
 def known_platform() -> Any:
-    """What `platform` found; None before."""
+    """The result of `platform`; None before its first call."""
     return _known
 
 
 def platform() -> Any:
-    """What the SDK tells servers of the system, asked for once per process.
+    """The platform name that the SDK sends to servers; found once per process.
 
-    It takes milliseconds, and runs programs: not on an event loop.
+    It takes milliseconds and runs programs, so do not call it on an event loop.
     """
     global _known  # noqa: PLW0603
     from openai._base_client import get_platform  # noqa: PLC0415  # private: missed only when used
@@ -74,7 +74,7 @@ def platform() -> Any:
 
 
 async def platform_from_thread() -> Any:
-    """As `platform`, without holding the event loop."""
+    """As `platform`, without blocking the event loop."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:  # trio
@@ -83,7 +83,7 @@ async def platform_from_thread() -> Any:
 
 
 def _begin_anew() -> None:
-    """In a forked child: a thread of the parent may have had the lock."""
+    """In a forked child, a thread of the parent may have held the lock."""
     global _asking  # noqa: PLW0603
     _asking = threading.Lock()
 
@@ -93,6 +93,6 @@ if hasattr(os, "register_at_fork"):
 
 
 def retries_of(request: Any) -> int:
-    """Which of the SDK's retries a request is, as its header says."""
+    """The number of the SDK's retry that a request is, by its header."""
     said = request.headers.get("x-stainless-retry-count", "")
     return int(said) if said.isdecimal() else 0

@@ -1,4 +1,4 @@
-"""The signature of a throttled class: the arguments of the class it stands for, and ours, in one list."""
+"""The signature of a throttled class: the arguments of the SDK's class, and ours, in one list."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def sign(cls: Any, sdk: Any) -> None:
-    """Show what the constructor and `copy` of `cls` take, where these are ours and take all: `takes_all`.
+    """Give the constructor and `copy` of `cls` their true signatures, if they are ours, marked `takes_all`.
 
-    `help()`, `inspect.signature` and `typing.get_type_hints` read it; and the SDK's Bedrock clients
-    look whether a constructor takes an argument before they give it. `sdk`: the class it stands for.
+    `help()`, `inspect.signature` and `typing.get_type_hints` read them; and the SDK's Bedrock clients
+    check whether a constructor takes an argument before they pass it. `sdk`: the SDK's class.
     """
     keyword = inspect.Parameter.KEYWORD_ONLY
     for name in ("__init__", "copy"):
         if sdk is object or not hasattr(getattr(cls, name), "takes_all"):
-            continue  # a mixin, or a method of somebody's own
+            continue  # a mixin, or a method that the user's class defines itself
         theirs = getattr(sdk, name)
         signature = inspect.signature(theirs)
         parameters = list(signature.parameters.values())

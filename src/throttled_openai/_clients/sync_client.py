@@ -1,4 +1,4 @@
-"""The synchronous clients: the SDK's, with a throttle before every attempt, in as many threads as there are."""
+"""The synchronous clients: the SDK's, with a throttle before every attempt, in any number of threads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import openai
 from openai import AzureOpenAI, OpenAI
 
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai._exchange.send_sync import send_admitted
 from throttled_openai._pool import sync_http_client
 from throttled_openai.errors import AdmissionError
@@ -18,22 +19,24 @@ from .waits import end_waits, wait_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Unpack
 
     import httpx
     import httpx2
     from openai import NotGiven, Timeout
 
-    from throttled_openai._admission.permit import Call, PostedPermit
-    from throttled_openai._admission.throttle import Throttle
-    from throttled_openai._limits import Limits
+    from throttled_openai._admission.call import Call
+    from throttled_openai._admission.posted_permit import PostedPermit
     from throttled_openai._pool import Kind
+
+    from .options import Options
 
 
 class SyncThrottled(ThrottledBase):
     """Makes a throttled client of any subclass of `OpenAI`: `class Mine(SyncThrottled, TheirClient): ...`.
 
-    It comes first among the bases. The constructor takes all arguments of the other class, and those
-    that `ThrottledOpenAI` has more than `OpenAI`.
+    It must be the first base. The constructor takes all arguments of the other class, and those
+    that `ThrottledOpenAI` adds to `OpenAI`.
     """
 
     _threads: ClassVar = True
@@ -41,7 +44,9 @@ class SyncThrottled(ThrottledBase):
     if not TYPE_CHECKING:
 
         def _http_client(self, pool: Kind | None) -> Any:
-            return sync_http_client(pool or "httpx", most_in_flight=self._throttles.latest.most_connections)
+            return sync_http_client(
+                pool or "httpx", most_in_flight=dispatcher_of(self._throttles.latest).most_connections
+            )
 
         def _throttled_below(self, http: Any) -> Any:
             del http
@@ -69,7 +74,7 @@ class SyncThrottled(ThrottledBase):
             return super()._prepare_options(options)
 
         def _send_request(self, request: Any, *, stream: bool, **kwargs: Any) -> Any:
-            """The exchange: the permit is bound to it, or the headers are read in passing."""
+            """Send with the permit; without one, only read the limits in the headers."""
             send = functools.partial(super()._send_request, stream=stream, **kwargs)
             current = CURRENT.get()
             if current is None or current.permit is None:
@@ -79,10 +84,10 @@ class SyncThrottled(ThrottledBase):
             permit, current.permit = current.permit, None
             renew = functools.partial(self._renewed, current, request)
             admit = functools.partial(self._admitted, current)
-            return send_admitted(current.throttle, permit, request, send, admit, renew)
+            return send_admitted(current.throttle.max_refusals, permit, request, send, admit, renew)
 
         def _renewed(self, current: Current, request: Any) -> Any:
-            """The request of a further attempt, made as the SDK's own retries make it: with fresh credentials."""
+            """The request of a further attempt, with fresh credentials, as the SDK's own retries make it."""
             try:
                 options = self._prepare_options(current.options_anew())
             finally:
@@ -114,7 +119,7 @@ class SyncThrottled(ThrottledBase):
 class ThrottledOpenAI(SyncThrottled, OpenAI):
     """`OpenAI` that any number of threads may call, as fast as the account allows, without 429s.
 
-    Takes every argument of `OpenAI`, and those of `ThrottledAsyncOpenAI`, but for `pool="aiohttp"`.
+    Takes every argument of `OpenAI`, and those of `ThrottledAsyncOpenAI`, except for `pool="aiohttp"`.
     A call blocks its thread until it may go; it raises what the SDK's raises, and `AdmissionTimeout`,
     `QueueFull` or `RequestTooLarge`, all `openai.OpenAIError`. A `throttle` may be shared with
     asynchronous clients.
@@ -142,19 +147,7 @@ class ThrottledOpenAI(SyncThrottled, OpenAI):
             http_client: httpx.Client | httpx2.Client | None = None,
             _strict_response_validation: bool = False,
             _enforce_credentials: bool = True,
-            throttle: Throttle | None = None,
-            rpm: float | None = None,
-            tpm: float | None = None,
-            rpd: float | None = None,
-            tpd: float | None = None,
-            limits: Limits | Mapping[str, Limits] | None = None,
-            max_concurrency: int | None = None,
-            max_refusals: int | None = None,
-            priority: int = 0,
-            max_wait: float | None = None,
-            max_queued: int | None = None,
-            dialect: str | None = None,
-            pool: Kind | None = None,
+            **options: Unpack[Options],
         ) -> None: ...
 
 
@@ -190,17 +183,5 @@ class ThrottledAzureOpenAI(SyncThrottled, AzureOpenAI):
             http_client: httpx.Client | httpx2.Client | None = None,
             _strict_response_validation: bool = False,
             _enforce_credentials: bool = True,
-            throttle: Throttle | None = None,
-            rpm: float | None = None,
-            tpm: float | None = None,
-            rpd: float | None = None,
-            tpd: float | None = None,
-            limits: Limits | Mapping[str, Limits] | None = None,
-            max_concurrency: int | None = None,
-            max_refusals: int | None = None,
-            priority: int = 0,
-            max_wait: float | None = None,
-            max_queued: int | None = None,
-            dialect: str | None = None,
-            pool: Kind | None = None,
+            **options: Unpack[Options],
         ) -> None: ...

@@ -1,4 +1,4 @@
-"""Waits: calls that have not been admitted yet, and end when their client is closed."""
+"""Waits: calls not admitted yet, which end when their client is closed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from throttled_openai._admission.home import post
 from throttled_openai._admission.portal import portal
+from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai.errors import ClientClosed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Container
 
-    from throttled_openai._admission.permit import Call, PostedPermit
+    from throttled_openai._admission.call import Call
+    from throttled_openai._admission.posted_permit import PostedPermit
     from throttled_openai._admission.throttle import Throttle
 
     Waits = set["_Wait | Call"]
 
 T = TypeVar("T")
 
-# By the HTTP client, which is what is closed, and which copies of a client share.
+# By HTTP client: that is what a close closes, and what copies of a client share.
 _waits: Final[weakref.WeakKeyDictionary[Any, Waits]] = weakref.WeakKeyDictionary()
 
 
@@ -30,7 +32,7 @@ def waits_of(http: Any) -> Waits:
 
 
 class _Wait:
-    """A task that waits."""
+    """A waiting task."""
 
     __slots__ = ("ended", "task")
 
@@ -40,10 +42,10 @@ class _Wait:
 
 
 async def wait(waits: Waits, admission: Awaitable[T]) -> T:
-    """What `admission` gives, or another wait of a call. Raises `ClientClosed` if the client is closed before."""
+    """The result of `admission`, or of another wait of a call. Raises `ClientClosed` if the client is closed first."""
     try:
         task = asyncio.current_task()
-    except RuntimeError:  # no loop of asyncio's
+    except RuntimeError:  # not an asyncio event loop
         task = None
     if task is None:
         return await admission
@@ -52,7 +54,7 @@ async def wait(waits: Waits, admission: Awaitable[T]) -> T:
     try:
         return await admission
     except asyncio.CancelledError:
-        if not this.ended or task.uncancel() > 0:  # somebody else cancels it
+        if not this.ended or task.uncancel() > 0:  # cancelled by other code
             raise
         raise ClientClosed from None
     finally:
@@ -60,10 +62,10 @@ async def wait(waits: Waits, admission: Awaitable[T]) -> T:
 
 
 def wait_blocking(waits: Waits, throttle: Throttle, call: Call) -> PostedPermit:
-    """As `wait`, for a thread."""
+    """As `wait`, for a blocking call."""
     waits.add(call)
     try:
-        return throttle.admit_blocking(call)
+        return dispatcher_of(throttle).admit_blocking(call)
     except asyncio.CancelledError:
         if not call.withdrawn:
             raise
@@ -73,7 +75,7 @@ def wait_blocking(waits: Waits, throttle: Throttle, call: Call) -> PostedPermit:
 
 
 def end_waits(waits: Waits, tasks: Container[asyncio.Task[Any]] | None = None) -> None:
-    """The client is about to be closed, in whatever thread; or only those of `tasks` are to wait no longer."""
+    """End all waits, as the client is about to be closed, or only those of `tasks`; may run in any thread."""
     for each in list(waits):
         if tasks is not None and not (isinstance(each, _Wait) and each.task in tasks):
             continue

@@ -1,4 +1,4 @@
-"""Throttled clients made of ones that are there already."""
+"""Throttled clients made from existing ones."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def throttle(client: OpenAI, **options: Unpack[Options]) -> ThrottledOpenAI: ...
 def throttle(client: Any, **options: Unpack[Options]) -> Any:
     """A throttled client with the configuration, credentials and connections of `client`.
 
-    `client` stays as it is, and usable; they share its HTTP client, so closing one closes both, as
+    `client` is unchanged and stays usable; both share its HTTP client, so closing one closes both, as
     with `client.with_options()`. `pool="httpx"` gives the new one connections of its own. The
-    options are those of `ThrottledAsyncOpenAI`. A client of a class of your own stays one of that class.
-    What tools have put around its methods, or those of its resources, is put around those of the new one.
+    options are those of `ThrottledAsyncOpenAI`. A client of your own class stays one of that class.
+    Wrappers that tools have put around its methods, or those of its resources, are put around the new client's.
 
-    Raises `TypeError` for what is no client of the SDK, or one that is throttled already.
+    Raises `TypeError` for anything but a client of the SDK, and for one that is throttled already.
     """
     if isinstance(client, ThrottledBase):
         raise TypeError(f"this {type(client).__name__} is throttled: client.copy(rpm=...) makes one with other limits")
     if not isinstance(client, AsyncOpenAI | OpenAI):
         raise TypeError(
             f"throttle() takes a client of the SDK, such as AsyncOpenAI() or OpenAI(), not {type(client).__name__}; "
-            "for a httpx client there is throttle_http_client()"
+            "for an httpx client use throttle_http_client()"
         )
     check_names("throttle", options, OPTIONS)
     sdk: Any = type(client)
@@ -69,7 +69,7 @@ def throttle(client: Any, **options: Unpack[Options]) -> Any:
 
 
 def _taken_over(client: Any, throttled: Any) -> dict[str, Any]:
-    """The attributes of `client`, as `throttled` is to have them."""
+    """The attributes of `client`, as `throttled` should have them."""
     sdk = type(client)
     rebinding = Rebinding(client, throttled)
     resources = inspect.getmembers_static(sdk, lambda member: isinstance(member, functools.cached_property))
@@ -93,7 +93,7 @@ def _taken_over(client: Any, throttled: Any) -> dict[str, Any]:
 
 @functools.cache
 def throttled_class(cls: Any) -> type[Any]:
-    """The class of throttled clients that are a `cls`."""
+    """The throttled subclass of `cls`."""
     for known in (ThrottledAsyncOpenAI, ThrottledAsyncAzureOpenAI, ThrottledOpenAI, ThrottledAzureOpenAI):
         if known.__mro__[known.__mro__.index(ThrottledBase) + 1] is cls:
             return known

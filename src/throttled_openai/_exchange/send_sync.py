@@ -1,4 +1,4 @@
-"""The HTTP seam of synchronous clients: as `_http`, in the calling thread. What is decided comes from `_exchange`."""
+"""The blocking sender: as `send`, in the calling thread."""
 
 from __future__ import annotations
 
@@ -10,28 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 from tenacity import Retrying
 
+from throttled_openai._admission.call import Call, GivenUp, Outcome
 from throttled_openai._admission.home import post
-from throttled_openai._admission.permit import Call, GivenUp, Outcome, PostedPermit
+from throttled_openai._admission.posted_permit import PostedPermit
 from throttled_openai.errors import AdmissionError
 
+from .readmission import Readmission, may_be_readmitted, response_after, response_of, unsent_on_error
 from .settlement import (
     MAY_REFUSE,
     Exchange,
-    begin,
-    end,
     family_of,
-    may_be_readmitted,
+    is_replayable,
+    observe_response,
     outcome_of_error,
-    readmission_policy,
     refusal_read,
-    response_after,
-    response_of,
+    settle_response,
 )
 
 if TYPE_CHECKING:
     import httpx
-
-    from throttled_openai._admission.throttle import Throttle
 
 Send = Callable[[Any], Any]
 Admit = Callable[[Call], PostedPermit]
@@ -39,58 +36,38 @@ Renew = Callable[[], Any]
 
 
 def send_admitted(  # noqa: PLR0917  # as its namesake
-    throttle: Throttle,
+    max_refusals: int | None,
     permit: PostedPermit,
     request: httpx.Request,
     send: Send,
     admit: Admit,
     renew: Renew,
 ) -> httpx.Response:
-    """Send an admitted request; one the server refuses is admitted again and sent again.
+    """Send an admitted request; if the server refuses it, admit it again and send it again.
 
-    Returns and raises what its namesake in `_http` does.
+    Returns and raises what its namesake in `send` does.
     """
     exchange = _exchange(permit, request, send)
-    if not may_be_readmitted(exchange, throttle):
+    if not may_be_readmitted(exchange, max_refusals):
         return exchange.response
-    readmission = _Readmission(permit.call, exchange, send, admit, renew)
-    policy = readmission_policy(permit.call, request, throttle)
+    readmission = Readmission[PostedPermit](permit.call, exchange, max_refusals, replayable=is_replayable(request))
+
+    def wait(_: float) -> None:
+        readmission.permit = admit(readmission.call_again())
+
+    def attempt() -> Exchange:
+        permit = readmission.take_permit()
+        if permit is not None:
+            with unsent_on_error(permit):
+                renewed = renew()
+            readmission.last = _exchange(permit, renewed, send)
+        return readmission.counted()
+
     try:
-        Retrying(sleep=readmission.wait, **policy)(readmission.attempt)
+        Retrying(sleep=wait, **readmission.policy)(attempt)
     except (AdmissionError, GivenUp) as error:
         return response_after(error, readmission.last)
     return response_of(readmission.last)
-
-
-class _Readmission:
-    """The further attempts of one refused call. `last` is the newest exchange."""
-
-    def __init__(self, call: Call, first: Exchange, send: Send, admit: Admit, renew: Renew) -> None:
-        self.last = first
-        self._call = call
-        self._send = send
-        self._admit = admit
-        self._renew = renew
-        self._permit: PostedPermit | None = None
-
-    def wait(self, seconds: float) -> None:
-        """Back into the queue, at the call's old place; `seconds` is what the server asked for."""
-        del seconds
-        self._call.again = True
-        self._permit = self._admit(self._call)
-
-    def attempt(self) -> Exchange:
-        # The first outcome tenacity sees is the refusal that is already at hand.
-        if self._permit is not None:
-            permit, self._permit = self._permit, None
-            try:
-                request = self._renew()
-            except BaseException:
-                permit.release(Outcome.UNSENT)
-                raise
-            self.last = _exchange(permit, request, self._send)
-        self._call.refusals += self.last.refusal is not None
-        return self.last
 
 
 def _exchange(permit: PostedPermit, request: httpx.Request, send: Send) -> Exchange:
@@ -98,18 +75,18 @@ def _exchange(permit: PostedPermit, request: httpx.Request, send: Send) -> Excha
     try:
         response = send(request)
         content = response.read() if response.status_code in MAY_REFUSE else None
-        refusal = begin(permit, response, content)
+        refusal = observe_response(permit, response, content)
         if permit.streaming:
             response.stream = _settling_stream(family_of(response).SyncByteStream)(response, permit)
     except BaseException as error:
         permit.release(outcome_of_error(error))
         raise
-    return end(permit, response, refusal)
+    return settle_response(permit, response, refusal)
 
 
 @functools.cache
 def _settling_stream(base: type[Any]) -> type[Any]:
-    """A response stream that settles its permit at its end; httpx wants its own family's base class."""
+    """The class of response streams that settle their permit at the end; httpx wants its own base class."""
 
     class SettlingStream(base):  # type: ignore[misc]
         def __init__(self, response: Any, permit: PostedPermit) -> None:
@@ -120,7 +97,7 @@ def _settling_stream(base: type[Any]) -> type[Any]:
             self._dropped = False
 
         def __iter__(self) -> Iterator[bytes]:
-            # SDK >= 3.30 comes back after `[DONE]` to drain what is left: go on, do not start again.
+            # SDK >= 3.30 iterates again after `[DONE]` to drain the stream: continue, do not restart.
             if self._iterator is None:
                 self._iterator = iter(self._inner)
             return self
@@ -136,10 +113,10 @@ def _settling_stream(base: type[Any]) -> type[Any]:
                 raise
 
         def close(self) -> None:
-            if self._dropped:  # by the SDK's generator, in the same collection
+            if self._dropped:  # the SDK's generator closes it in the same garbage collection
                 return
             response = self._response()
-            # After the connection is back in the pool, or the next attempt would open a new one.
+            # Released after the connection is back in the pool, or the next attempt would open a new one.
             try:
                 self.permit.refusal = self.permit.refusal or refusal_read(response)
                 self._inner.close()
@@ -147,8 +124,8 @@ def _settling_stream(base: type[Any]) -> type[Any]:
                 self.permit.release(Outcome.SUCCESS, response)
 
         def __del__(self) -> None:
-            # Dropped without being closed. This may run in any thread, within the very lock that
-            # closing takes: another thread has to do it.
+            # Dropped without being closed. This may run in any thread, while that holds the very lock that
+            # closing needs: another thread has to close it.
             self._dropped = self.permit.open
             _drop(self._inner, self.permit)
 
@@ -163,7 +140,7 @@ def _drop(stream: Any, permit: PostedPermit) -> None:
 def _close_in_a_thread(stream: Any, permit: PostedPermit) -> None:
     try:
         threading.Thread(target=_close, args=(stream, permit), daemon=True).start()
-    except RuntimeError:  # no more threads: at the interpreter's exit, or as the system has no more
+    except RuntimeError:  # no more threads: at interpreter exit, or because the system has run out of them
         permit.release(Outcome.SUCCESS)
 
 

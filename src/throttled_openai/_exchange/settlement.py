@@ -1,4 +1,4 @@
-"""The exchange: what one response, or its failure, means for its permit; what both HTTP seams decide with."""
+"""How one response or failure settles its permit. Shared by the async and the blocking sender."""
 
 from __future__ import annotations
 
@@ -9,53 +9,47 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from openai import APIError
-from tenacity import RetryCallState, retry_if_result
-from tenacity.stop import stop_base
-from tenacity.wait import wait_base
 
-from throttled_openai._admission.permit import GivenUp, Outcome
-from throttled_openai._limits import OVERSIZE
+from throttled_openai._admission.call import Outcome
 from throttled_openai._protocol.error_body import NOT_JSON
 from throttled_openai._protocol.headers import read_limits
 from throttled_openai._protocol.refusals import Refusal, read_refusal, read_stream_error
-from throttled_openai.errors import ClientClosed
 
 if TYPE_CHECKING:
     import httpx
 
-    from throttled_openai._admission.permit import Call, Permit
-    from throttled_openai._admission.throttle import Throttle
+    from throttled_openai._admission.permit import Permit
 
-# Where a response carries its permit, for the usage that is known once the body is parsed.
+# Extension of a response that holds its permit, for the usage that is known once the body is parsed.
 PERMIT: Final = "throttled_openai.permit"
-# Where a request says that it has a permit, for a throttled HTTP client below a throttled one of the SDK.
+# Extension of a request that has a permit, for a throttled HTTP client below a throttled SDK client.
 ADMITTED: Final = "throttled_openai.admitted"
 
-# What may say "not now": billing, Groq's too-large, rate limits, overload, Anthropic's overload.
+# Statuses that may say "not now": billing, Groq's too-large, rate limits, overload, Anthropic's overload.
 MAY_REFUSE: Final = frozenset({402, 413, 429, 503, 529})
-# The server, or something on the way to it, did not keep up.
+# The server, or a proxy in front of it, did not keep up.
 _OVERLOADED: Final = frozenset({408, 503, 504, 520, 521, 522, 523, 524, 529})
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One HTTP exchange and, where the server turned it away, why."""
+    """One HTTP exchange and, if the server refused it, why."""
 
     response: httpx.Response
     refusal: Refusal | None
 
     @property
     def is_last(self) -> bool:
-        """Whether sending the request again is pointless, or the server asks not to."""
+        """Whether sending the request again is pointless, or the server asked not to."""
         refusal, response = self.refusal, self.response
         return refusal is None or not refusal.may_retry or refusal.kind == "too_large" or response.status_code == 402
 
 
-def begin(permit: Permit, response: Any, content: bytes | None) -> Refusal | None:
-    """Learn from a response that has come; returns why the server turned it away, if it did.
+def observe_response(permit: Permit, response: Any, content: bytes | None) -> Refusal | None:
+    """Learn from a received response; returns the refusal, if it is one.
 
-    `content`: its body, if its status is one of `MAY_REFUSE`. `permit.streaming`, from here on, says
-    whether it has a stream, which settles the permit when it is closed.
+    `content`: its body, if its status is one of `MAY_REFUSE`. From here on `permit.streaming` says
+    whether the response has a stream, which settles the permit when it is closed.
     """
     refusal = None if content is None else _refusal(response, content)
     if refusal is None:
@@ -65,8 +59,8 @@ def begin(permit: Permit, response: Any, content: bytes | None) -> Refusal | Non
     return refusal
 
 
-def end(permit: Permit, response: Any, refusal: Refusal | None) -> Exchange:
-    """Settle the permit, unless there is a stream to do that."""
+def settle_response(permit: Permit, response: Any, refusal: Refusal | None) -> Exchange:
+    """Settle the permit, unless a stream will."""
     response.extensions[PERMIT] = permit
     status = response.status_code
     if refusal is not None:
@@ -84,8 +78,8 @@ def _refusal(response: Any, content: bytes) -> Refusal | None:
     refusal = read_refusal(response.status_code, response.headers, content, wall_now=time.time())
     if refusal is None or refusal.kind != "overload" or response.status_code == 429:
         return refusal
-    # A 503 of the provider says so in JSON. Any other is a broken gateway, and however long it asks to
-    # stay away, that is a fault: faults are for the SDK's own retries, which wait as asked.
+    # A provider's 503 has a JSON body. Any other comes from a broken gateway, and is a fault even if it names
+    # a time to wait: faults are left to the SDK's own retries, which wait as asked.
     try:
         json.loads(content)
     except NOT_JSON:
@@ -94,10 +88,10 @@ def _refusal(response: Any, content: bytes) -> Refusal | None:
 
 
 def refusal_read(response: Any) -> Refusal | None:
-    """The refusal that came as an event of a stream, if one did: status 200 had been sent by then.
+    """The refusal that came as an event of a stream, after status 200, if one did.
 
-    The SDK raises what an error event says, and closes the stream on its way out. The exception is
-    what we can see of it: the bytes are compressed, and the SDK's parser is not ours.
+    The SDK raises the error event as an exception, and closes the stream on its way out. The exception is
+    all that we see of it: the bytes are compressed, and the SDK parses them itself.
     """
     error = sys.exc_info()[1]
     if response is None or not isinstance(error, APIError) or error.request is not response.request:
@@ -113,78 +107,8 @@ def outcome_of_error(error: BaseException) -> Outcome:
     return Outcome.IGNORED
 
 
-def may_be_readmitted(exchange: Exchange, throttle: Throttle) -> bool:
-    """Whether there is a refusal, and the throttle is to deal with it rather than the SDK."""
-    refusal = exchange.refusal
-    return refusal is not None and (refusal.kind == "too_large" or throttle.max_refusals != 0)
-
-
-def readmission_policy(call: Call, request: httpx.Request, throttle: Throttle) -> dict[str, Any]:
-    """Arguments for tenacity."""
-    return {
-        "retry": retry_if_result(_is_refused),
-        "stop": _StopRefused(call, throttle.max_refusals, replayable=is_replayable(request)),
-        "wait": _WaitForBudget(),
-        "retry_error_callback": _last_exchange,
-    }
-
-
-def response_of(exchange: Exchange) -> httpx.Response:
-    """The response; a refusal is marked for the SDK not to try again, which would meet the same."""
-    if exchange.refusal is not None:
-        exchange.response.headers["x-should-retry"] = "false"
-    return exchange.response
-
-
-def response_after(error: Exception, last: Exchange) -> httpx.Response:
-    """The response of a call that is not admitted again, for that reason. Raises it where the client was closed."""
-    if isinstance(error, ClientClosed):
-        raise error
-    if isinstance(error, GivenUp) and error.to_sdk:
-        return last.response
-    return response_of(last)
-
-
-class _StopRefused(stop_base):
-    """Stops at a refusal that waiting cannot cure, or after more than the user wants. Else the lane decides."""
-
-    def __init__(self, call: Call, max_refusals: int | None, *, replayable: bool) -> None:
-        self._call = call
-        self._max_refusals = max_refusals
-        self._replayable = replayable
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        exchange, most = _last_exchange(retry_state), self._max_refusals
-        refusal = exchange.refusal
-        assert refusal is not None
-        if exchange.is_last or not self._replayable:
-            return True
-        if refusal.dimension == "tokens" and refusal.limit and self._call.tokens > OVERSIZE * refusal.limit:
-            return True
-        return most is not None and self._call.refusals > most
-
-
-class _WaitForBudget(wait_base):
-    """What the server asked for, in seconds; 0 where it did not say."""
-
-    def __call__(self, retry_state: RetryCallState) -> float:
-        refusal = _last_exchange(retry_state).refusal
-        assert refusal is not None
-        return refusal.retry_after or 0.0
-
-
-def _is_refused(exchange: Exchange) -> bool:
-    return exchange.refusal is not None
-
-
-def _last_exchange(retry_state: RetryCallState) -> Exchange:
-    assert retry_state.outcome is not None
-    exchange: Exchange = retry_state.outcome.result()
-    return exchange
-
-
 def is_replayable(request: httpx.Request) -> bool:
-    """Whether the body can be sent a second time: in memory, or files that can be rewound."""
+    """Whether the body can be sent a second time: it is in memory, or made of files that can be rewound."""
     try:
         request.content  # noqa: B018
     except RuntimeError:  # RequestNotRead: a stream
@@ -201,7 +125,7 @@ def _rewinds(file: object) -> bool:
 
 
 def family_of(response: object) -> Any:
-    """The module, httpx or httpx2, whose response this is."""
+    """The module, httpx or httpx2, that the response belongs to."""
     return next(family for family in _families() if isinstance(response, family.Response))
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from throttled_openai._admission.throttle import MOST_IN_FLIGHT, affordable
+from throttled_openai._admission.file_limit import within_file_limit
+from throttled_openai._admission.in_flight import MOST_IN_FLIGHT
 from throttled_openai._clients.async_client import ThrottledAsyncOpenAI
 from throttled_openai._pool import http_client
 
@@ -57,7 +58,7 @@ class BenchPlan:
 
     def client(self) -> ThrottledAsyncOpenAI:
         """A client whose attempts are timed. It does not retry failures, so that they show."""
-        http: Any = http_client("httpx", most_in_flight=affordable(MOST_IN_FLIGHT), event_hooks=hooks())
+        http: Any = http_client("httpx", most_in_flight=within_file_limit(MOST_IN_FLIGHT), event_hooks=hooks())
         return ThrottledAsyncOpenAI(
             base_url=self.endpoint.base_url,
             api_key=self.api_key,
@@ -139,7 +140,7 @@ def plan_of(arguments: argparse.Namespace) -> BenchPlan:
         prompts=Prompts(tokens or 0, seed, lines),
         prompt_tokens=tokens,
         sweep=sweep,
-        most=min(most or min(MOST, affordable(MOST)), _in_flight_for(arguments.calls)),
+        most=min(most or min(MOST, within_file_limit(MOST)), _in_flight_for(arguments.calls)),
         goals=Goals(arguments.slo_ttft, arguments.slo_latency),
         timeout=arguments.timeout,
     )
@@ -177,10 +178,10 @@ def _check_in_flight(given: argparse.Namespace) -> None:
             f"{asked * CALLS_EACH:,} or more, or --duration instead"
         )
     asked = max(asked, given.concurrency or given.max_concurrency or 1)
-    if asked > affordable(asked):
+    if asked > within_file_limit(asked):
         raise UsageError(
             f"{asked:,} calls in flight need more open files than this process may have, which are enough for "
-            f"{affordable(asked):,}: raise them with ulimit -n"
+            f"{within_file_limit(asked):,}: raise them with ulimit -n"
         )
 
 
