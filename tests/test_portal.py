@@ -1,4 +1,4 @@
-"""The portal: whoever asks gets the answer or gives it up, never both and never neither."""
+"""The portal: each caller gets the answer or gives it up, never both and never neither."""
 
 import asyncio
 import contextlib
@@ -21,12 +21,12 @@ from throttled_openai._admission.call import Call
 from throttled_openai._admission.home import post
 from throttled_openai._admission.portal import Portal, Submission
 from throttled_openai._admission.posted_permit import PostedPermit
-from throttled_openai._protocol.estimate import Usage
+from throttled_openai._protocol.usage import Usage
 from throttled_openai.simulator import VirtualTimeLoop
 
 
 def turn(loop, turns=1):
-    """Let `loop` run what is ready, so many times; its clock stands still."""
+    """Let `loop` run what is ready, this many times; its clock stands still."""
     for _ in range(turns):
         loop.call_soon(loop.stop)
         loop.run_forever()
@@ -471,7 +471,7 @@ def test_at_rest_it_has_done_what_was_posted_before_and_does_nothing_after(threa
     threaded.drain()
     post(loop, done.append, "late")
     assert done == list(range(100))
-    assert threaded.loop is not loop  # whoever asks after that is answered nevertheless
+    assert threaded.loop is not loop  # a later caller is answered nevertheless
 
 
 def test_a_portal_that_never_began_rests_at_once():

@@ -211,7 +211,7 @@ def test_where_no_rate_is_known_a_pause_ends_at_a_learnt_pace_and_not_with_all()
         assert script.times[1:17] == [0.0] * 16
         # 16 at once were too many; half of what had been sent per second is the first guess.
         reopened = Counter(script.times[17:])
-        assert min(reopened) == 5.5
+        assert min(reopened) == pytest.approx(5.5)
         assert max(reopened.values()) == 1
         assert sum(5.5 <= at < 6.5 for at in script.times) <= 16
 
