@@ -1,6 +1,7 @@
 """Field cases, section D: several processes on one limit, each configured with all of it or with nothing."""
 
 import asyncio
+from random import Random
 
 import pytest
 
@@ -13,6 +14,14 @@ from .script import Scripted, answered, gather, play, says
 from .server import Bucket
 
 IDEAL = 23.0
+
+
+def clients_of_processes(server, rpm, seed):
+    """Four clients, each with a throttle of its own, as processes share no memory; `seed`: of their jitter."""
+    for number in range(4):
+        throttle = Throttle(rpm=rpm)
+        throttle._dispatcher.random = Random(f"{seed} {number}").random
+        yield ThrottledAsyncOpenAI(api_key=KEY, base_url=URL, http_client=http_client(server), throttle=throttle)
 
 
 def kept_to(bucket, *, tells):
@@ -28,15 +37,12 @@ def kept_to(bucket, *, tells):
 
 @pytest.mark.parametrize("tells", [True, False], ids=["wait named", "bare"])
 @pytest.mark.parametrize("rpm", [600, None])
-def test_four_processes_of_sixty_calls_lose_none(rpm, tells):
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_four_processes_of_sixty_calls_lose_none(rpm, tells, seed):
     server = kept_to(Bucket(10.0, 10), tells=tells)
 
     async def four(client):
-        # Each process has a throttle of its own, as it shares no memory with the others.
-        clients = [
-            ThrottledAsyncOpenAI(api_key=KEY, base_url=URL, http_client=http_client(server), throttle=Throttle(rpm=rpm))
-            for _ in range(4)
-        ]
+        clients = clients_of_processes(server, rpm, seed)
         endings = await asyncio.gather(*(gather(client, 60) for client in clients))
         return [ending for each in endings for ending in each]
 
@@ -51,10 +57,7 @@ def test_a_call_of_four_processes_is_refused_a_few_times_at_most():
     server = kept_to(Bucket(10.0, 10), tells=True)
 
     async def four(client):
-        clients = [
-            ThrottledAsyncOpenAI(api_key=KEY, base_url=URL, http_client=http_client(server), throttle=Throttle(rpm=600))
-            for _ in range(4)
-        ]
+        clients = clients_of_processes(server, 600, 1)
         return await asyncio.gather(*(gather(client, 60) for client in clients))
 
     played = play(four, server)
