@@ -25,7 +25,7 @@ from throttled_openai import ThrottledAsyncOpenAI
 from throttled_openai.simulator import Simulator, serve
 
 LATENCY = 0.5
-# What each process is told, and what the server says.
+# The limits that each process is configured with, and what the server says.
 KINDS: dict[str, tuple[bool, dict[str, Any]]] = {
     "configured": (True, {"announce": False}),
     "announced": (False, {}),

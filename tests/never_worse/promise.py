@@ -178,7 +178,7 @@ def _attempts(cell, stock, ours):
         )
 
 
-# 4. Nothing of a prompt or key is told to anybody.
+# 4. No prompt or key appears in what is printed.
 
 
 def _secrets(ours):

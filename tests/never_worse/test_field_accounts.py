@@ -1,4 +1,4 @@
-"""Field cases, section E: what one account was told is not another's; two clients of one account share one limit."""
+"""Field cases, section E: what one account learnt is not another's; two clients of one account share one limit."""
 
 import asyncio
 

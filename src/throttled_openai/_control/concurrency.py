@@ -14,6 +14,9 @@ This is the one place that decides it. The evidence:
   flight. Where nothing at all succeeds, less in flight would only make the failing slower.
 - **Latency**, before a server that neither announces nor refuses (`LatencyGradient`).
 
+Each step up waits until everything that has arrived is heard (`may_grow`, then `grow`): a busy event loop works off
+hundreds of answers while the refusals of the last step lie unread.
+
 A refusal for a rate is the pacers' business and never moves this limit.
 """
 

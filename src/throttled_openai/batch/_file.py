@@ -408,7 +408,7 @@ async def run_file(
 
     `source` and `output`: paths, or "-"; `.gz` and `.zst` are compressed. `asked`: `kind`, `path`, `model`, `system`,
     `template`, `column`, `id_column`, `body`, as the options of `throttled-openai run` of these names (`kind` is its
-    `--format`, `path` its `--url`). `watch` is told the status twice a second. Cancelled, it keeps what is done.
+    `--format`, `path` its `--url`). `watch` receives the status twice a second. Cancelled, it keeps what is done.
 
     Raises `ValueError` where these do not fit the file, `WrongRunError` where the output belongs to another run, and
     `InputError` and `OSError` where a file cannot be read or written.

@@ -75,7 +75,7 @@ def scan(
 ) -> Scan:
     """Read an output from its beginning. Raises `WrongRunError` where its lines are another run's.
 
-    `seen` is told each line that counts as done: those that are `wanted`.
+    `seen` receives each line that counts as done: those that are `wanted`.
     """
     done, failed, at, end, unwanted, before_end = Lines(), 0, 0, 0, 0, 0
     with path.open("rb", buffering=1 << 20) as file:

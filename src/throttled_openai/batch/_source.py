@@ -58,7 +58,7 @@ def chunks(name: str, kind: str) -> Iterator[list[Record]]:
 
 
 def measure(name: str, kind: str, seen: Callable[[int], None] = lambda _: None) -> Measure:
-    """Read the file once. `seen` is told now and then how many bytes are done."""
+    """Read the file once. `seen` receives now and then the number of bytes done."""
     with _readable(name):
         digest, size, lines, last = hashlib.sha256(), 0, 0, b"\n"
         with Path(name).open("rb", buffering=0) as file:
