@@ -1,4 +1,4 @@
-"""Field cases, section F: interrupting, starving and feeding it. Every call ends, and none learns anything of another."""
+"""Field cases, section F: interrupting, starving and feeding it. Every call ends, and learns nothing of another."""
 
 import asyncio
 import contextvars
