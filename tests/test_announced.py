@@ -432,3 +432,13 @@ def test_three_requests_a_minute_are_reached_without_a_refusal(limits, burst):
         assert simulator.refused <= 3
 
     virtual_run(main())
+
+
+def test_the_statistics_say_what_an_attempt_takes_from_the_token_limit():
+    async def main():
+        client = throttled(server())
+        await say(client)
+        budget = client.throttle.stats().budgets[0]
+        assert budget.tokens_per_call == client.throttle._dispatcher.limiters.find("gpt-4o").rates.tokens_per_call > 0
+
+    virtual_run(main())

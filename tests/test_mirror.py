@@ -14,7 +14,7 @@ from throttled_openai._protocol.durations import DAY, MINUTE
 
 
 def window(limit=600.0, period=MINUTE, *, left=None):
-    """A window that was told once what is `left`; nothing has been sent since."""
+    """A window after one announcement of what is `left`; nothing has been sent since."""
     made = ServerWindow(limit, period)
     if left is not None:
         made.observe(limit, left, None, now(), 1.0)

@@ -517,6 +517,7 @@ class Limiter:
             refused=self.refused,
             tokens_used=self.tokens_used,
             windows=self.budget.stats(),
+            tokens_per_call=self.rates.tokens_per_call,
         )
 
 
