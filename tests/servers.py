@@ -7,7 +7,7 @@ import json
 import ssl
 from dataclasses import dataclass, field
 
-from clients import CHAT
+from scripted import CHAT
 
 # For localhost and 127.0.0.1, its own authority, valid until 2120, worth nothing anywhere else.
 CERTIFICATE = """\

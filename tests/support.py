@@ -54,13 +54,13 @@ async def proven(limits=None, **options):
     return made
 
 
-async def admit(t, tokens=1, model="m", **manners):
-    return await t._dispatcher.admit(Call(model, tokens, QueueOptions(**manners) if manners else ORDINARY))
+async def admit(t, tokens=1, model="m", **queue_options):
+    return await t._dispatcher.admit(Call(model, tokens, QueueOptions(**queue_options) if queue_options else ORDINARY))
 
 
-async def call(t, tokens=1, *, seconds=0.0, model="m", outcome=Outcome.SUCCESS, refusal=None, **manners):
+async def call(t, tokens=1, *, seconds=0.0, model="m", outcome=Outcome.SUCCESS, refusal=None, **queue_options):
     """One call of `seconds`; the instant it was admitted."""
-    permit = await admit(t, tokens, model, **manners)
+    permit = await admit(t, tokens, model, **queue_options)
     try:
         await asyncio.sleep(seconds)
     except asyncio.CancelledError:

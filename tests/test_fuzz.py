@@ -12,7 +12,7 @@ from collections import Counter
 import openai
 import pytest
 
-from clients import FAMILIES, HI, cancelled_at_the_end, say, settled, throttled
+from scripted import FAMILIES, HI, cancelled_at_the_end, say, settled, throttled
 from throttled_openai._admission import dispatcher as _dispatcher
 from throttled_openai._admission import limiter as _limiter
 from throttled_openai.simulator import Fault, Simulator, virtual_run

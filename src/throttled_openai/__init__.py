@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 from ._admission.throttle import Throttle
 from ._clients.async_client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
-from ._clients.base import Throttled
-from ._clients.http_client import throttle_http_client
+from ._clients.base import AsyncThrottledMixin
+from ._clients.http_client import wrap_http_client
 from ._clients.install import install, uninstall
-from ._clients.options import manners
-from ._clients.sync_client import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
-from ._clients.wrap import throttle
+from ._clients.options import queue_options
+from ._clients.sync_client import ThrottledAzureOpenAI, ThrottledMixin, ThrottledOpenAI
+from ._clients.wrap import wrap
 from ._limits import Limits
 from ._pool import PooledAsyncHttpxClient, PooledHttpxClient
 from ._stats import BudgetStats, Stats, WindowStats
@@ -32,6 +32,7 @@ __all__ = [
     "AccountPaused",
     "AdmissionError",
     "AdmissionTimeout",
+    "AsyncThrottledMixin",
     "BatchResult",
     "BatchStoppedError",
     "BudgetStats",
@@ -43,21 +44,20 @@ __all__ = [
     "RequestTooLarge",
     "ServerPaused",
     "Stats",
-    "SyncThrottled",
     "Throttle",
-    "Throttled",
     "ThrottledAsyncAzureOpenAI",
     "ThrottledAsyncOpenAI",
     "ThrottledAzureOpenAI",
+    "ThrottledMixin",
     "ThrottledOpenAI",
     "WindowStats",
     "install",
-    "manners",
+    "queue_options",
     "run_batch",
     "run_file",
-    "throttle",
-    "throttle_http_client",
     "uninstall",
+    "wrap",
+    "wrap_http_client",
 ]
 
 if not TYPE_CHECKING:

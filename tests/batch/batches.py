@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from clients import throttled
+from scripted import throttled
 from throttled_openai.batch._file import FileRun, Rules
 from throttled_openai.batch._input import Asked, Input
 from throttled_openai.simulator import Simulator

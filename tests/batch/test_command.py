@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from batches import command, ids, kill, lines, request, results, told, wait_for
 
+from batches import command, ids, kill, lines, request, results, told, wait_for
 from throttled_openai._commands import main as cli
 from throttled_openai.simulator import spawn
 

@@ -6,9 +6,9 @@ import json
 import threading
 
 import pytest
-from batches import ids, job, lines, request, results, run, running, steady, wait_for
 
-from clients import Says, Script, throttled
+from batches import ids, job, lines, request, results, run, running, steady, wait_for
+from scripted import Says, Script, throttled
 from support import virtual, virtual_run
 from throttled_openai import run_file
 from throttled_openai.batch import Price, Prices, WrongRunError

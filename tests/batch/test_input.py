@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from batches import request
 
+from batches import request
 from throttled_openai.batch._input import Asked, Input
 from throttled_openai.batch._request import BadLineError
 

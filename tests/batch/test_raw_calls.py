@@ -8,7 +8,7 @@ import json
 import openai
 import pytest
 
-from clients import CHAT
+from scripted import CHAT
 from servers import Server, forward, real, says
 from throttled_openai import PooledAsyncHttpxClient, Throttle, ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from throttled_openai._clients.raw import RawCalls

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from batches import VLLM, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batches import VLLM, request
 from throttled_openai.batch._request import (
     LONGEST,
     PATHS,

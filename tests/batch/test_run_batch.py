@@ -5,9 +5,9 @@ import importlib
 
 import openai
 import pytest
-from batches import request, steady
 
-from clients import FAMILIES, URL, Says, Script, http_client, refuses, throttled
+from batches import request, steady
+from scripted import FAMILIES, URL, Says, Script, http_client, refuses, throttled
 from support import virtual
 from throttled_openai import BatchStoppedError, run_batch
 from throttled_openai.simulator import Fault

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from clients import URL, http_client, throttled
+from scripted import URL, http_client, throttled
 from support import virtual_run
 from throttled_openai._commands.bench import cli as _cli
 from throttled_openai._commands.bench.call import hooks

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from benched import KEY, Page, planned
-from clients import URL
+from scripted import URL
 from throttled_openai._commands import main as cli
 from throttled_openai._commands.bench import cli as _cli
 from throttled_openai._commands.bench.plan import is_near

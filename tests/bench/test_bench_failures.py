@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benched import about, measured, planned, simulator
-from clients import Says, Script, refuses, throttled
+from scripted import Says, Script, refuses, throttled
 from support import virtual_run
 from throttled_openai._commands.bench.call import TimedCall
 from throttled_openai._commands.bench.endpoint import Endpoint

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benched import KEY, Page, about, measured, simulator
-from clients import URL
+from scripted import URL
 from throttled_openai._commands.bench import cli as _cli
 from throttled_openai._commands.bench.chart import Chart, Line, ticks
 from throttled_openai._commands.bench.measure import report_of

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import openai
 from openai import AsyncOpenAI
 
-from clients import FAMILIES, URL
-from throttled_openai import ThrottledAsyncOpenAI, throttle, throttle_http_client
+from scripted import FAMILIES, URL
+from throttled_openai import ThrottledAsyncOpenAI, wrap, wrap_http_client
 
 from .server import now
 
@@ -31,16 +31,16 @@ def _subclass(http, *, ours, **options):
 
 
 def _wrapped(http, *, ours, **options):
-    client = throttle(stock(http, **options)[0], **ours)
+    client = wrap(stock(http, **options)[0], **ours)
     return client, client.throttle
 
 
 def _below(http, *, ours, **options):
-    view = throttle_http_client(http, **ours)
+    view = wrap_http_client(http, **ours)
     return stock(view, **options)[0], view.throttle
 
 
-SEAMS = {"class": _subclass, "throttle()": _wrapped, "http client": _below}
+SEAMS = {"class": _subclass, "wrap()": _wrapped, "http client": _below}
 
 
 def http_client(server):

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from unittest import mock
 
-from clients import settled
+from scripted import settled
 from support import virtual_run
 
 from .calls import DEADLINE, LOADS, SEAMS, http_client, one, stock

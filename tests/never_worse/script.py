@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import openai
 from openai import AsyncOpenAI
 
-from clients import URL
+from scripted import URL
 from support import virtual_run
 from throttled_openai import Throttle, ThrottledAsyncOpenAI
 

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from clients import CHAT
+from scripted import CHAT
 
 from .answers import Answer
 

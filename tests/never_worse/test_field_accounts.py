@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from clients import URL
+from scripted import URL
 from throttled_openai import ThrottledAsyncOpenAI
 
 from .calls import KEY, http_client

@@ -7,8 +7,8 @@ import resource
 import openai
 import pytest
 
-from clients import HI
-from throttled_openai import ThrottledAsyncOpenAI, throttle_http_client
+from scripted import HI
+from throttled_openai import ThrottledAsyncOpenAI, wrap_http_client
 
 from .promise import MINUTE, SLACK
 from .script import Scripted, always, answered, call, ends, errors, gather, last, play, says
@@ -35,7 +35,7 @@ PATHS = [
 @pytest.mark.parametrize("path", PATHS)
 def test_an_http_client_is_throttled_whatever_the_base_path(path):
     def make(http_client, **options):
-        view = throttle_http_client(http_client)
+        view = wrap_http_client(http_client)
         views.append(view)
         return openai.AsyncOpenAI(http_client=view, **options)
 

@@ -11,7 +11,7 @@ import pytest
 
 from support import call as admitted
 from support import virtual
-from throttled_openai import Throttle, ThrottledAsyncOpenAI, throttle, throttle_http_client
+from throttled_openai import Throttle, ThrottledAsyncOpenAI, wrap, wrap_http_client
 
 from .calls import PROMPT
 from .promise import tells
@@ -23,7 +23,7 @@ UNPAID = says(429, '{"error":{"message":"quota","type":"insufficient_quota","cod
 
 
 def in_http_client(http_client, **options):
-    return openai.AsyncOpenAI(http_client=throttle_http_client(http_client, rpm=60), **options)
+    return openai.AsyncOpenAI(http_client=wrap_http_client(http_client, rpm=60), **options)
 
 
 def in_class(**options):
@@ -31,7 +31,7 @@ def in_class(**options):
 
 
 def wrapped(**options):
-    return throttle(openai.AsyncOpenAI(**options), rpm=60)
+    return wrap(openai.AsyncOpenAI(**options), rpm=60)
 
 
 seams = pytest.mark.parametrize("make", [in_class, wrapped, in_http_client])

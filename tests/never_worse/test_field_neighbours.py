@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from clients import URL
+from scripted import URL
 from throttled_openai import Throttle, ThrottledAsyncOpenAI
 
 from .calls import KEY, http_client

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clients import CHAT
+from scripted import CHAT
 
 from .promise import MINUTE, SLACK
 from .script import Scripted, answered, call, ends, errors, gather, play, says

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from clients import URL
+from scripted import URL
 from throttled_openai import Throttle, ThrottledAsyncOpenAI, ThrottledOpenAI
 
 from . import threads
@@ -119,7 +119,7 @@ def test_each_attempt_in_a_thread_has_a_fresh_token():
 LATE = """
 import sys, threading, time
 sys.path[:0] = {path!r}
-from clients import URL
+from scripted import URL
 from never_worse import threads
 from never_worse.script import Scripted, call
 from throttled_openai import ThrottledOpenAI

@@ -11,8 +11,8 @@ import openai
 from openai import OpenAI
 
 import throttled_openai
-from clients import FAMILIES, URL
-from throttled_openai import ThrottledOpenAI, throttle
+from scripted import FAMILIES, URL
+from throttled_openai import ThrottledOpenAI, wrap
 
 from .calls import KEY, done, failed, request_of
 from .run import Run, listening
@@ -28,7 +28,7 @@ def _class(**options):
 
 
 def _wrapped(**options):
-    return throttle(OpenAI(**options))
+    return wrap(OpenAI(**options))
 
 
 def _installed(**options):
@@ -39,7 +39,7 @@ def _installed(**options):
         throttled_openai.uninstall()
 
 
-SEAMS = {"class": _class, "throttle()": _wrapped, "install()": _installed}
+SEAMS = {"class": _class, "wrap()": _wrapped, "install()": _installed}
 
 
 def transport(server, module):

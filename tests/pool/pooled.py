@@ -6,7 +6,7 @@ import importlib
 import openai
 import pytest
 
-from clients import FAMILIES
+from scripted import FAMILIES
 from throttled_openai._pool import Pooled, PooledAsyncHttpxClient
 
 families = pytest.mark.parametrize("family", FAMILIES)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clients import FAMILIES, now
+from scripted import FAMILIES, now
 from servers import Server, real
 from support import virtual
 from test_connection import error, pooled

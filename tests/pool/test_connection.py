@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from clients import FAMILIES
+from scripted import FAMILIES
 from servers import CERTIFICATE, Server, identity, real, says, trusting
 from throttled_openai._pool import Pooled
 

@@ -7,7 +7,7 @@ import ssl
 import pytest
 from hypothesis import strategies as st
 
-from clients import FAMILIES
+from scripted import FAMILIES
 from servers import identity, trusting
 from throttled_openai._pool.tls import Layer
 

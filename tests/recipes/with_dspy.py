@@ -7,8 +7,8 @@ asynchronous calls and for DSPy's threads.
 import asyncio
 
 import dspy
-from account import account
 
+from account import account
 from throttled_openai import Throttle, install
 
 

@@ -2,13 +2,13 @@
 
 import asyncio
 
-from account import account
 from haystack import Document
 from haystack.components.embedders import OpenAIDocumentEmbedder
 from haystack.components.generators.chat import OpenAIChatGenerator
 from haystack.dataclasses import ChatMessage
 from haystack.utils import Secret
 
+from account import account
 from throttled_openai import ThrottledAsyncOpenAI, ThrottledOpenAI
 
 KEY = Secret.from_token("any")

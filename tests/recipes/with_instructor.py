@@ -4,9 +4,9 @@ import asyncio
 import itertools
 
 import instructor
-from account import account
 from pydantic import BaseModel, field_validator
 
+from account import account
 from throttled_openai import ThrottledAsyncOpenAI, ThrottledOpenAI
 
 QUESTIONS = [[{"role": "user", "content": f"What is {n} squared?"}] for n in range(20)]

@@ -2,12 +2,12 @@
 
 import asyncio
 
-from account import account
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from openai import DefaultAsyncHttpxClient
 from pydantic import BaseModel
 
-from throttled_openai import ThrottledAsyncOpenAI, ThrottledOpenAI, throttle_http_client
+from account import account
+from throttled_openai import ThrottledAsyncOpenAI, ThrottledOpenAI, wrap_http_client
 
 QUESTIONS = [f"What is {n} squared?" for n in range(20)]
 
@@ -40,7 +40,7 @@ async def asynchronous():
 
 
 async def by_http_client():
-    async with account() as server, throttle_http_client(DefaultAsyncHttpxClient(), rpm=600) as http_client:
+    async with account() as server, wrap_http_client(DefaultAsyncHttpxClient(), rpm=600) as http_client:
         where = {"base_url": server.url, "api_key": "any", "http_async_client": http_client}
 
         model = ChatOpenAI(model="gpt-4o", **where)

@@ -11,11 +11,11 @@ import asyncio
 from contextlib import aclosing
 
 import litellm
-from account import account
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 from openai import DefaultAsyncHttpxClient
 
-from throttled_openai import ThrottledAsyncOpenAI, ThrottledOpenAI, throttle_http_client
+from account import account
+from throttled_openai import ThrottledAsyncOpenAI, ThrottledOpenAI, wrap_http_client
 
 QUESTIONS = [[{"role": "user", "content": f"What is {n} squared?"}] for n in range(20)]
 
@@ -41,7 +41,7 @@ async def asynchronous():
 
 
 async def by_http_client():
-    async with account() as server, throttle_http_client(DefaultAsyncHttpxClient(), rpm=600) as session:
+    async with account() as server, wrap_http_client(DefaultAsyncHttpxClient(), rpm=600) as session:
         litellm.aclient_session = session  # before the first call, since LiteLLM keeps its clients
 
         def ask(question):
@@ -56,7 +56,7 @@ async def by_http_client():
 async def past_the_sdk():
     async with account() as server:
         handler = AsyncHTTPHandler()
-        handler.client = throttle_http_client(handler.client, rpm=600)
+        handler.client = wrap_http_client(handler.client, rpm=600)
 
         def ask(question, **options):
             options |= {"api_base": server.url, "api_key": "any", "client": handler}

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from account import account
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai import OpenAI
 from pydantic import BaseModel
 
+from account import account
 from throttled_openai import ThrottledAsyncOpenAI, ThrottledOpenAI
 
 QUESTIONS = [[ChatMessage(f"What is {n} squared?")] for n in range(20)]

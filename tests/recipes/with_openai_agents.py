@@ -5,7 +5,6 @@ Traces go to OpenAI by a client of their own, with the key of the environment; h
 
 import asyncio
 
-from account import account
 from agents import (
     Agent,
     OpenAIChatCompletionsModel,
@@ -16,6 +15,7 @@ from agents import (
 )
 from pydantic import BaseModel
 
+from account import account
 from throttled_openai import ThrottledAsyncOpenAI
 
 

@@ -2,12 +2,12 @@
 
 import asyncio
 
-from account import account
 from pydantic import BaseModel
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
+from account import account
 from throttled_openai import ThrottledAsyncOpenAI
 
 

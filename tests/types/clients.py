@@ -12,18 +12,18 @@ from openai.types.responses import Response
 from pydantic import BaseModel
 
 from throttled_openai import (
+    AsyncThrottledMixin,
     Limits,
     Stats,
     Throttle,
-    Throttled,
     ThrottledAsyncAzureOpenAI,
     ThrottledAsyncOpenAI,
     ThrottledAzureOpenAI,
     ThrottledOpenAI,
     install,
-    manners,
-    throttle,
-    throttle_http_client,
+    queue_options,
+    wrap,
+    wrap_http_client,
 )
 
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
@@ -33,7 +33,7 @@ class Answer(BaseModel):
     text: str
 
 
-class Mine(Throttled, openai.AsyncOpenAI):
+class Mine(AsyncThrottledMixin, openai.AsyncOpenAI):
     pass
 
 
@@ -66,11 +66,11 @@ def copies_are_of_the_same_class(client: ThrottledAsyncOpenAI, azure: ThrottledA
 
 
 def what_is_wrapped_keeps_its_kind(mine: httpx.AsyncClient, theirs: httpx2.AsyncClient) -> None:
-    assert_type(throttle(openai.AsyncOpenAI(), rpm=60), ThrottledAsyncOpenAI)
-    assert_type(throttle(openai.AsyncAzureOpenAI(azure_endpoint="https://a")), ThrottledAsyncAzureOpenAI)
-    assert_type(throttle(openai.OpenAI(), limits={"m": Limits(rpm=3)}), ThrottledOpenAI)
-    assert_type(throttle_http_client(mine, rpm=60), httpx.AsyncClient)
-    assert_type(throttle_http_client(theirs, throttle=Throttle()), httpx2.AsyncClient)
+    assert_type(wrap(openai.AsyncOpenAI(), rpm=60), ThrottledAsyncOpenAI)
+    assert_type(wrap(openai.AsyncAzureOpenAI(azure_endpoint="https://a")), ThrottledAsyncAzureOpenAI)
+    assert_type(wrap(openai.OpenAI(), limits={"m": Limits(rpm=3)}), ThrottledOpenAI)
+    assert_type(wrap_http_client(mine, rpm=60), httpx.AsyncClient)
+    assert_type(wrap_http_client(theirs, throttle=Throttle()), httpx2.AsyncClient)
 
 
 def arguments_are_checked() -> None:
@@ -79,5 +79,5 @@ def arguments_are_checked() -> None:
     ThrottledAsyncOpenAI(rpn=60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     ThrottledAsyncOpenAI(pool="big")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     install(rpm="many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    with manners(priority=3):
+    with queue_options(priority=3):
         pass

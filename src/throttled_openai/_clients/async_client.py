@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 
-from .base import Throttled
+from .base import AsyncThrottledMixin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .options import Options
 
 
-class ThrottledAsyncOpenAI(Throttled, AsyncOpenAI):
+class ThrottledAsyncOpenAI(AsyncThrottledMixin, AsyncOpenAI):
     """`AsyncOpenAI` that finishes any number of calls as fast as the account allows, without 429s.
 
     Takes every argument of `AsyncOpenAI`, and:
@@ -72,7 +72,7 @@ class ThrottledAsyncOpenAI(Throttled, AsyncOpenAI):
         ) -> None: ...
 
 
-class ThrottledAsyncAzureOpenAI(Throttled, AsyncAzureOpenAI):
+class ThrottledAsyncAzureOpenAI(AsyncThrottledMixin, AsyncAzureOpenAI):
     """`AsyncAzureOpenAI` that finishes any number of calls as fast as the deployments allow, without 429s.
 
     Takes every argument of `AsyncAzureOpenAI` and those of `ThrottledAsyncOpenAI`. Each deployment at

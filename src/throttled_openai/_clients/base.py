@@ -27,7 +27,7 @@ from throttled_openai._spelling import suggesting, suggestions
 from throttled_openai.errors import AdmissionError, redacted
 
 from .credentials import credentials_of, fields_of, names_account
-from .http_client import throttle_http_client, unthrottled
+from .http_client import unthrottled, wrap_http_client
 from .options import OPTIONS, QUEUE_OPTIONS, THROTTLE_OPTIONS, current_queue_options, given_of, read_options
 from .sdk import hooked, known_platform, platform_from_thread, retries_of
 from .signature import sign
@@ -263,8 +263,8 @@ class ThrottledBase:
             return super()._process_response_data(data=data, cast_to=cast_to, response=response)
 
 
-class Throttled(ThrottledBase):
-    """Makes a throttled client of any subclass of `AsyncOpenAI`: `class Mine(Throttled, TheirClient): ...`.
+class AsyncThrottledMixin(ThrottledBase):
+    """Makes a throttled client of any subclass of `AsyncOpenAI`: `class Mine(AsyncThrottledMixin, TheirClient): ...`.
 
     It must be the first base. The constructor takes all arguments of the other class, and those
     that `ThrottledAsyncOpenAI` adds to `AsyncOpenAI`.
@@ -281,7 +281,7 @@ class Throttled(ThrottledBase):
                 "dialect": self._dialect,
                 **dataclasses.asdict(self._queue_options),
             }
-            return throttle_http_client(http, **ours)
+            return wrap_http_client(http, **ours)
 
         async def request(self, *args: Any, **kwargs: Any) -> Any:
             if not hooked():

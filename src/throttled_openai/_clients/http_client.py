@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Client = TypeVar("Client", bound="httpx.AsyncClient | httpx2.AsyncClient")
 
 
-def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Client:
+def wrap_http_client(http_client: Client, **options: Unpack[Options]) -> Client:
     """A client that sends as `http_client` does, but requests that run a model only when the limits allow.
 
     For libraries that take an `httpx` or `httpx2` client rather than one of the SDK. It shares everything
@@ -65,8 +65,8 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
     families = [sys.modules[name] for name in ("httpx2", "httpx") if name in sys.modules]
     if not isinstance(client, tuple(family.AsyncClient for family in families)):
         raise TypeError(
-            f"throttle_http_client() takes an httpx.AsyncClient or httpx2.AsyncClient, not {type(client).__name__}; "
-            "for a client of the SDK use throttle()"
+            f"wrap_http_client() takes an httpx.AsyncClient or httpx2.AsyncClient, not {type(client).__name__}; "
+            "for a client of the SDK use wrap()"
         )
     given: dict[str, Any] = dict(options)
     throttles, queue_options, dialect, pool = read_options(given, threads=False)
@@ -74,7 +74,7 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
         raise ValueError(f"http_client has its own connections: leave out pool={pool!r}")
     if given:
         meant = did_you_mean(next(iter(given)), OPTIONS)
-        raise TypeError(f"throttle_http_client() has no option {', '.join(given)}{meant}")
+        raise TypeError(f"wrap_http_client() has no option {', '.join(given)}{meant}")
     own: Any = type(client)
     view: Any = object.__new__(_view_class(own))
     view.__dict__ = client.__dict__  # the same, so that both are open or closed, and have the same hooks
@@ -84,7 +84,7 @@ def throttle_http_client(http_client: Client, **options: Unpack[Options]) -> Cli
 
 
 def unthrottled(http_client: Any) -> Any:
-    """The client below a view made by `throttle_http_client`; any other client is returned unchanged."""
+    """The client below a view made by `wrap_http_client`; any other client is returned unchanged."""
     return http_client._throttled.client if isinstance(http_client, _View) else http_client  # noqa: SLF001
 
 

@@ -72,12 +72,12 @@ def read_options(options: dict[str, Any], *, threads: bool) -> tuple[Throttles, 
     return Throttles(given, limits, threads=threads), queue_options, dialect, pool
 
 
-_asked: ContextVar[dict[str, Any] | None] = ContextVar("throttled_openai_manners", default=None)
+_asked: ContextVar[dict[str, Any] | None] = ContextVar("throttled_openai_queue_options", default=None)
 
 
 @suggesting
 @contextlib.contextmanager
-def manners(
+def queue_options(
     *,
     priority: int | None = None,
     max_wait: float | None = None,
@@ -101,7 +101,7 @@ def manners(
 
 
 def current_queue_options(own: QueueOptions) -> QueueOptions:
-    """`own`, as changed by a `manners()` block around the call."""
+    """`own`, as changed by a `queue_options()` block around the call."""
     asked = _asked.get()
     return own if asked is None else dataclasses.replace(own, **asked)
 

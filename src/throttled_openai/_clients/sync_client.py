@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from .options import Options
 
 
-class SyncThrottled(ThrottledBase):
-    """Makes a throttled client of any subclass of `OpenAI`: `class Mine(SyncThrottled, TheirClient): ...`.
+class ThrottledMixin(ThrottledBase):
+    """Makes a throttled client of any subclass of `OpenAI`: `class Mine(ThrottledMixin, TheirClient): ...`.
 
     It must be the first base. The constructor takes all arguments of the other class, and those
     that `ThrottledOpenAI` adds to `OpenAI`.
@@ -116,7 +116,7 @@ class SyncThrottled(ThrottledBase):
             super().close()
 
 
-class ThrottledOpenAI(SyncThrottled, OpenAI):
+class ThrottledOpenAI(ThrottledMixin, OpenAI):
     """`OpenAI` that any number of threads may call, as fast as the account allows, without 429s.
 
     Takes every argument of `OpenAI`, and those of `ThrottledAsyncOpenAI`, except for `pool="aiohttp"`.
@@ -151,7 +151,7 @@ class ThrottledOpenAI(SyncThrottled, OpenAI):
         ) -> None: ...
 
 
-class ThrottledAzureOpenAI(SyncThrottled, AzureOpenAI):
+class ThrottledAzureOpenAI(ThrottledMixin, AzureOpenAI):
     """`AzureOpenAI` that any number of threads may call, as fast as the deployments allow, without 429s.
 
     Takes every argument of `AzureOpenAI` and those of `ThrottledOpenAI`. Limits and tokens are as with

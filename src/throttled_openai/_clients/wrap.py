@@ -13,11 +13,11 @@ from openai._resource import AsyncAPIResource, SyncAPIResource
 from throttled_openai._spelling import check_names
 
 from .async_client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
-from .base import Throttled, ThrottledBase
+from .base import AsyncThrottledMixin, ThrottledBase
 from .options import OPTIONS
 from .rebind import Rebinding, is_wrapped
 from .sdk import hooked
-from .sync_client import SyncThrottled, ThrottledAzureOpenAI, ThrottledOpenAI
+from .sync_client import ThrottledAzureOpenAI, ThrottledMixin, ThrottledOpenAI
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -28,18 +28,18 @@ logger = logging.getLogger("throttled_openai")
 
 
 @overload
-def throttle(  # type: ignore[overload-overlap]  # the first that fits is taken
+def wrap(  # type: ignore[overload-overlap]  # the first that fits is taken
     client: AsyncAzureOpenAI, **options: Unpack[Options]
 ) -> ThrottledAsyncAzureOpenAI: ...
 @overload
-def throttle(client: AsyncOpenAI, **options: Unpack[Options]) -> ThrottledAsyncOpenAI: ...
+def wrap(client: AsyncOpenAI, **options: Unpack[Options]) -> ThrottledAsyncOpenAI: ...
 @overload
-def throttle(  # type: ignore[overload-overlap]
+def wrap(  # type: ignore[overload-overlap]
     client: AzureOpenAI, **options: Unpack[Options]
 ) -> ThrottledAzureOpenAI: ...
 @overload
-def throttle(client: OpenAI, **options: Unpack[Options]) -> ThrottledOpenAI: ...
-def throttle(client: Any, **options: Unpack[Options]) -> Any:
+def wrap(client: OpenAI, **options: Unpack[Options]) -> ThrottledOpenAI: ...
+def wrap(client: Any, **options: Unpack[Options]) -> Any:
     """A throttled client with the configuration, credentials and connections of `client`.
 
     `client` is unchanged and stays usable; both share its HTTP client, so closing one closes both, as
@@ -53,10 +53,10 @@ def throttle(client: Any, **options: Unpack[Options]) -> Any:
         raise TypeError(f"this {type(client).__name__} is throttled: client.copy(rpm=...) makes one with other limits")
     if not isinstance(client, AsyncOpenAI | OpenAI):
         raise TypeError(
-            f"throttle() takes a client of the SDK, such as AsyncOpenAI() or OpenAI(), not {type(client).__name__}; "
-            "for an httpx client use throttle_http_client()"
+            f"wrap() takes a client of the SDK, such as AsyncOpenAI() or OpenAI(), not {type(client).__name__}; "
+            "for an httpx client use wrap_http_client()"
         )
-    check_names("throttle", options, OPTIONS)
+    check_names("wrap", options, OPTIONS)
     sdk: Any = type(client)
     throttled: Any = object.__new__(throttled_class(sdk))
     vars(throttled).update(_taken_over(client, throttled))
@@ -97,6 +97,6 @@ def throttled_class(cls: Any) -> type[Any]:
     for known in (ThrottledAsyncOpenAI, ThrottledAsyncAzureOpenAI, ThrottledOpenAI, ThrottledAzureOpenAI):
         if known.__mro__[known.__mro__.index(ThrottledBase) + 1] is cls:
             return known
-    mixin = Throttled if issubclass(cls, AsyncOpenAI) else SyncThrottled
+    mixin = AsyncThrottledMixin if issubclass(cls, AsyncOpenAI) else ThrottledMixin
     made: type[Any] = type(f"Throttled{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
     return made

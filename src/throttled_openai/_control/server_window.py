@@ -57,7 +57,7 @@ class ServerWindow:
     one way are the traffic of other clients, which is then expected to go on.
 
     With one constant gain instead, a burst of 100 attempts left the level wrong by 35 to 47 of them, instead of at most
-    10 (tests/test_mirror.py).
+    10 (tests/control/test_server_window.py).
     """
 
     __slots__ = (

@@ -2,7 +2,7 @@
 
 Providers share no word for it, and texts about rates mention credits and billing too. So a code has to name a debt, or
 a text has to say that the money is used up. A text that names a rate or a wait is about that, whatever else it
-mentions. tests/test_bodies.py quotes the texts.
+mentions. tests/protocol/test_refusal_bodies.py quotes the texts.
 """
 
 import re

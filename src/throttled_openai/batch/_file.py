@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from throttled_openai._clients.base import Throttled
+from throttled_openai._clients.base import AsyncThrottledMixin
 from throttled_openai._clients.raw import RawCalls
-from throttled_openai._clients.wrap import throttle
+from throttled_openai._clients.wrap import wrap
 from throttled_openai._protocol.usage import read_usage
 from throttled_openai._stats import spell
 
@@ -123,7 +123,7 @@ class FileRun:
     """One run over one input. `run` does it; the rest may be used meanwhile, on the same event loop."""
 
     def __init__(self, client: AsyncOpenAI, source: Input, output: str, rules: Rules) -> None:
-        self._client = client if isinstance(client, Throttled) else throttle(client)
+        self._client = client if isinstance(client, AsyncThrottledMixin) else wrap(client)
         self._source = source
         self._rules = rules
         self._calls = RawCalls(self._client, retries=rules.max_retries, patience=rules.max_outage)

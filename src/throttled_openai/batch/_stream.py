@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import openai
 
-from throttled_openai._clients.base import Throttled
+from throttled_openai._clients.base import AsyncThrottledMixin
 from throttled_openai._clients.raw import RawCalls
-from throttled_openai._clients.wrap import throttle
+from throttled_openai._clients.wrap import wrap
 
 from ._feed import Feed, IterableFeed
 from ._order import MOST_HELD, InOrder
@@ -46,7 +46,7 @@ async def run_batch(
     Leaving the loop ends what is under way. Raises `BatchStoppedError` after failures that all others would meet too,
     such as a wrong key; with `keep_going` these are results as any others.
     """
-    throttled = client if isinstance(client, Throttled) else throttle(client)
+    throttled = client if isinstance(client, AsyncThrottledMixin) else wrap(client)
     ready: deque[BatchResult] = deque()
     came = asyncio.Event()
 
