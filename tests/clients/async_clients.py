@@ -1,8 +1,5 @@
 """What the tests of asynchronous clients share: simulated servers, and the names of our arguments."""
 
-import pytest
-
-from scripted import FAMILIES
 from throttled_openai.simulator import Fault, Simulator
 
 OURS = {
@@ -20,7 +17,6 @@ OURS = {
     "max_wait",
     "max_queued",
 }
-families = pytest.mark.parametrize("family", FAMILIES)
 
 
 def server(**options):

@@ -8,13 +8,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
 from scripted import CHAT, FAMILIES, URL, Says, Seen, without_jitter
 from throttled_openai import ThrottledOpenAI
 from throttled_openai.simulator import Simulator, serve
 
-families = pytest.mark.parametrize("family", FAMILIES)
 EVENTS = [
     {**CHAT, "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "yes"}}], "usage": None},
     {**CHAT, "object": "chat.completion.chunk", "choices": []},

@@ -9,8 +9,8 @@ from openai import AsyncOpenAI
 from openai._models import FinalRequestOptions
 from pydantic import BaseModel
 
-from async_clients import blocked, families, server, windows
-from scripted import CHAT, HI, URL, Says, Script, cancelled_at_the_end, http_client, now, say, throttled
+from async_clients import blocked, server, windows
+from scripted import CHAT, HI, URL, Says, Script, cancelled_at_the_end, families, http_client, now, say, throttled
 from throttled_openai import ThrottledAsyncOpenAI
 from throttled_openai.simulator import Simulator, serve, virtual_run
 

@@ -8,8 +8,8 @@ import openai
 import pytest
 
 import throttled_openai
-from async_clients import blocked, families, server
-from scripted import CHAT, HI, URL, Says, Script, cancelled_at_the_end, http_client, now, say, throttled
+from async_clients import blocked, server
+from scripted import CHAT, HI, URL, Says, Script, cancelled_at_the_end, families, http_client, now, say, throttled
 from throttled_openai import AdmissionTimeout, QueueFull, RequestTooLarge, ThrottledAsyncOpenAI
 from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
 

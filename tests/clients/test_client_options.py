@@ -11,8 +11,8 @@ import pytest
 from openai import AsyncOpenAI
 
 import throttled_openai
-from async_clients import OURS, families, server, windows
-from scripted import Says, Script, http_client, say, settled, throttled
+from async_clients import OURS, server, windows
+from scripted import Says, Script, families, http_client, say, settled, throttled
 from throttled_openai import Limits, Throttle, ThrottledAsyncOpenAI
 from throttled_openai.simulator import virtual_run
 

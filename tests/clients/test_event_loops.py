@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from async_clients import blocked, families
-from scripted import Script, say, throttled
+from async_clients import blocked
+from scripted import Script, families, say, throttled
 from throttled_openai import ThrottledAsyncOpenAI
 from throttled_openai._pool.loops import _lifetime
 from throttled_openai.simulator import Simulator, serve, virtual_run

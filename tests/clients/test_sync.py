@@ -13,8 +13,8 @@ from openai import AzureOpenAI, OpenAI
 from pydantic import BaseModel
 
 from async_clients import OURS
-from scripted import CHAT, HI, URL, Says, refuses
-from sync_clients import EVENTS, Body, Script, events, families, is_idle, module_of, say, simulated, soon, throttled
+from scripted import CHAT, HI, URL, Says, families, refuses
+from sync_clients import EVENTS, Body, Script, events, is_idle, module_of, say, simulated, soon, throttled
 from throttled_openai import (
     AccountBlocked,
     PooledHttpxClient,

@@ -7,8 +7,8 @@ import threading
 import openai
 import pytest
 
-from scripted import Says
-from sync_clients import EVENTS, Body, Script, events, families, is_idle, module_of, say, soon, threads, throttled
+from scripted import Says, families
+from sync_clients import EVENTS, Body, Script, events, is_idle, module_of, say, soon, threads, throttled
 from throttled_openai import AdmissionTimeout
 
 # Streams.
