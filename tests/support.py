@@ -46,6 +46,11 @@ def throttle(limits=None, **options):
     return made
 
 
+def lane(t, model="m"):
+    """The limiter of a model."""
+    return t._dispatcher.limiters.find(model)
+
+
 async def proven(limits=None, **options):
     """A throttle whose server has accepted a call before, so that its whole burst may leave; 100 s later."""
     made = throttle(limits, **options)
@@ -192,6 +197,7 @@ __all__ = [
     "call",
     "gather",
     "goodput",
+    "lane",
     "now",
     "pass_time",
     "proven",

@@ -10,7 +10,7 @@ import random
 import openai
 import pytest
 
-from scripted import CHAT, FAMILIES, HI, URL, Says, Script, http_client, now, say, settled, without_jitter
+from scripted import CHAT, FAMILIES, HI, URL, Says, Script, families, http_client, now, say, settled, without_jitter
 from servers import Server, real, says
 from throttled_openai import (
     AdmissionTimeout,
@@ -24,7 +24,6 @@ from throttled_openai import (
 )
 from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
 
-families = pytest.mark.parametrize("family", FAMILIES)
 BODY = {"model": "gpt-4o", "messages": HI}
 
 

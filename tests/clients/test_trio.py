@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from scripted import FAMILIES, HI
-from test_sync import module_of, serving, soon
+from sync_clients import module_of, serving, soon
 from throttled_openai import AdmissionTimeout, Throttle, ThrottledAsyncOpenAI, wrap_http_client
 from throttled_openai.simulator import Fault, Simulator
 

@@ -5,11 +5,9 @@ import importlib
 
 import pytest
 
-from scripted import FAMILIES, HI, Says, Script, now, say, text_of, throttled, without_jitter
+from scripted import HI, Says, Script, families, now, say, text_of, throttled, without_jitter
 from throttled_openai import Limits, ThrottledAsyncOpenAI
 from throttled_openai.simulator import Simulator, serve, virtual_run
-
-families = pytest.mark.parametrize("family", FAMILIES)
 
 # Seconds of a limit that may leave at once: by default, and before the server has accepted anything.
 BURST = 0.85

@@ -17,6 +17,7 @@ from scripted import (
     Says,
     Script,
     cancelled_at_the_end,
+    families,
     http_client,
     now,
     say,
@@ -26,8 +27,6 @@ from scripted import (
 )
 from throttled_openai import ThrottledAsyncOpenAI
 from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
-
-families = pytest.mark.parametrize("family", FAMILIES)
 
 # What the SDKs raise where a stream breaks: before 3.14, some of them the HTTP client's own error.
 BROKEN = (openai.APIError, *(importlib.import_module(family).HTTPError for family in FAMILIES))

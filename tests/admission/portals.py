@@ -1,0 +1,33 @@
+"""What the tests of the portal share: a loop turned by hand, work to submit, and where there are signals."""
+
+import signal
+
+import pytest
+
+from throttled_openai._admission.portal import Submission
+
+
+def turn(loop, turns=1):
+    """Let `loop` run what is ready, this many times; its clock stands still."""
+    for _ in range(turns):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+
+
+class Asked(Submission):
+    """A question of the test, which looks whether there is an answer."""
+
+    def __init__(self, portal, make, unwanted=None):
+        self.woken = 0
+        super().__init__(portal.loop, make, self.woke, unwanted)
+        self.submit()
+
+    def woke(self):
+        self.woken += 1
+
+    def result(self):
+        assert self.woken == 1
+        return super().result()
+
+
+unix = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs a signal to interrupt the main thread with")

@@ -1,0 +1,153 @@
+"""A blocking call in the queue: time limits, full queues, priorities, signals."""
+
+import contextlib
+import gc
+import random
+import signal
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+
+from scripted import URL, Says
+from sync_clients import Body, Script, events, is_idle, say, soon, threads, throttled
+from throttled_openai import AdmissionTimeout, QueueFull, RequestTooLarge, queue_options
+
+
+def holding(client, script):
+    """Another client, which holds the only permit until its stream is closed."""
+    script._responses.insert(0, Says(body=Body(events())))
+    return say(client, stream=True)
+
+
+def test_who_waits_too_long_gets_a_timeout_that_was_never_sent():
+    script = Script()
+    client = throttled(script, max_concurrency=1, max_wait=0.2)
+    with holding(client, script), pytest.raises(AdmissionTimeout, match=r"not admitted within max_wait=0\.2 s") as told:
+        say(client, "the launch code")
+    assert isinstance(told.value, openai.APITimeoutError)
+    assert told.value.request.method == "POST"
+    assert str(told.value.request.url) == f"{URL}/chat/completions"
+    assert not told.value.request.content
+    assert len(script.seen) == 1
+    assert is_idle(client)
+
+
+def test_who_finds_the_queue_full_is_told_when_to_come_back():
+    script = Script()
+    client = throttled(script, max_concurrency=1, max_queued=1)
+    with holding(client, script) as held, threads(1, lambda _: say(client)):
+        soon(lambda: client.throttle.stats().waiting == 1)
+        with pytest.raises(QueueFull) as full:
+            say(client)
+        assert full.value.waiting == 1
+        assert full.value.retry_after > 0
+        held.close()
+    assert is_idle(client)
+
+
+def test_a_call_that_can_never_fit_fails_at_once():
+    announces = Says(headers={"x-ratelimit-limit-tokens": "1000", "x-ratelimit-remaining-tokens": "900"})
+    client = throttled(Script(announces, announces))
+    say(client)
+    say(client)
+    with pytest.raises(RequestTooLarge, match="shorten the input"):
+        say(client, "a" * 10_000)
+
+
+def test_manners_hold_for_the_calls_of_this_thread():
+    script = Script()
+    client = throttled(script, max_concurrency=1)
+    with holding(client, script), queue_options(max_wait=0.1), pytest.raises(AdmissionTimeout):
+        say(client)
+
+
+def test_calls_of_a_higher_priority_go_first():
+    script = Script()
+    client = throttled(script, max_concurrency=1)
+    with holding(client, script) as held, ThreadPoolExecutor(2) as pool:
+        usual = pool.submit(say, client, "usual")
+        soon(lambda: client.throttle.stats().waiting == 1)
+        urgent = pool.submit(say, client.with_throttle(priority=1), "urgent")
+        soon(lambda: client.throttle.stats().waiting == 2)
+        held.close()
+        usual.result(30)
+        urgent.result(30)
+    assert [seen.text for seen in script.seen[1:]] == ["urgent", "usual"]
+
+
+class Interrupted(BaseException):
+    """What Ctrl-C raises, but for us."""
+
+
+@contextlib.contextmanager
+def interrupted(after, every=None):
+    """An exception in the main thread, wherever it is."""
+
+    def interrupt(*_):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, after)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+unix = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs a signal to interrupt the main thread with")
+
+
+@unix
+def test_who_is_interrupted_in_the_queue_leaves_it():
+    script = Script()
+    client = throttled(script, max_concurrency=1)
+    with holding(client, script):
+        with pytest.raises(Interrupted), interrupted(0.2):
+            say(client)
+        soon(lambda: client.throttle.stats().waiting == 0)
+        assert client.throttle.stats().in_flight == 1
+    assert is_idle(client)
+    say(client)
+
+
+@unix
+def test_who_is_interrupted_while_the_server_thinks_gives_its_permit_back():
+    client = throttled(Script(Says(delay=30)), max_concurrency=1)
+    with pytest.raises(Interrupted), interrupted(0.2):
+        say(client)
+    soon(lambda: is_idle(client))
+    say(client)
+
+
+@unix
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # interrupted finalizers
+def test_whoever_is_interrupted_wherever_it_is_nothing_is_left_behind():
+    """A few hundred times, at any instruction of a call."""
+    client = throttled(Script(), max_concurrency=1)
+    say(client)
+    dice = random.Random(7)
+    began = time.perf_counter()
+    for _ in range(20):
+        say(client)
+    usual = (time.perf_counter() - began) / 20
+    ends = Counter()
+    for _ in range(300):
+        try:
+            with interrupted(dice.uniform(0.05, 1.1) * usual):
+                say(client)
+        except Interrupted:
+            ends["interrupted"] += 1
+        except openai.APIConnectionError:
+            ends["wrapped"] += 1
+        else:
+            ends["done"] += 1
+        # An interrupted frame may hold on to its permit as long as its exception is referred to.
+        gc.collect(0)
+    gc.collect()
+    soon(lambda: is_idle(client))
+    assert ends["interrupted"] > 30
+    assert say(client)
