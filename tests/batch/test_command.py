@@ -70,8 +70,8 @@ def test_ctrl_c_waits_for_what_is_in_flight_and_says_so(server, source, output):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "requests in flight are waited for; once more stops at once" in err
-    assert "the same command goes on with them" in err
+    assert "requests in flight are finished first; interrupt again to stop at once" in err
+    assert "run the same command again to continue" in err
     assert "Traceback" not in err
     done = lines_in(output)
     assert 10 <= done < 200
@@ -182,7 +182,7 @@ def test_a_dry_run_counts_without_a_key_and_sends_nothing(source, output, tmp_pa
     ("arguments", "says"),
     [
         (["run"], "the following arguments are required"),
-        (["run", "{in}", "-o", "{in}"], "the output is the input"),
+        (["run", "{in}", "-o", "{in}"], "the output and the input are the same file"),
         (["run", "{in}", "-o", "none/out"], "there is no directory"),
         (["run", "-", "-o", "out", "--format", "csv", "--model", "m"], "a table cannot come from standard input"),
         (["run", "{in}", "-o", "out", "--rpm", "0"], "must be a positive number"),

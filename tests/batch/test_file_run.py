@@ -89,7 +89,10 @@ async def test_an_interrupt_waits_for_what_is_in_flight_and_sends_nothing_more(s
         async with running(this.run()) as task:
             while client.throttle.in_flight < 10:
                 await asyncio.sleep(0.1)
-            assert this.interrupt() == "interrupted: 10 requests in flight are waited for; once more stops at once"
+            assert (
+                this.interrupt()
+                == "interrupted: 10 requests in flight are finished first; interrupt again to stop at once"
+            )
             summary = await task
     assert server.counters.attempts == 10
     assert len(ids(output)) == 10
@@ -104,7 +107,7 @@ async def test_a_second_interrupt_waits_for_nothing(source, output):
             while client.throttle.in_flight < 10:
                 await asyncio.sleep(0.1)
             this.interrupt()
-            assert this.interrupt() == "stopped: requests in flight are given up"
+            assert this.interrupt() == "stopped: the requests in flight are dropped"
             summary = await task
         assert client.throttle.in_flight == 0
     assert (summary.exit_code, summary.done) == (130, 0)
@@ -206,7 +209,7 @@ async def test_another_model_is_refused(source, output):
 @virtual
 async def test_a_file_that_is_no_output_of_a_run_is_left_alone(source, output):
     output.write_text("mine\n")
-    with pytest.raises(WrongRunError, match=r"out\.jsonl is there, and is not the output of a run"):
+    with pytest.raises(WrongRunError, match=r"out\.jsonl exists and is not the output of a run"):
         await run(steady(), source, output)
     assert output.read_text() == "mine\n"
     assert not output.with_name("out.jsonl.run.json").exists()
@@ -214,7 +217,7 @@ async def test_a_file_that_is_no_output_of_a_run_is_left_alone(source, output):
 
 @virtual
 async def test_the_input_is_never_the_output(source):
-    with pytest.raises(ValueError, match="the output is the input"):
+    with pytest.raises(ValueError, match="the output and the input are the same file"):
         await run(steady(), source, source)
 
 

@@ -32,7 +32,7 @@ def stats(*budgets):
         (budget(window("requests", 0, period=86_400.0)), "request limit, per day, binds"),
         (budget(in_flight=10), "room binds: 10 in flight"),
         (budget(), "the pace is being learnt"),
-        (budget(waiting=0), "nothing waits: the input, or this machine, is what binds"),
+        (budget(waiting=0), "nothing waits: the input or this machine is the bottleneck"),
         (budget(in_flight=0, waiting=0), "beginning"),
     ],
 )
