@@ -10,7 +10,7 @@ import sys
 import time
 
 from scripted import throttled
-from throttled_openai.batch._file import FileRun, Rules
+from throttled_openai.batch._file import FileRun, Rules, calls_of
 from throttled_openai.batch._input import Asked, Input
 from throttled_openai.simulator import Simulator
 
@@ -62,7 +62,8 @@ def steady(**options):
 
 def job(client, source, output, *, asked=None, **rules):
     rules = {"max_retries": 0, "max_outage": 0.0, **rules}
-    return FileRun(client, Input(str(source), asked or Asked()), str(output), Rules(**rules))
+    rules = Rules(**rules)
+    return FileRun(calls_of(client, rules), Input(str(source), asked or Asked()), str(output), rules)
 
 
 async def run(server, source, output, *, options=None, asked=None, **rules):

@@ -125,6 +125,23 @@ def test_from_standard_input_to_standard_output(server):
     assert [json.loads(line)["custom_id"] for line in out.splitlines()] == ["line-1", "line-2", "line-4"]
 
 
+def test_from_standard_input_a_run_goes_on_with_the_same_lines_only(server, source, output):
+    def fed(text, *options):
+        process = command("run", "-", "-o", output, "--base-url", server, "--quiet", *options, stdin=subprocess.PIPE)
+        _, err = process.communicate(text, timeout=60)
+        return process.returncode, err
+
+    text = source.read_text()
+    fed(text, "--limit", "20")
+    assert len(ids(output)) == 20
+    code, err = fed(text.replace("request-", "other-"))
+    assert code == 2
+    assert "line 1 of standard input has the custom_id 'other-1'" in err
+    assert len(ids(output)) == 20
+    assert fed(text)[0] == 0
+    assert sorted(ids(output)) == everyone()
+
+
 def test_results_that_nobody_reads_end_the_run_without_a_word(server, source):
     process = command("run", source, "-o", "-", "--base-url", server, "--rpm", "600", "--quiet")
     process.stdout.readline()

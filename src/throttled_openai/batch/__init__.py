@@ -3,7 +3,8 @@
 `run_batch` takes requests from Python; `run_file` and the command `throttled-openai run` take files. Imports point
 one way, from whole runs (`_stream`, `_file`, `_status`) to the runner (`_runner`, `_feed`, `_order`, `_verdict`,
 `_tally`), from there to the files (`_source`, `_input`, `_output`, `_sidecar`, `_ids`), and from there to the formats
-(`_request`, `_result`, `_prompts`). Calls go through `_clients.raw`; the command line is in `_commands.run`.
+(`_request`, `_result`, `_prompts`). `_calls` says how requests are sent: by `_clients.raw` in this process, or by
+`_processes`, whose `_worker`s answer over a `_channel`. The command line is in `_commands.run`.
 """
 
 from ._file import Summary, run_file

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ._ids import check_unique
 from ._request import BadLineError, Request, dumped, read_body, read_request
 from ._result import BatchResult
+from ._source import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Mapping
@@ -41,14 +42,18 @@ class Feed(Protocol):
 
 
 class FileFeed:
-    """The requests of a file, except the lines in `done`. `blank` is called with a count for each blank line."""
+    """The requests of a file, except the lines in `done`. `blank` is called with a count for each blank line.
+
+    A stream has no digest that the next run could compare, so the `custom_id` of each line that is done is compared.
+    """
 
     def __init__(self, source: Input, done: Container[int], ids: Ids, blank: Callable[[int], None]) -> None:
         self._source = source
         self._ids = ids
         self._blank = blank
+        self._compared: Container[int] = done if source.is_stream else ()
         self._ready: deque[Record] = deque()
-        self._thread = _Reader(_undone(source, done))
+        self._thread = _Reader(_undone(source, () if source.is_stream else done))
 
     def take(self) -> Request | BatchResult | None:
         while self._ready:
@@ -58,11 +63,23 @@ class FileFeed:
                 if request is None:
                     self._blank(1)
                     continue
+                if record[0] in self._compared:
+                    self._compare(request)
+                    continue
                 check_unique(self._ids, request)
             except BadLineError as error:
+                if record[0] in self._compared:
+                    continue
                 return refused(record[0], error)
             return request
         return None
+
+    def _compare(self, request: Request) -> None:
+        if self._ids.line_of(dumped(request.custom_id)) is None:
+            raise InputError(
+                f"line {request.line} of standard input has the custom_id {request.custom_id!r}, which the results of "
+                "the lines done before do not have: this is another input. Choose another output"
+            )
 
     async def more(self) -> bool:
         chunk = await self._thread.next()

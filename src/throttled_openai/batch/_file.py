@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from throttled_openai._stats import BudgetStats
 
+    from ._calls import Calls
     from ._feed import Feed
     from ._order import Sink
     from ._prices import Prices
@@ -124,11 +125,10 @@ class Summary:
 class FileRun:
     """One run over one input. While `run` runs, the other methods may be called on the same event loop."""
 
-    def __init__(self, client: AsyncOpenAI, source: Input, output: str, rules: Rules) -> None:
-        self._client = client if isinstance(client, AsyncThrottledMixin) else wrap(client)
+    def __init__(self, calls: Calls, source: Input, output: str, rules: Rules) -> None:
         self._source = source
         self._rules = rules
-        self._calls = RawCalls(self._client, retries=rules.max_retries, patience=rules.max_outage)
+        self._calls = calls
         self._name = output
         self._target = None if output == STDIN or _is_stream(Path(output)) else Path(output).resolve()
         self._path = None if self._target is None else working_path(self._target)
@@ -391,6 +391,12 @@ def _is_stream(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
+def calls_of(client: AsyncOpenAI, rules: Rules) -> RawCalls:
+    """The calls of `client`, throttled if it is not already."""
+    throttled = client if isinstance(client, AsyncThrottledMixin) else wrap(client)
+    return RawCalls(throttled, retries=rules.max_retries, patience=rules.max_outage)
+
+
 async def run_file(
     client: AsyncOpenAI,
     source: str | os.PathLike[str],
@@ -419,7 +425,7 @@ async def run_file(
     """
     rules = Rules(order, retry_errors, limit, prices, max_cost, max_retries, keep_going, max_outage)
     made = await asyncio.to_thread(Input, os.fspath(source), Asked(**asked))
-    run = FileRun(client, made, os.fspath(output), rules)
+    run = FileRun(calls_of(client, rules), made, os.fspath(output), rules)
     watching = asyncio.ensure_future(_watch(run, watch)) if watch is not None else None
     try:
         return await run.run()

@@ -41,10 +41,21 @@ class Ids:
 
     def add(self, custom_id: bytes, line: int) -> int | None:
         """Record that `line` has this id. If another line has it already, return that line instead."""
-        name = int.from_bytes(blake2b(custom_id, digest_size=8).digest(), "little") or 1
         if self._count >= _FULL * self._buckets * _BUCKET:
             self._grow()
-        return self._put(name, line)
+        return self._put(_name_of(custom_id), line)
+
+    def line_of(self, custom_id: bytes) -> int | None:
+        """The line that has the id, None if no line has it."""
+        file, size, name = self._file.fileno(), _BUCKET * _SLOT.size, _name_of(custom_id)
+        bucket = name % self._buckets
+        while True:
+            for other, line in _SLOT.iter_unpack(_read(file, size, bucket * size)):
+                if other == name:
+                    return int(line)
+                if not other:
+                    return None
+            bucket = (bucket + 1) % self._buckets
 
     def close(self) -> None:
         self._file.close()
@@ -77,6 +88,10 @@ class Ids:
                 for name, line in _SLOT.iter_unpack(_read(old.fileno(), size, bucket * size)):
                     if name:
                         self._put(name, line)
+
+
+def _name_of(custom_id: bytes) -> int:
+    return int.from_bytes(blake2b(custom_id, digest_size=8).digest(), "little") or 1
 
 
 def _read(file: int, size: int, at: int) -> bytes:

@@ -24,8 +24,9 @@ from ._verdict import StopRunError, Verdict, said
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from throttled_openai._clients.raw import Answer, RawCalls
+    from throttled_openai._clients.raw import Answer
 
+    from ._calls import Calls
     from ._feed import Feed
     from ._order import Sink
     from ._prices import Prices
@@ -51,7 +52,7 @@ class Runner:
 
     def __init__(
         self,
-        calls: RawCalls,
+        calls: Calls,
         feed: Feed,
         sink: Sink,
         tally: Tally,
@@ -246,6 +247,8 @@ class Runner:
             if self.stopped is None:
                 self.stop("the client was closed")
             return False
+        except StopRunError:
+            raise
         except openai.OpenAIError as failure:
             error = failure
         except Exception as failure:  # noqa: BLE001  # an unexpected answer fails its own line only

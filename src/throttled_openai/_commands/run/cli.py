@@ -17,17 +17,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from throttled_openai.batch._file import OUTAGE, RETRIES, FileRun
 from throttled_openai.batch._input import Input, InputError
+from throttled_openai.batch._processes import Processes
 from throttled_openai.batch._sidecar import WrongRunError
 
 from .page import page
 from .progress import progress
-from .settings import asked_of, book_of, client_of, provider_at, rules_of
+from .settings import asked_of, book_of, calls_for, provider_at, rules_of
 from .survey import plan, survey
 from .validate import WRONG, add_input_arguments, said_of, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from throttled_openai._clients.raw import RawCalls
     from throttled_openai._commands.parser import Parser
     from throttled_openai.batch._file import Summary
 
@@ -86,6 +88,8 @@ def add_arguments(parser: Parser) -> None:
     run.add_argument("--retry-errors", action="store_true", help="send failed requests again")
     run.add_argument("--keep-going", action="store_true", help="record every failure and continue, even with a wrong "
                      "key or a dead server")  # fmt: skip
+    run.add_argument("--processes", type=_count, default=1, metavar="N", help="send with N processes, each with its "
+                     "share of the limits, if one core is too slow (default: 1)")  # fmt: skip
     run.add_argument("--limit", type=_count, metavar="N", help="send at most N requests in this run")
     run.add_argument("--prices", metavar="TOML", help="prices of a million tokens: a table [model] with input, output, "
                      "cached")  # fmt: skip
@@ -108,8 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
             found = survey(source, provider_at(arguments), limit=rules.limit)
             print(plan(found, book_of(arguments), rules.prices))
             return 1 if found.bad_counts else 0
-        client = client_of(arguments)
-        job = FileRun(client, source, arguments.output, rules)
+        calls = calls_for(arguments, rules)
+        job = FileRun(calls, source, arguments.output, rules)
     except (*WRONG, OSError) as error:
         return wrong(arguments, error)
     _raise_file_limit()
@@ -118,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     handler = _Warnings(display)
     logger.addHandler(handler)
     try:
-        summary = asyncio.run(_run(client, job, display))
+        summary = asyncio.run(_run(calls, job, display))
     except (WrongRunError, InputError) as error:
         display.close()
         print(f"throttled-openai run: {error}", file=sys.stderr)
@@ -160,17 +164,22 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-async def _run(client: Any, job: FileRun, display: Progress) -> Summary:
+async def _run(calls: RawCalls | Processes, job: FileRun, display: Progress) -> Summary:
     loop = asyncio.get_running_loop()
-    task = loop.create_task(job.run())
+
+    task: asyncio.Task[Summary] | None = None
 
     def interrupted() -> None:
         try:
             display.say(job.interrupt())
         except KeyboardInterrupt:
-            task.cancel()
+            if task is not None:
+                task.cancel()
 
     with _signals(loop, interrupted):
+        if isinstance(calls, Processes):
+            await calls.start()
+        task = loop.create_task(job.run())
         showing = loop.create_task(_show(job, display))
         try:
             return await task
@@ -182,7 +191,7 @@ async def _run(client: Any, job: FileRun, display: Progress) -> Summary:
             showing.cancel()
             await asyncio.wait({showing})
             display.show(job.status())
-            await client.close()
+            await (calls if isinstance(calls, Processes) else calls.client).close()
 
 
 async def _show(job: FileRun, display: Progress) -> None:

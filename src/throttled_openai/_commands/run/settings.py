@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import functools
 import json
+import math
 import os
 import tomllib
 from pathlib import Path
@@ -13,16 +17,16 @@ import openai
 from throttled_openai._clients.async_client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from throttled_openai._limits import Limits, LimitsBook
 from throttled_openai._protocol.providers import OPENAI, provider_named, provider_of
-from throttled_openai.batch._file import Rules
+from throttled_openai.batch._file import Rules, calls_of
 from throttled_openai.batch._input import Asked
 from throttled_openai.batch._prices import Prices
+from throttled_openai.batch._processes import Processes
 from throttled_openai.batch._request import BadLineError, path_of
 
 if TYPE_CHECKING:
-    import argparse
-
     from openai import AsyncOpenAI
 
+    from throttled_openai._clients.raw import RawCalls
     from throttled_openai._protocol.providers import Provider
 
 _LIMITS: Final = "rpm", "tpm", "rpd", "tpd"
@@ -124,10 +128,23 @@ def read_limits_file(path: str) -> dict[str, Limits]:
     return limits
 
 
-def client_of(arguments: argparse.Namespace) -> AsyncOpenAI:
-    """The client. Raises `ValueError` and `TypeError`."""
-    options: dict[str, Any] = limits_of(arguments)
-    named = ("max_concurrency", "max_wait", "dialect", "base_url", "timeout")
+def calls_for(arguments: argparse.Namespace, rules: Rules) -> RawCalls | Processes:
+    """Calls made by this process, or by several workers. Raises `ValueError` and `TypeError`."""
+    count = arguments.processes
+    if count == 1:
+        return calls_of(client_of(arguments), rules)
+    client_of(arguments, count)  # raises here rather than in each worker
+    plain = argparse.Namespace(**{name: value for name, value in vars(arguments).items() if not callable(value)})
+    make = functools.partial(client_of, plain, count)
+    return Processes(count, make, retries=rules.max_retries, patience=rules.max_outage)
+
+
+def client_of(arguments: argparse.Namespace, count: int = 1) -> AsyncOpenAI:
+    """The client of one of `count` processes, with its share of the limits. Raises `ValueError` and `TypeError`."""
+    options: dict[str, Any] = _share_of(limits_of(arguments), count)
+    if arguments.max_concurrency is not None:
+        options["max_concurrency"] = math.ceil(arguments.max_concurrency / count)
+    named = ("max_wait", "dialect", "base_url", "timeout")
     options |= {name: value for name in named if (value := getattr(arguments, name)) is not None}
     options["default_headers"] = headers_of(arguments.header)
     options["max_retries"] = arguments.max_retries
@@ -146,6 +163,17 @@ def client_of(arguments: argparse.Namespace) -> AsyncOpenAI:
         return ThrottledAsyncAzureOpenAI(**options)
     except openai.OpenAIError as error:
         raise ValueError(str(error)) from None
+
+
+def _share_of(limits: dict[str, Any], count: int) -> dict[str, Any]:
+    """The share of `limits` that each of `count` processes has."""
+    if "limits" not in limits:
+        return {name: value / count for name, value in limits.items()}
+    made: dict[int, Limits] = {}  # models that share one `Limits` object still share one
+    for each in limits["limits"].values():
+        given = {name: value / count for name in _LIMITS if (value := getattr(each, name)) is not None}
+        made.setdefault(id(each), dataclasses.replace(each, **given))
+    return {"limits": {model: made[id(each)] for model, each in limits["limits"].items()}}
 
 
 def headers_of(given: list[str]) -> dict[str, str]:
