@@ -86,9 +86,8 @@ def main():
         entered = virtual_run(crossings(refused=refused))
         kind = "with one refusal" if refused else "plain"
         files = {file for pair in entered for file in pair}
-        print(
-            f"{kind}: {len(entered)} crossings between {len(files)} files, {between_rooms(entered)} of them between rooms"
-        )
+        rooms = between_rooms(entered)
+        print(f"{kind}: {len(entered)} crossings between {len(files)} files, {rooms} of them between rooms")
 
 
 if __name__ == "__main__":
