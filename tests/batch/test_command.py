@@ -142,7 +142,7 @@ def test_from_standard_input_a_run_goes_on_with_the_same_lines_only(server, sour
     assert sorted(ids(output)) == everyone()
 
 
-def test_results_that_nobody_reads_end_the_run_without_a_word(server, source):
+def test_a_closed_output_pipe_ends_the_run_silently(server, source):
     process = command("run", source, "-o", "-", "--base-url", server, "--rpm", "600", "--quiet")
     process.stdout.readline()
     process.stdout.close()
@@ -163,7 +163,7 @@ def test_a_pipe_that_waits_does_not_hold_up_ctrl_c_nor_the_results(server):
     assert process.returncode == 130
 
 
-def test_validate_tells_every_kind_of_bad_line(tmp_path, capsys):
+def test_validate_reports_every_kind_of_bad_line(tmp_path, capsys):
     source = tmp_path / "in.jsonl"
     source.write_bytes(b"\n".join([json.dumps(request(1)).encode()] * 2 + [b"{", b"\xff", b'{"custom_id": "x"}']))
     codes = "duplicate_custom_id", "invalid_json", "invalid_utf8", "invalid_url"

@@ -236,7 +236,7 @@ async def test_an_unpaid_bill_ends_the_run_at_once_and_it_goes_on_when_it_is_pai
 
 
 @virtual
-async def test_what_it_may_cost_is_never_passed(source, output):
+async def test_the_cost_never_exceeds_max_cost(source, output):
     prices = Prices({"gpt-4o": Price(input=0.0, output=1e6)})
     source.write_text(lines(50, max_completion_tokens=16))
     summary = await run(steady(), source, output, prices=prices, max_cost=16.0 * 20)
@@ -248,7 +248,7 @@ async def test_what_it_may_cost_is_never_passed(source, output):
 
 
 @virtual
-async def test_the_status_is_told_while_it_runs(source, output):
+async def test_the_status_is_reported_while_a_run_runs(source, output):
     seen = []
     async with throttled(steady(), rpm=600) as client:
         await run_file(client, source, output, watch=seen.append)

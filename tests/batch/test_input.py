@@ -30,7 +30,7 @@ def bodies(found):
     return [each.body for each in found]
 
 
-def test_the_first_line_that_tells_says_what_the_lines_are(tmp_path):
+def test_the_first_recognisable_line_decides_the_format(tmp_path):
     told = json.dumps(request(1))
     assert Input(str(put(tmp_path / "a.jsonl", "nonsense\n\n" + told)), Asked()).kind == "batch"
     assert Input(str(put(tmp_path / "b.jsonl", json.dumps(request(1)["body"]))), Asked()).kind == "bodies"
@@ -80,7 +80,7 @@ def test_a_column_of_a_table(tmp_path):
     assert found[0].body["messages"][0]["content"] == "Ann says hello"
 
 
-def test_what_is_not_utf8_costs_its_row(tmp_path):
+def test_invalid_utf8_fails_only_its_row(tmp_path):
     path = put(tmp_path / "in.csv", "text\nfine\nb\udcffd\nfine\n")
     found = requests(path, model="m")
     assert [isinstance(each, str) for each in found] == [False, True, False]
@@ -100,7 +100,7 @@ def test_what_is_not_utf8_costs_its_row(tmp_path):
         ("in.jsonl", {"path": "/embeddings"}, "--url is for inputs whose lines have none"),
     ],
 )
-def test_options_that_do_not_fit_the_input_are_told(tmp_path, name, asked, says):
+def test_options_that_do_not_fit_the_input_are_reported(tmp_path, name, asked, says):
     content = {"in.txt": "x", "in.csv": "a,b\n1,2\n", "in.jsonl": json.dumps(request(1))}[name]
     with pytest.raises(ValueError, match=says):
         Input(str(put(tmp_path / name, content)), Asked(**asked))

@@ -22,7 +22,7 @@ def holding(client, script):
     return say(client, stream=True)
 
 
-def test_who_waits_too_long_gets_a_timeout_that_was_never_sent():
+def test_a_call_over_max_wait_raises_a_timeout_and_is_never_sent():
     script = Script()
     client = throttled(script, max_concurrency=1, max_wait=0.2)
     with holding(client, script), pytest.raises(AdmissionTimeout, match=r"not admitted within max_wait=0\.2 s") as told:
@@ -35,7 +35,7 @@ def test_who_waits_too_long_gets_a_timeout_that_was_never_sent():
     assert is_idle(client)
 
 
-def test_who_finds_the_queue_full_is_told_when_to_come_back():
+def test_a_full_queue_raises_queue_full_with_retry_after():
     script = Script()
     client = throttled(script, max_concurrency=1, max_queued=1)
     with holding(client, script) as held, threads(1, lambda _: say(client)):
@@ -57,7 +57,7 @@ def test_a_call_that_can_never_fit_fails_at_once():
         say(client, "a" * 10_000)
 
 
-def test_manners_hold_for_the_calls_of_this_thread():
+def test_queue_options_apply_to_the_calls_of_this_thread():
     script = Script()
     client = throttled(script, max_concurrency=1)
     with holding(client, script), queue_options(max_wait=0.1), pytest.raises(AdmissionTimeout):
@@ -102,7 +102,7 @@ unix = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs a signal
 
 
 @unix
-def test_who_is_interrupted_in_the_queue_leaves_it():
+def test_a_call_interrupted_in_the_queue_leaves_it():
     script = Script()
     client = throttled(script, max_concurrency=1)
     with holding(client, script):
@@ -115,7 +115,7 @@ def test_who_is_interrupted_in_the_queue_leaves_it():
 
 
 @unix
-def test_who_is_interrupted_while_the_server_thinks_gives_its_permit_back():
+def test_a_call_interrupted_during_its_attempt_gives_its_permit_back():
     client = throttled(Script(Says(delay=30)), max_concurrency=1)
     with pytest.raises(Interrupted), interrupted(0.2):
         say(client)
@@ -125,7 +125,7 @@ def test_who_is_interrupted_while_the_server_thinks_gives_its_permit_back():
 
 @unix
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # interrupted finalizers
-def test_whoever_is_interrupted_wherever_it_is_nothing_is_left_behind():
+def test_an_interrupt_at_any_instant_leaves_nothing_behind():
     """A few hundred times, at any instruction of a call."""
     client = throttled(Script(), max_concurrency=1)
     say(client)

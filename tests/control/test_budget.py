@@ -164,7 +164,7 @@ async def test_a_refusal_for_tokens_is_waited_out_whatever_is_known(limits):
 
 
 @virtual
-async def test_a_refusal_for_the_tokens_of_a_day_nobody_told_of_is_waited_out():
+async def test_a_refusal_for_an_unannounced_daily_token_limit_is_waited_out():
     budget = accepted(tpm=60_000)
     refuse(budget, refusal("tokens", 300.0, period=DAY), tokens=50)
     assert budget.delay(50, now()) == 300
@@ -238,7 +238,7 @@ async def test_a_refusal_although_the_headers_show_room_shrinks_the_burst_and_no
 
 
 @virtual
-async def test_one_event_however_many_refusals():
+async def test_refusals_of_attempts_sent_before_an_event_belong_to_it():
     budget = Budget()
     together = [budget.reserve(1, now()) for _ in range(16)]
     pass_time(1)

@@ -62,7 +62,7 @@ def burst_of(pace, most=100_000):
     ],
 )
 @virtual
-async def test_what_may_leave_at_once(ceiling, burst, at_once):
+async def test_the_burst_that_may_leave_at_once(ceiling, burst, at_once):
     assert burst_of(pace(ceiling, burst), most=1000 if ceiling is None else 100_000) == at_once
 
 

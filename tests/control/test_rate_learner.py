@@ -171,7 +171,7 @@ def test_without_pressing_it_does_not_change():
         assert learner.rate == pytest.approx(before)
 
 
-def test_it_forgets_when_the_limit_is_told():
+def test_forget_drops_the_learnt_rate():
     learner = knows(10.0)
     learner.forget()
     assert learner.rate is None

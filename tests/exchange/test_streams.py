@@ -414,7 +414,7 @@ def test_dropped_streams_of_one_model_are_looked_for_when_another_waits_for_thei
     virtual_run(main())
 
 
-def test_streams_that_somebody_holds_are_not_taken_away():
+def test_streams_still_in_use_keep_their_permits():
     async def main():
         simulator = server(latency=3600.0)
         client = throttled(simulator, max_concurrency=1, timeout=None)

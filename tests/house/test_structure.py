@@ -26,7 +26,7 @@ def test_rooms_are_few_and_imports_between_them_point_one_way():
     assert floors(rooms) <= 8
 
 
-def test_what_decides_grows_no_further():
+def test_the_control_room_grows_no_further():
     assert lines(PACKAGE / "_control") <= 2_900
     assert len(constants(PACKAGE / "_control")) <= 115
 

@@ -39,7 +39,7 @@ def test_azure_without_a_period_is_per_minute(name):
 
 
 @pytest.mark.parametrize("reset", [{}, {"reset_requests": "0", "reset_tokens": "0"}])
-def test_azure_says_minus_one_and_zero_when_it_does_not_know(reset):
+def test_azures_minus_one_and_zero_mean_unknown(reset):
     told = {"limit_requests": "-1", "remaining_requests": "-1", "limit_tokens": "0", "remaining_tokens": "0"}
     assert read_limits(announced(**told, **reset)) == NOTHING
     headers = announced(limit_tokens="120000", remaining_tokens="-1", **reset)
