@@ -1,4 +1,4 @@
-"""A refusal for billing: nobody is served until somebody pays, so everybody is told at once."""
+"""A refusal for billing: no call is served until the account is paid, so all waiting calls fail at once."""
 
 import asyncio
 import importlib

@@ -373,7 +373,7 @@ def test_a_limit_that_is_announced_once_is_forgotten(odd, normal, before):
 
 
 def test_two_limits_in_turn_leave_no_debt_behind():
-    """Nodes of a gateway that were told different limits."""
+    """Nodes of a gateway with different configured limits."""
 
     async def main():
         few, many = [

@@ -50,7 +50,7 @@ def test_a_permit_is_granted_used_and_settled_there(portal):
 
 
 def test_usage_that_is_reported_before_the_end_is_settled_once(portal):
-    """The lane sees the reports in their order, however far the thread is by then."""
+    """The limiter sees the reports in their order, however far the thread is by then."""
     t = throttle(portal, tpm=6000)
     permit = ask(t, portal, tokens=100).result()
     permit.used(Usage(50, 0))
@@ -155,7 +155,7 @@ def test_a_permit_collected_late_teaches_no_latency(portal):
 
 def test_limits_announced_without_a_permit_are_learnt_there(portal):
     t = throttle(portal)
-    t._dispatcher.observe(announcement(rpm=60, rpm_left=59))  # no call yet: nobody to tell
+    t._dispatcher.observe(announcement(rpm=60, rpm_left=59))  # no call yet, so no limiter
     held = ask(t, portal).result()
     t._dispatcher.observe(announcement())
     t._dispatcher.observe(announcement(rpm=60, rpm_left=59))

@@ -34,7 +34,7 @@ def queue_of(*waiters):
 
 
 def give_up(queue, waiter):
-    """What a lane does when the caller has gone."""
+    """What a limiter does when the caller has gone."""
     waiter.future.cancel()
     queue.waiting -= 1
 
@@ -101,7 +101,7 @@ async def test_add_returns_whether_the_call_is_now_the_oldest_of_its_size():
 
 @virtual
 async def test_a_call_added_behind_cancelled_ones_may_be_first():
-    """Or nobody would wake it: the timer went with the last of them."""
+    """Or nothing would wake it: the timer went with the last of them."""
     gone = [waiter(n) for n in range(3)]
     queue = queue_of(*gone)
     for one in gone:
@@ -192,7 +192,7 @@ async def test_clear_returns_the_waiters_and_still_counts_those_cancelled_in_the
     waiters = [waiter(n, n) for n in range(5)]
     queue = queue_of(*waiters)
     give_up(queue, waiters[0])
-    waiters[1].future.cancel()  # in this very tick: the lane will hear of it in the next
+    waiters[1].future.cancel()  # in this very tick: the limiter notices in the next
     assert sorted(queue.clear()) == waiters[2:]
     assert queue.waiting == 1
     queue.waiting -= 1

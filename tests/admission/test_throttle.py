@@ -349,7 +349,6 @@ async def test_the_repr_is_a_status_line():
 
 
 def test_no_log_repr_or_error_contains_prompts_or_keys(caplog):
-    """Nor does an error of ours."""
     caplog.set_level(logging.DEBUG, logger="throttled_openai")
     httpx2 = pytest.importorskip("httpx2")
 

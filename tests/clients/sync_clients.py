@@ -98,7 +98,7 @@ def soon(condition, seconds=20.0):
 
 
 def is_idle(client):
-    """Nobody waits and nothing is in flight."""
+    """No call waits or is in flight."""
     stats = client.throttle.stats()
     return stats.waiting == stats.in_flight == 0
 

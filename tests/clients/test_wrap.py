@@ -111,7 +111,7 @@ def test_azures_client_becomes_azures():
 
 
 class Mine(openai.AsyncOpenAI):
-    """A client of somebody's own, with a constructor of its own."""
+    """A third-party client with its own constructor."""
 
     def __init__(self, simulator):
         self.simulator = simulator
@@ -336,7 +336,7 @@ def test_a_replaced_method_without_a_visible_client_is_reported(caplog):
 @pytest.mark.parametrize("traced_first", [True, False])
 def test_a_http_client_is_throttled_and_traced_in_either_order(name, tracer, family, traced_first):
     if tracer is Hidden and name != "send" and traced_first:
-        pytest.skip("nobody can see what it calls")
+        pytest.skip("it hides what it calls")
 
     async def main():
         SEEN.clear()

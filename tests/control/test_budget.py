@@ -228,7 +228,7 @@ async def test_a_refusal_never_raises_a_level():
 
 @virtual
 async def test_a_refusal_although_the_headers_show_room_shrinks_the_burst_and_not_the_level():
-    """Somebody enforces a shorter window than is announced."""
+    """The server enforces a shorter window than it announces."""
     budget = accepted(announcement(rpm=6000, rpm_left=6000), burst=None)
     before = window_level(budget, "requests")
     refuse(budget, refusal("requests"), headers=announcement(rpm=6000, rpm_left=5900))
@@ -349,7 +349,7 @@ def test_on_another_loop_debts_and_limits_stay_and_pauses_are_forgotten():
     async def second():
         budget.rebind(same_clock=False)
         assert budget.delay(0, now()) == 10
-        budget.observe(announcement(rpm=120), None, now())  # not older than what the first loop was told at 1000
+        budget.observe(announcement(rpm=120), None, now())  # not older than the announcement at 1000 on the first loop
         assert budget.request_rate == 2
 
     virtual_run(first())

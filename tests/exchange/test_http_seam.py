@@ -253,7 +253,7 @@ def test_the_pool_is_never_the_queue(family):
     asyncio.run(main())
 
 
-# Streams nobody holds any more.
+# Dropped streams.
 
 
 @families

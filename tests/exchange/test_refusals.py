@@ -335,7 +335,7 @@ def test_the_page_of_a_broken_gateway_is_a_fault_for_the_sdks_own_retries(family
 @families
 @pytest.mark.parametrize(("status", "attempts"), [(402, 1), (503, 3)])
 def test_a_body_nested_too_deeply_is_as_good_as_none(family, status, attempts):
-    """Its caller hears what the SDK makes of the status, and nobody is held."""
+    """Its caller gets the SDK's error for the status, and no other call is held."""
 
     async def main():
         script = Script(*[Says(status, b'{"error":' * 100_000 + b"1" + b"}" * 100_000)] * attempts)

@@ -25,7 +25,7 @@ azure_functions = pytest.mark.skipif(
 
 
 class Tokens:
-    """Tokens that live 0.6 s on the loop's clock, and a server that lets nobody in with an old one."""
+    """Tokens that live 0.6 s on the loop's clock, and a server that rejects expired ones."""
 
     def __init__(self, clock):
         self.clock = clock

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Headless relative clauses, such as "whoever comes", and articles that do not fit.
+# Headless relative clauses, such as "whoever comes", persons in the place of calls, and articles that do not fit.
 BANNED = re.compile(
     r"\bthat (?:is|are) there\b|\bcannot be meant\b|\bso (?:many|long)\b|\bwhoever\b|\bwhatever became\b"
-    r"|\ba (?:HTTP|httpx)|(?-i:(?:^|[.] )Who [a-z]+s\b)",
+    r"|\b(?:no|some)body\b|\ba (?:HTTP|httpx)|(?-i:(?:^|[.] )Who [a-z]+s\b)",
     re.IGNORECASE,
 )
 # Rooms that are being rewritten.

@@ -1,4 +1,4 @@
-"""Field cases, section B: one odd refusal, then a healthy server. Nobody is held for hours, or in silence."""
+"""Field cases, section B: one odd refusal, then a healthy server. No call is held for hours, or in silence."""
 
 import asyncio
 
