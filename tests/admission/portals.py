@@ -1,8 +1,4 @@
-"""What the tests of the portal share: a loop turned by hand, work to submit, and where there are signals."""
-
-import signal
-
-import pytest
+"""What the tests of the portal share: a loop turned by hand, and work to submit."""
 
 from throttled_openai._admission.portal import Submission
 
@@ -28,6 +24,3 @@ class Asked(Submission):
     def result(self):
         assert self.woken == 1
         return super().result()
-
-
-unix = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs a signal to interrupt the main thread with")

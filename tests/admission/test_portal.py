@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import itertools
-import signal
 import threading
 import time
 
 import pytest
 
-from portals import Asked, turn, unix
+from interrupts import Interrupted, interrupted_after, unix
+from portals import Asked, turn
 from support import Outcome, QueueOptions
 from throttled_openai import QueueFull, Throttle
 from throttled_openai._admission import portal as _portal
@@ -145,26 +145,6 @@ def test_without_anybody_to_take_it_a_result_is_dropped(portal):
     asked = Asked(portal, answers)
     turn(portal.loop, 3)
     asked.abandon()
-
-
-class Interrupted(BaseException):
-    pass
-
-
-@contextlib.contextmanager
-def interrupted_after(seconds):
-    """As Ctrl-C does: an exception in the main thread, wherever it is."""
-
-    def interrupt(*_):
-        raise Interrupted
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @unix

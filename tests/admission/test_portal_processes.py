@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from portals import unix
+from interrupts import unix
 from support import Outcome, QueueOptions
 from throttled_openai import Throttle
 from throttled_openai._admission.call import Call

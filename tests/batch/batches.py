@@ -47,6 +47,11 @@ def lines(count, **body):
     return "".join(json.dumps(request(number, **body)) + "\n" for number in range(1, count + 1))
 
 
+def everyone(count):
+    """The ids of the requests of `lines(count)`."""
+    return sorted(f"request-{number}" for number in range(1, count + 1))
+
+
 def results(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -9,9 +9,8 @@ import sys
 
 import pytest
 
-from batches import command, ids, kill, lines, request, results, told, wait_for
+from batches import command, everyone, ids, kill, lines, request, results, told, wait_for
 from throttled_openai._commands import main as cli
-from throttled_openai.simulator import spawn
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
@@ -19,26 +18,11 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 SEED = 17
 
 
-@pytest.fixture(scope="module")
-def server():
-    with spawn(latency=0.05, rpm=60_000) as url:
-        yield url
-
-
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text(lines(200))
     return path
-
-
-@pytest.fixture
-def output(tmp_path):
-    return tmp_path / "out.jsonl"
-
-
-def everyone(count=200):
-    return sorted(f"request-{number}" for number in range(1, count + 1))
 
 
 def lines_in(path):
@@ -60,7 +44,7 @@ def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(server, 
             file.write(b'{"id":"batch_req_'[: dice.randint(0, 17)])
     code, _, err = told(*arguments)
     assert (code, err) == (0, "")
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(200)
     assert all(each["response"]["status_code"] == 200 for each in results(output))
 
 
@@ -79,7 +63,7 @@ def test_ctrl_c_waits_for_what_is_in_flight_and_says_so(server, source, output):
     second = told("run", source, "-o", output, "--base-url", server, "--rpm", "60000", "--json")
     summary = json.loads(second[2].splitlines()[-1])
     assert (second[0], summary["before"], summary["done"]) == (0, done, 200 - done)
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(200)
 
 
 def test_two_runs_on_one_output_are_refused(server, source, output):
@@ -114,7 +98,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(server, source, o
     assert output.read_bytes().endswith(b"}\n")
     assert 0 < len(ids(output)) < 200
     assert told(*arguments)[0] == 0
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(200)
 
 
 def test_from_standard_input_to_standard_output(server):
@@ -139,7 +123,7 @@ def test_from_standard_input_a_run_goes_on_with_the_same_lines_only(server, sour
     assert "line 1 of standard input has the custom_id 'other-1'" in err
     assert len(ids(output)) == 20
     assert fed(text)[0] == 0
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(200)
 
 
 def test_a_closed_output_pipe_ends_the_run_silently(server, source):

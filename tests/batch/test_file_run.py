@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from batches import ids, job, lines, request, results, run, running, steady, wait_for
+from batches import everyone, ids, job, lines, request, results, run, running, steady, wait_for
 from scripted import Says, Script, throttled
 from support import virtual, virtual_run
 from throttled_openai import run_file
@@ -23,19 +23,10 @@ def source(tmp_path):
     return path
 
 
-@pytest.fixture
-def output(tmp_path):
-    return tmp_path / "out.jsonl"
-
-
-def everyone(count=50):
-    return sorted(f"request-{number}" for number in range(1, count + 1))
-
-
 @virtual
 async def test_every_line_has_its_result(source, output):
     summary = await run(steady(), source, output)
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(50)
     assert (summary.done, summary.failed, summary.left, summary.exit_code) == (50, 0, 0, 0)
     assert summary.output_tokens == 50 * 16
     assert "50 requests served and 0 failed" in str(summary)
@@ -58,7 +49,7 @@ async def test_a_limit_sends_some_now_and_the_rest_later(source, output):
     assert (summary.done, summary.left, summary.exit_code) == (20, 30, 0)
     summary = await run(steady(), source, output)
     assert (summary.before, summary.done) == (20, 30)
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(50)
 
 
 @virtual
@@ -73,7 +64,7 @@ async def test_a_cancelled_run_keeps_what_is_finished_and_goes_on(source, output
         assert client.throttle.in_flight == client.throttle.waiting == 0
     summary = await run(steady(), source, output)
     assert summary.before == done
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(50)
 
 
 def test_no_thread_is_left_behind(source, output):
@@ -130,7 +121,7 @@ async def test_failures_are_results_that_are_sent_again_when_asked(source, outpu
     again = await run(server, source, output, retry_errors=True)
     assert (again.before, again.done, again.exit_code) == (45, 5, 0)
     assert server.counters.attempts == 5
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(50)
 
 
 @virtual

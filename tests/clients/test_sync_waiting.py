@@ -1,9 +1,7 @@
 """A blocking call in the queue: time limits, full queues, priorities, signals."""
 
-import contextlib
 import gc
 import random
-import signal
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
+from interrupts import Interrupted, interrupted_after, unix
 from scripted import URL, Says
 from sync_clients import Body, Script, events, is_idle, say, soon, threads, throttled
 from throttled_openai import AdmissionTimeout, QueueFull, RequestTooLarge, queue_options
@@ -78,35 +77,12 @@ def test_calls_of_a_higher_priority_go_first():
     assert [seen.text for seen in script.seen[1:]] == ["urgent", "usual"]
 
 
-class Interrupted(BaseException):
-    """What Ctrl-C raises, but for us."""
-
-
-@contextlib.contextmanager
-def interrupted(after, every=None):
-    """An exception in the main thread, wherever it is."""
-
-    def interrupt(*_):
-        raise Interrupted
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, after)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-unix = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs a signal to interrupt the main thread with")
-
-
 @unix
 def test_a_call_interrupted_in_the_queue_leaves_it():
     script = Script()
     client = throttled(script, max_concurrency=1)
     with holding(client, script):
-        with pytest.raises(Interrupted), interrupted(0.2):
+        with pytest.raises(Interrupted), interrupted_after(0.2):
             say(client)
         soon(lambda: client.throttle.stats().waiting == 0)
         assert client.throttle.stats().in_flight == 1
@@ -117,7 +93,7 @@ def test_a_call_interrupted_in_the_queue_leaves_it():
 @unix
 def test_a_call_interrupted_during_its_attempt_gives_its_permit_back():
     client = throttled(Script(Says(delay=30)), max_concurrency=1)
-    with pytest.raises(Interrupted), interrupted(0.2):
+    with pytest.raises(Interrupted), interrupted_after(0.2):
         say(client)
     soon(lambda: is_idle(client))
     say(client)
@@ -137,7 +113,7 @@ def test_an_interrupt_at_any_instant_leaves_nothing_behind():
     ends = Counter()
     for _ in range(300):
         try:
-            with interrupted(dice.uniform(0.05, 1.1) * usual):
+            with interrupted_after(dice.uniform(0.05, 1.1) * usual):
                 say(client)
         except Interrupted:
             ends["interrupted"] += 1

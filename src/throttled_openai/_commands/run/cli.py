@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import dataclasses
 import json
 import logging
-import math
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from throttled_openai._commands.numbers import count, count_or_0, positive
+from throttled_openai._commands.open_files import allow_open_files
 from throttled_openai.batch._file import OUTAGE, RETRIES, FileRun
 from throttled_openai.batch._input import Input, InputError
 from throttled_openai.batch._processes import Processes
@@ -27,6 +27,7 @@ from .survey import plan, survey
 from .validate import WRONG, add_input_arguments, said_of, wrong
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from throttled_openai._clients.raw import RawCalls
@@ -56,12 +57,12 @@ def add_arguments(parser: Parser) -> None:
     limits = parser.add_argument_group("limits (by default learnt from the server)")
     for name, what in (("rpm", "requests per minute"), ("tpm", "tokens per minute"), ("rpd", "requests per day"),
                        ("tpd", "tokens per day")):  # fmt: skip
-        limits.add_argument(f"--{name}", type=_positive, metavar="N", help=f"{what} of each model")
+        limits.add_argument(f"--{name}", type=positive, metavar="N", help=f"{what} of each model")
     limits.add_argument("--limits", metavar="TOML", help="limits by model: a table [model] with rpm, tpm, rpd, tpd")
     limits.add_argument(
-        "--max-concurrency", type=_count, metavar="N", help="most requests in flight (default: adaptive)"
+        "--max-concurrency", type=count, metavar="N", help="most requests in flight (default: adaptive)"
     )
-    limits.add_argument("--max-wait", type=_positive, metavar="SECONDS", help="longest wait for an outage or an "
+    limits.add_argument("--max-wait", type=positive, metavar="SECONDS", help="longest wait for an outage or an "
                         "exhausted limit to end; without it the run stops, and you can continue it later")  # fmt: skip
     server = parser.add_argument_group("server")
     server.add_argument("--base-url", metavar="URL", help="URL of the API (default: OPENAI_BASE_URL, or OpenAI's)")
@@ -74,12 +75,10 @@ def add_arguments(parser: Parser) -> None:
     server.add_argument(
         "--header", action="append", default=[], metavar="'NAME: VALUE'", help="header of every request"
     )
-    server.add_argument(
-        "--timeout", type=_positive, metavar="SECONDS", help="longest wait for an answer (default: 600)"
-    )
-    server.add_argument("--max-retries", type=_whole, default=RETRIES, metavar="N", help="retries after an error of "
-                        f"server or network (default: {RETRIES}); refused requests are always retried")  # fmt: skip
-    server.add_argument("--max-outage", type=_positive, default=OUTAGE, metavar="SECONDS", help="how long to "
+    server.add_argument("--timeout", type=positive, metavar="SECONDS", help="longest wait for an answer (default: 600)")
+    server.add_argument("--max-retries", type=count_or_0, default=RETRIES, metavar="N", help="retries after an error "
+                        f"of server or network (default: {RETRIES}); refused requests are always retried")  # fmt: skip
+    server.add_argument("--max-outage", type=positive, default=OUTAGE, metavar="SECONDS", help="how long to "
                         f"retry while the server cannot be reached (default: {OUTAGE:g})")  # fmt: skip
     server.add_argument("--dialect", metavar="NAME", help="how the server counts tokens, such as openai or self-hosted")
     run = parser.add_argument_group("run")
@@ -88,12 +87,12 @@ def add_arguments(parser: Parser) -> None:
     run.add_argument("--retry-errors", action="store_true", help="send failed requests again")
     run.add_argument("--keep-going", action="store_true", help="record every failure and continue, even with a wrong "
                      "key or a dead server")  # fmt: skip
-    run.add_argument("--processes", type=_count, default=1, metavar="N", help="send with N processes, each with its "
+    run.add_argument("--processes", type=count, default=1, metavar="N", help="send with N processes, each with its "
                      "share of the limits, if one core is too slow (default: 1)")  # fmt: skip
-    run.add_argument("--limit", type=_count, metavar="N", help="send at most N requests in this run")
+    run.add_argument("--limit", type=count, metavar="N", help="send at most N requests in this run")
     run.add_argument("--prices", metavar="TOML", help="prices of a million tokens: a table [model] with input, output, "
                      "cached")  # fmt: skip
-    run.add_argument("--max-cost", type=_positive, metavar="X", help="stop before the run costs more, by --prices")
+    run.add_argument("--max-cost", type=positive, metavar="X", help="stop before the run costs more, by --prices")
     run.add_argument(
         "--dry-run", action="store_true", help="count requests and tokens, estimate time and cost; send nothing"
     )
@@ -116,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
         job = FileRun(calls, source, arguments.output, rules)
     except (*WRONG, OSError) as error:
         return wrong(arguments, error)
-    _raise_file_limit()
+    allow_open_files(_FILES)
     display = progress(quiet=arguments.quiet, as_json=arguments.json)
     logger = logging.getLogger("throttled_openai")
     handler = _Warnings(display)
@@ -149,19 +148,6 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._display.say(record.getMessage())
-
-
-def _raise_file_limit() -> None:
-    """Allow more open files: each request in flight takes one, and many systems allow only 256 or 1,024 by default."""
-    try:
-        import resource  # noqa: PLC0415  # not on Windows
-    except ImportError:
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _run(calls: RawCalls | Processes, job: FileRun, display: Progress) -> Summary:
@@ -229,24 +215,3 @@ def _report(summary: Summary, job: FileRun, arguments: argparse.Namespace, displ
         display.say(str(summary))
     elif summary.stopped is not None:
         display.say(f"throttled-openai run: {summary.stopped}")
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return number
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
-    return number
