@@ -191,16 +191,10 @@ class FileRun:
     def summary(self) -> Summary:
         tally, runner = self.tally, self._runner
         return Summary(
+            **tally.counts(),
             output=self._name,
-            total=tally.total,
-            before=tally.before,
             failed_before=tally.failed_before,
-            done=tally.done,
-            failed=tally.failed,
             left=tally.left,
-            seconds=tally.seconds,
-            input_tokens=tally.input_tokens,
-            output_tokens=tally.output_tokens,
             cost=None if self._rules.prices is None else tally.cost,
             refusals=self._calls.throttle.stats().refused,
             errors=dict(tally.errors),

@@ -78,11 +78,7 @@ def status_of(tally: Tally, stats: Stats, *, reading: bool = False, draining: bo
     used = [budget for budget in stats.budgets if budget.admitted or budget.waiting]
     left = tally.left
     return Status(
-        seconds=tally.seconds,
-        total=tally.total,
-        before=tally.before,
-        done=tally.done,
-        failed=tally.failed,
+        **tally.counts(),
         waiting=stats.waiting,
         in_flight=stats.in_flight,
         room=sum(budget.concurrency_limit for budget in used),
@@ -91,8 +87,6 @@ def status_of(tally: Tally, stats: Stats, *, reading: bool = False, draining: bo
         tpm=_tokens_per_minute(used, now),
         tpm_limit=_per_minute(used, "tokens"),
         refusals=stats.refused,
-        input_tokens=tally.input_tokens,
-        output_tokens=tally.output_tokens,
         cost=tally.cost or None,
         seconds_left=None if left is None or reading else _seconds_left(left, tally, stats, now.calls_per_minute / 60),
         reason="reading the input" if reading else "finishing what is in flight" if draining else reason_of(stats),

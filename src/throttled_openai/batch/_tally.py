@@ -9,7 +9,7 @@ import bisect
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from throttled_openai._protocol.usage import Usage
@@ -118,6 +118,11 @@ class Tally:
     def left(self) -> int | None:
         """Records not done yet; None if not known."""
         return None if self.total is None else max(0, self.total - self.before - self.blank - self.done)
+
+    def counts(self) -> dict[str, Any]:
+        """The figures that a status and a summary share, by the names of their fields."""
+        names = "total", "before", "done", "failed", "seconds", "input_tokens", "output_tokens"
+        return {name: getattr(self, name) for name in names}
 
     def failure(self, what: str) -> None:
         self.failed += 1
