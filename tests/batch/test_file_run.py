@@ -12,7 +12,7 @@ from scripted import Says, Script, throttled
 from support import virtual, virtual_run
 from throttled_openai import run_file
 from throttled_openai.batch import Price, Prices, WrongRunError
-from throttled_openai.batch._input import Asked
+from throttled_openai.batch._input import InputOptions
 from throttled_openai.simulator import Fault
 
 
@@ -192,9 +192,9 @@ async def test_another_input_is_refused_before_anything_is_sent(source, output):
 
 @virtual
 async def test_another_model_is_refused(source, output):
-    await run(steady(), source, output, asked=Asked(model="gpt-4o"))
+    await run(steady(), source, output, asked=InputOptions(model="gpt-4o"))
     with pytest.raises(WrongRunError, match="model is 'gpt-4', it was 'gpt-4o'"):
-        await run(steady(), source, output, asked=Asked(model="gpt-4"))
+        await run(steady(), source, output, asked=InputOptions(model="gpt-4"))
 
 
 @virtual

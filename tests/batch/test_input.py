@@ -5,13 +5,13 @@ import json
 import pytest
 
 from batches import request
-from throttled_openai.batch._input import Asked, Input
+from throttled_openai.batch._input import Input, InputOptions
 from throttled_openai.batch._request import BadLineError
 
 
 def requests(name, **asked):
     found = []
-    source = Input(str(name), Asked(**asked))
+    source = Input(str(name), InputOptions(**asked))
     for chunk in source.chunks():
         for record in chunk:
             try:
@@ -32,9 +32,9 @@ def bodies(found):
 
 def test_the_first_recognisable_line_decides_the_format(tmp_path):
     told = json.dumps(request(1))
-    assert Input(str(put(tmp_path / "a.jsonl", "nonsense\n\n" + told)), Asked()).kind == "batch"
-    assert Input(str(put(tmp_path / "b.jsonl", json.dumps(request(1)["body"]))), Asked()).kind == "bodies"
-    assert Input("-", Asked()).kind == "batch"
+    assert Input(str(put(tmp_path / "a.jsonl", "nonsense\n\n" + told)), InputOptions()).kind == "batch"
+    assert Input(str(put(tmp_path / "b.jsonl", json.dumps(request(1)["body"]))), InputOptions()).kind == "bodies"
+    assert Input("-", InputOptions()).kind == "batch"
 
 
 def test_the_cookbooks_sample_is_an_input_as_it_is(tmp_path):
@@ -103,7 +103,7 @@ def test_invalid_utf8_fails_only_its_row(tmp_path):
 def test_options_that_do_not_fit_the_input_are_reported(tmp_path, name, asked, says):
     content = {"in.txt": "x", "in.csv": "a,b\n1,2\n", "in.jsonl": json.dumps(request(1))}[name]
     with pytest.raises(ValueError, match=says):
-        Input(str(put(tmp_path / name, content)), Asked(**asked))
+        Input(str(put(tmp_path / name, content)), InputOptions(**asked))
 
 
 def test_a_model_for_all_goes_over_that_of_each_request(tmp_path):

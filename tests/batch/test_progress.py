@@ -73,7 +73,7 @@ def test_json_is_a_line_each(capsys):
     shown.say("stopped")
     first, second = map(json.loads, capsys.readouterr().err.splitlines())
     assert (first["event"], first["total"], first["waiting"]) == ("progress", 5, 5)
-    assert second == {"event": "said", "message": "stopped"}
+    assert second == {"event": "message", "message": "stopped"}
 
 
 def test_on_a_terminal_all_is_shown_in_place(monkeypatch):

@@ -43,18 +43,24 @@ if TYPE_CHECKING:
     from throttled_openai._pool import RawExchange, RawResponse
 
 # Statuses that the SDK retries, and its waits before a retry, as in `openai._base_client`.
-_TRIED_AGAIN: Final = frozenset({408, 409, 429})
-_FIRST_REST: Final = 0.5
-_LONGEST_REST: Final = 8.0
+_RETRIED: Final = frozenset({408, 409, 429})
+_FIRST_DELAY: Final = 0.5
+_LONGEST_DELAY: Final = 8.0
 _LONGEST_ASKED: Final = 60.0
 # Statuses of a gateway that reaches no server, and the longest wait between the retries that `patience` adds.
 _OUTAGES: Final = frozenset({502, 503, 504})
-_LONGEST_OUTAGE_REST: Final = 30.0
+_LONGEST_OUTAGE_DELAY: Final = 30.0
 
 # The class of responses that the SDK returns unparsed.
 _RESPONSE: Final[Any] = (sys.modules.get("httpx2") or sys.modules["httpx"]).Response
 # Attributes of clients whose credentials change.
-_HIDDEN: Final = "_api_key_provider", "workload_identity", "_provider", "_azure_ad_token", "_azure_ad_token_provider"
+_CREDENTIAL_SOURCES: Final = (
+    "_api_key_provider",
+    "workload_identity",
+    "_provider",
+    "_azure_ad_token",
+    "_azure_ad_token_provider",
+)
 
 
 class Answer(NamedTuple):
@@ -85,7 +91,7 @@ class RawCalls:
         self.patience = patience
         self.retries: int = client.max_retries if retries is None else retries
         self.waiting = 0
-        self.moved: Callable[[], object] = _nothing  # called when a call stops waiting
+        self.on_wait_end: Callable[[], object] = _nothing  # called when a call stops waiting
         self._waits = waits_of(unthrottled(client._client))  # noqa: SLF001
         self._routes: dict[tuple[str, str], _Route | None] = {}
         self._fields: tuple[object, ...] | None = None
@@ -115,7 +121,7 @@ class RawCalls:
                 if isinstance(error, openai.OpenAIError) or not route.is_transports(error):
                     raise
                 failure = error
-            if answer is not None and not _may_try_again(answer):
+            if answer is not None and not _is_retryable(answer):
                 # A redirect, which httpx follows.
                 return await self._through_sdk(path, body) if 300 <= answer.status < 400 else answer
             is_outage = is_unreachable(failure) or (answer is not None and answer.status in _OUTAGES)
@@ -124,8 +130,10 @@ class RawCalls:
                     return answer
                 assert failure is not None
                 raise _named_by_sdk(failure) from failure
-            longest = _LONGEST_REST if taken < self.retries else _LONGEST_OUTAGE_REST
-            await wait(self._waits, asyncio.sleep(_rest(taken, {} if answer is None else answer.headers, longest)))
+            longest = _LONGEST_DELAY if taken < self.retries else _LONGEST_OUTAGE_DELAY
+            await wait(
+                self._waits, asyncio.sleep(_retry_delay(taken, {} if answer is None else answer.headers, longest))
+            )
             taken += 1
 
     def end_waits(self, tasks: set[asyncio.Task[Any]]) -> None:
@@ -151,7 +159,7 @@ class RawCalls:
     async def _made_route(self, path: str, body: Mapping[str, Any]) -> _Route | None:
         client = self.client
         plain = type(client) in {ThrottledAsyncOpenAI, ThrottledAsyncAzureOpenAI} and hooked()
-        if not plain or any(getattr(client, name, None) is not None for name in _HIDDEN):
+        if not plain or any(getattr(client, name, None) is not None for name in _CREDENTIAL_SOURCES):
             return None
         if not {"post", "request", "_build_request", "_prepare_request"}.isdisjoint(vars(client)):
             return None  # a tool traces its calls
@@ -173,7 +181,7 @@ class RawCalls:
             raise
         finally:
             self.waiting -= 1
-            self.moved()
+            self.on_wait_end()
 
     async def _attempt(self, route: _Route, call: Call, content: bytes) -> Answer:
         """One attempt, and further ones if it is refused. Every way out settles the permit."""
@@ -308,14 +316,14 @@ def parsed(content: bytes) -> object:
         return None
 
 
-def _may_try_again(answer: Answer) -> bool:
+def _is_retryable(answer: Answer) -> bool:
     should_retry = answer.headers.get("x-should-retry")
     if should_retry in {"true", "false"}:
         return should_retry == "true"
     asked = _asked(answer.headers)
     if asked is not None and asked > _LONGEST_ASKED:
         return False
-    return answer.status >= 500 or answer.status in _TRIED_AGAIN
+    return answer.status >= 500 or answer.status in _RETRIED
 
 
 def _asked(headers: Mapping[str, str]) -> float | None:
@@ -325,11 +333,11 @@ def _asked(headers: Mapping[str, str]) -> float | None:
     return parse_delay(headers.get("retry-after"), time.time())
 
 
-def _rest(taken: int, headers: Mapping[str, str], longest: float) -> float:
+def _retry_delay(taken: int, headers: Mapping[str, str], longest: float) -> float:
     asked = _asked(headers)
     if asked is not None and 0 < asked <= _LONGEST_ASKED:
         return asked
-    return min(_FIRST_REST * 2.0 ** min(taken, 20), longest) * (1 - random.random() / 4)
+    return min(_FIRST_DELAY * 2.0 ** min(taken, 20), longest) * (1 - random.random() / 4)
 
 
 def is_unreachable(failure: BaseException | None) -> bool:

@@ -25,9 +25,9 @@ class Throttling(Protocol):
 
 
 class Calls(Protocol):
-    """Sends requests. `waiting`: calls not admitted yet. `moved`: called when a call stops waiting."""
+    """Sends requests. `waiting`: calls not admitted yet. `on_wait_end`: called when a call stops waiting."""
 
-    moved: Callable[[], object]
+    on_wait_end: Callable[[], object]
 
     @property
     def waiting(self) -> int: ...

@@ -70,7 +70,7 @@ class FileFeed:
             except BadLineError as error:
                 if record[0] in self._compared:
                     continue
-                return refused(record[0], error)
+                return invalid_line_result(record[0], error)
             return request
         return None
 
@@ -93,7 +93,7 @@ class FileFeed:
         self._thread.close()
 
 
-def refused(line: int, error: BadLineError) -> BatchResult:
+def invalid_line_result(line: int, error: BadLineError) -> BatchResult:
     """The result of an invalid line. It has no `custom_id` if another line has the same, so that ids stay unique."""
     problem = {"code": error.code, "message": f"line {line} {error}", "line": line}
     return BatchResult(line, None if error.code == "duplicate_custom_id" else error.custom_id, error=problem)
@@ -120,9 +120,9 @@ class IterableFeed:
             raw = dumped(given)
             return read_request(raw, line, {}) if "body" in given else read_body(raw, line, None, {})
         except BadLineError as error:
-            return refused(line, error)
+            return invalid_line_result(line, error)
         except (TypeError, ValueError, RecursionError) as error:
-            return refused(line, BadLineError("invalid_json", f"is not JSON: {type(error).__name__}"))
+            return invalid_line_result(line, BadLineError("invalid_json", f"is not JSON: {type(error).__name__}"))
 
     async def more(self) -> bool:
         if self._later is not None:

@@ -23,7 +23,7 @@ from throttled_openai._stats import spell
 
 from ._feed import FileFeed
 from ._ids import Ids
-from ._input import Asked, Input
+from ._input import Input, InputOptions
 from ._order import InOrder
 from ._output import SYNC_EVERY, Output, compress, cut, decompress, keep, scan, sort, working_path
 from ._result import BatchResult, Written, encoded
@@ -142,7 +142,7 @@ class FileRun:
         self._runner: Runner | None = None
         self._interrupts = 0
         self._given_up = False
-        self._unread: BrokenPipeError | None = None
+        self._closed_pipe: BrokenPipeError | None = None
         self.tally = Tally()
 
     async def run(self) -> Summary:
@@ -155,7 +155,7 @@ class FileRun:
         ids = Ids(None if self._target is None else str(self._target.parent))
         try:
             done = await self._opened(ids)
-            feed = FileFeed(self._source, done, ids, self._skip)
+            feed = FileFeed(self._source, done, ids, self._count_blank)
             try:
                 await (self._to_stdout(feed) if self._path is None else self._to_file(feed))
             finally:
@@ -216,7 +216,7 @@ class FileRun:
     def _open(self, ids: Ids) -> Container[int]:
         """Lock the output, repair it, and return the lines that are done."""
         source, tally = self._source, self.tally
-        known = None if source.is_stream else measure(source.name, source.kind, self._look)
+        known = None if source.is_stream else measure(source.name, source.kind, self._check_given_up)
         tally.total = None if known is None else known.records
         if self._target is None or self._path is None:
             return frozenset()
@@ -234,18 +234,18 @@ class FileRun:
             return frozenset()
         if existing != self._path:
             decompress(existing, self._path)
-        return self._put_right(ids)
+        return self._repair(ids)
 
-    def _look(self, _: int) -> None:
+    def _check_given_up(self, _: int = 0) -> None:
         if self._given_up:
             raise InputError("given up while it was read")
 
-    def _put_right(self, ids: Ids) -> Container[int]:
+    def _repair(self, ids: Ids) -> Container[int]:
         path, tally = self._path, self.tally
         assert path is not None
 
         def seen(result: Written, line: bytes) -> None:
-            self._look(0)
+            self._check_given_up()
             if result.custom_id != b"null":
                 ids.add(result.custom_id, result.line)
             if result.ok and self._rules.prices is not None:
@@ -275,7 +275,7 @@ class FileRun:
 
         syncing = loop.create_task(self._sync(output))
         try:
-            self._runner = self._made_runner(feed, sink)
+            self._runner = self._make_runner(feed, sink)
             await self._runner.run()
         finally:
             syncing.cancel()
@@ -305,11 +305,11 @@ class FileRun:
                 loop.call_soon(flush)
 
         if self._rules.order == "completion":
-            self._runner = self._made_runner(feed, sink)
+            self._runner = self._make_runner(feed, sink)
             await self._runner.run()
         else:
             in_order = InOrder(feed, sink)
-            self._runner = self._made_runner(in_order, in_order.sink, in_order.has_room)
+            self._runner = self._make_runner(in_order, in_order.sink, in_order.has_room)
             try:
                 await self._runner.run()
             finally:
@@ -318,10 +318,10 @@ class FileRun:
             flush()
         if stream is not sys.stdout.buffer:
             stream.close()
-        if self._unread is not None:
-            raise self._unread
+        if self._closed_pipe is not None:
+            raise self._closed_pipe
 
-    def _made_runner(self, feed: Feed, sink: Sink, room: Callable[[], bool] = lambda: True) -> Runner:
+    def _make_runner(self, feed: Feed, sink: Sink, room: Callable[[], bool] = lambda: True) -> Runner:
         rules = self._rules
         return Runner(
             self._calls,
@@ -335,18 +335,18 @@ class FileRun:
             room=room,
         )
 
-    def _skip(self, count: int) -> None:
+    def _count_blank(self, count: int) -> None:
         self.tally.blank += count
 
     def _cannot_write(self, error: OSError) -> None:
         assert self._runner is not None
         if self._path is None and isinstance(error, BrokenPipeError):
-            self._unread = error
+            self._closed_pipe = error
             self._runner.abort("the reader of the results has closed the pipe")
             return
         where = "standard output" if self._name == STDIN else self._name
-        said = os.strerror(error.errno) if error.errno else str(error)
-        self._runner.abort(f"cannot write {where}: {said}; answers since then are lost and will be requested again")
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        self._runner.abort(f"cannot write {where}: {reason}; answers since then are lost and will be requested again")
 
     async def _sync(self, output: Output) -> None:
         while True:
@@ -418,7 +418,7 @@ async def run_file(
     `InputError` or `OSError` if a file cannot be read or written.
     """
     rules = Rules(order, retry_errors, limit, prices, max_cost, max_retries, keep_going, max_outage)
-    made = await asyncio.to_thread(Input, os.fspath(source), Asked(**asked))
+    made = await asyncio.to_thread(Input, os.fspath(source), InputOptions(**asked))
     run = FileRun(calls_of(client, rules), made, os.fspath(output), rules)
     watching = asyncio.ensure_future(_watch(run, watch)) if watch is not None else None
     try:

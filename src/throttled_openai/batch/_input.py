@@ -26,7 +26,7 @@ _LOOKED_AT: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class InputOptions:
     """The options that describe an input. `body`: fields added to every request body."""
 
     kind: Kind | None = None
@@ -42,7 +42,7 @@ class Asked:
 class Input:
     """The requests of one input. Raises `ValueError` if `asked` does not fit it, and `InputError`."""
 
-    def __init__(self, name: str, asked: Asked) -> None:
+    def __init__(self, name: str, asked: InputOptions) -> None:
         self.name = name
         self.asked = asked
         self.kind: Kind = asked.kind or _BY_SUFFIX.get(suffix_of(name)) or _kind_of_lines(name)
@@ -121,4 +121,4 @@ def _kind_of_lines(name: str) -> Kind:
     return "batch"
 
 
-__all__ = ["KINDS", "Asked", "Input", "InputError", "Kind", "opened"]
+__all__ = ["KINDS", "Input", "InputError", "InputOptions", "Kind", "opened"]

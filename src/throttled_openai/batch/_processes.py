@@ -49,7 +49,7 @@ class Processes:
         self._arguments = make_client, retries, patience
         self._workers: list[_Link] = []
         self._numbers = 0
-        self.moved: Callable[[], object] = _nothing
+        self.on_wait_end: Callable[[], object] = _nothing
 
     async def start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -146,7 +146,7 @@ class _Link:
     def _received(self, message: Any) -> None:
         if isinstance(message, Report):
             self.stats = message.stats
-            self._owner.moved()
+            self._owner.on_wait_end()
         elif isinstance(message, Warned):
             logger.warning("%s: %s", self._name, message.message)
         else:

@@ -184,7 +184,7 @@ def _decoded(text: str) -> dict[str, Any]:
     except BadLineError:
         raise
     except _NOT_JSON as error:
-        raise BadLineError("invalid_json", _why(error)) from None
+        raise BadLineError("invalid_json", _json_problem(error)) from None
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _not_finite(name: str) -> object:
 _DECODER: Final = json.JSONDecoder(parse_constant=_not_finite)
 
 
-def _why(error: BaseException) -> str:
+def _json_problem(error: BaseException) -> str:
     """Why a line is not JSON, without quoting it."""
     if isinstance(error, json.JSONDecodeError):
         return f"is not JSON: {error.msg} at character {error.pos + 1}"

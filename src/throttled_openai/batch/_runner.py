@@ -19,7 +19,7 @@ from throttled_openai.errors import ClientClosed, RequestTooLarge
 from ._request import BadLineError, Request
 from ._result import BatchResult
 from ._source import InputError
-from ._verdict import StopRunError, Verdict, said
+from ._verdict import StopRunError, Verdict, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ logger = logging.getLogger("throttled_openai")
 
 # Requests that wait for admission. In a file with several models, one model may fill these places while the limit of
 # another is free. If the models alternate in the file, that costs nothing, as the slowest model determines the end.
-AHEAD: Final = 1000
+MOST_WAITING: Final = 1000
 # Bytes. While more than this is in memory, no further request is read.
 MOST_BYTES: Final = 64 * 1024 * 1024
 # Seconds between two checks whether more requests can be sent.
@@ -93,7 +93,7 @@ class Runner:
         """Run to the end of the feed, or until it is stopped. Raises what the feed or the sink raised."""
         loop = asyncio.get_running_loop()
         self._over = loop.create_future()
-        self._calls.moved = self._fill
+        self._calls.on_wait_end = self._fill
         looks = loop.create_task(self._look())
         try:
             self._spawn()
@@ -202,16 +202,16 @@ class Runner:
                 self._tally.sample(self._calls.throttle.stats())
 
     def _fill(self) -> None:
-        if self._is_hungry() and self._reading is None:
+        if self._wants_more() and self._reading is None:
             self._spawn()
 
-    def _is_hungry(self) -> bool:
+    def _wants_more(self) -> bool:
         """Whether one more request should be taken into memory."""
         if self.draining or self._read_all or (self._bytes > MOST_BYTES and self._under_way):
             return False
         if len(self._workers) - self._under_way > 0:  # a worker is about to take one
             return False
-        return self._waiting() < AHEAD and self._room()
+        return self._waiting() < MOST_WAITING and self._room()
 
     def _waiting(self) -> int:
         return self._calls.waiting or self._calls.throttle.waiting
@@ -361,13 +361,13 @@ def _error_in(answer: Answer) -> dict[str, Any] | None:
 
 def _problem(error: Exception) -> dict[str, Any]:
     if isinstance(error, openai.APITimeoutError):
-        return {"code": "timeout", "message": said(error)}
+        return {"code": "timeout", "message": message_of(error)}
     if isinstance(error, RequestTooLarge):
-        return {"code": "request_too_large", "message": said(error)}
+        return {"code": "request_too_large", "message": message_of(error)}
     if isinstance(error, openai.APIConnectionError):
-        return {"code": "connection_error", "message": said(error)}
+        return {"code": "connection_error", "message": message_of(error)}
     if isinstance(error, BadLineError | openai.OpenAIError):
-        return {"code": "not_sent", "message": said(error)}
+        return {"code": "not_sent", "message": message_of(error)}
     return {"code": "unexpected", "message": type(error).__name__}
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ._tally import Now, Tally
 
 # Seconds after which the time left is computed from the measured rate rather than from the limits.
-_BELIEVED: Final = 10.0
+_MEASURED_AFTER: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def _tokens_per_minute(budgets: list[BudgetStats], now: Now) -> float:
 
 def _seconds_left(left: int, tally: Tally, stats: Stats, rate: float) -> float | None:
     limit = limit_of(stats.budgets)
-    if rate > 0 and (tally.seconds > _BELIEVED or limit is None):
+    if rate > 0 and (tally.seconds > _MEASURED_AFTER or limit is None):
         return left / rate
     return None if not limit else left / limit
 

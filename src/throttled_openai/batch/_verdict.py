@@ -46,7 +46,7 @@ class Verdict:
         if isinstance(error, AccountBlocked) and not isinstance(error, AccountPaused):
             raise StopRunError(_unpaid(error.code))
         if isinstance(error, AccountBlocked | AdmissionTimeout):
-            raise StopRunError(said(error))
+            raise StopRunError(message_of(error))
         if error is not None and is_unreachable(error.__cause__):
             return "the server cannot be reached"
         if answer is None:
@@ -75,7 +75,7 @@ class Verdict:
         return self._held[-1][1] if self._held else None
 
 
-def said(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """The message of an error of ours or of the SDK, in one line."""
     return " ".join(str(error).split())[:500] or type(error).__name__
 

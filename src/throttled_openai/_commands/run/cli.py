@@ -22,9 +22,9 @@ from throttled_openai.batch._sidecar import WrongRunError
 
 from .page import page
 from .progress import progress
-from .settings import asked_of, book_of, calls_for, provider_at, rules_of
+from .settings import book_of, calls_for, input_options_of, provider_at, rules_of
 from .survey import plan, survey
-from .validate import WRONG, add_input_arguments, said_of, wrong
+from .validate import USER_ERRORS, add_input_arguments, fail_with_usage, message_of
 
 if TYPE_CHECKING:
     import argparse
@@ -105,7 +105,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     try:
-        source = Input(arguments.input, asked_of(arguments))
+        source = Input(arguments.input, input_options_of(arguments))
         rules = rules_of(arguments)
         if arguments.dry_run:
             found = survey(source, provider_at(arguments), limit=rules.limit)
@@ -113,8 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
             return 1 if found.bad_counts else 0
         calls = calls_for(arguments, rules)
         job = FileRun(calls, source, arguments.output, rules)
-    except (*WRONG, OSError) as error:
-        return wrong(arguments, error)
+    except (*USER_ERRORS, OSError) as error:
+        return fail_with_usage(arguments, error)
     allow_open_files(_FILES)
     display = progress(quiet=arguments.quiet, as_json=arguments.json)
     logger = logging.getLogger("throttled_openai")
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     except OSError as error:
         display.close()
-        print(f"throttled-openai run: cannot write: {said_of(error)}", file=sys.stderr)
+        print(f"throttled-openai run: cannot write: {message_of(error)}", file=sys.stderr)
         return 1
     finally:
         logger.removeHandler(handler)
@@ -208,7 +208,7 @@ def _report(summary: Summary, job: FileRun, arguments: argparse.Namespace, displ
         try:
             Path(arguments.report).write_text(page(summary, job.tally, job.model_stats()), encoding="utf-8")
         except OSError as error:
-            display.say(f"throttled-openai run: the report: {said_of(error)}")
+            display.say(f"throttled-openai run: the report: {message_of(error)}")
     if arguments.json:
         display.say(json.dumps({"event": "summary", "exit_code": summary.exit_code, **dataclasses.asdict(summary)}))
     elif not arguments.quiet:

@@ -70,7 +70,7 @@ class Json(Plain):
         return json.dumps({"event": "progress", **dataclasses.asdict(status)})
 
     def say(self, line: str) -> None:
-        super().say(line if line.startswith("{") else json.dumps({"event": "said", "message": line}))
+        super().say(line if line.startswith("{") else json.dumps({"event": "message", "message": line}))
 
 
 class Live:

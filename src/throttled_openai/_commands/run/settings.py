@@ -18,7 +18,7 @@ from throttled_openai._clients.async_client import ThrottledAsyncAzureOpenAI, Th
 from throttled_openai._limits import Limits, LimitsBook
 from throttled_openai._protocol.providers import OPENAI, provider_named, provider_of
 from throttled_openai.batch._file import Rules, calls_of
-from throttled_openai.batch._input import Asked
+from throttled_openai.batch._input import InputOptions
 from throttled_openai.batch._prices import Prices
 from throttled_openai.batch._processes import Processes
 from throttled_openai.batch._request import BadLineError, path_of
@@ -34,7 +34,7 @@ _KEY: Final = "OPENAI_API_KEY"
 _AZURE_KEY: Final = "AZURE_OPENAI_API_KEY"
 
 
-def asked_of(arguments: argparse.Namespace) -> Asked:
+def input_options_of(arguments: argparse.Namespace) -> InputOptions:
     """The description of the input. Raises `ValueError`."""
     body: dict[str, Any] = {}
     if arguments.body is not None:
@@ -50,7 +50,7 @@ def asked_of(arguments: argparse.Namespace) -> Asked:
         path = None if arguments.url is None else path_of(arguments.url)
     except BadLineError as error:
         raise ValueError(f"--{error}") from None
-    return Asked(
+    return InputOptions(
         kind=arguments.format,
         path=path,
         model=arguments.model,

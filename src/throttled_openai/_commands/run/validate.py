@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from throttled_openai.batch._input import KINDS, Input, InputError
 from throttled_openai.batch._sidecar import WrongRunError
 
-from .settings import asked_of
+from .settings import input_options_of
 from .survey import survey
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from throttled_openai._commands.parser import Parser
 
 # Errors in the options or the files, rather than in our code.
-WRONG: Final = (ValueError, TypeError, InputError, WrongRunError, ImportError)
+USER_ERRORS: Final = (ValueError, TypeError, InputError, WrongRunError, ImportError)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -29,9 +29,9 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """List the errors of a file. Nothing is sent."""
     try:
-        found = survey(Input(arguments.input, asked_of(arguments)))
-    except (*WRONG, OSError) as error:
-        return wrong(arguments, error)
+        found = survey(Input(arguments.input, input_options_of(arguments)))
+    except (*USER_ERRORS, OSError) as error:
+        return fail_with_usage(arguments, error)
     print(found.problems())
     return 1 if found.bad_counts else 0
 
@@ -51,12 +51,12 @@ def add_input_arguments(parser: Parser) -> None:
     add("--service-tier", metavar="NAME", help="service tier of every request, such as flex")
 
 
-def wrong(arguments: argparse.Namespace, error: Exception) -> int:
+def fail_with_usage(arguments: argparse.Namespace, error: Exception) -> int:
     """Report an error together with the usage. Returns the exit code."""
-    arguments.fail(said_of(error) if isinstance(error, OSError) else str(error))
+    arguments.fail(message_of(error) if isinstance(error, OSError) else str(error))
     return 2
 
 
-def said_of(error: OSError) -> str:
+def message_of(error: OSError) -> str:
     name = f"{error.filename}: " if error.filename else ""
     return f"{name}{error.strerror or error}"
