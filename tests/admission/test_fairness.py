@@ -1,4 +1,4 @@
-"""Large and small calls before one limit of tokens: who passes whom, and for how long."""
+"""Large and small calls under one token limit: which may overtake which, and for how long."""
 
 import asyncio
 import itertools

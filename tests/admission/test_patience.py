@@ -1,4 +1,4 @@
-"""How long a refused call is sent again, and how long others wait for what it met: never longer than is worth it."""
+"""How long a refused call is sent again, and how long other calls wait because of its refusal."""
 
 import asyncio
 import logging

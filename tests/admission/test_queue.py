@@ -1,4 +1,4 @@
-"""The queue: who waits, in order and by size, and until when."""
+"""The queue: the order of waiting calls, their sizes and their deadlines."""
 
 import asyncio
 import collections

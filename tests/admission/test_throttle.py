@@ -1,4 +1,4 @@
-"""The queue before the budgets: who goes when, and what is given back. Time is virtual and exact."""
+"""The throttle: which call goes when, by limits, priority, concurrency and refusals. Time is virtual and exact."""
 
 import asyncio
 import logging

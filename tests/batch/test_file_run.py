@@ -1,4 +1,4 @@
-"""A run over a file: it goes on where it ended, and nothing is lost or doubled."""
+"""A run over a file: it continues where it stopped, and nothing is lost or duplicated."""
 
 import asyncio
 import gzip

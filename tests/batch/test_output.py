@@ -1,4 +1,4 @@
-"""The output as its own journal: what is done, what is torn, in which order."""
+"""The output: which requests are done, incomplete and damaged lines, and the order of results."""
 
 import errno
 import gzip

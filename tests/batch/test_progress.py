@@ -1,4 +1,4 @@
-"""What is shown of a run, and the reason it gives for its pace."""
+"""The progress of a run as it is shown, and the reason given for its speed."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""`wrap_http_client`: the same admission for whatever takes a `httpx` or `httpx2` client."""
+"""`wrap_http_client`: the same admission for libraries that take an `httpx` or `httpx2` client."""
 
 import asyncio
 import gc

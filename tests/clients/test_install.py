@@ -1,4 +1,4 @@
-"""`install()` and `throttled-openai exec`: programs that know nothing of us."""
+"""`install()` and `throttled-openai exec`: throttling programs that do not import us."""
 
 import asyncio
 import copy

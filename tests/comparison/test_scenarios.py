@@ -1,4 +1,4 @@
-"""The comparison in benchmarks: its arithmetic, its files, and what this library must come to in it."""
+"""The comparison in benchmarks: its arithmetic, its files, and the figures this library must reach in it."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A budget adopts announced limits, and corrects its levels by what a server announces as left."""
+"""A budget adopts announced limits, and corrects its levels by the announced remainder."""
 
 import math
 from random import Random

@@ -1,4 +1,4 @@
-"""The knee: how many calls a server that queues can work on, found from latency alone."""
+"""The latency gradient: how many calls a queueing server can work on, found from latency alone."""
 
 import heapq
 import itertools

@@ -1,4 +1,4 @@
-"""The server window: what it makes of snapshots that are old, out of order, and about other clients too."""
+"""The server window: snapshots that are old, out of order, or include the traffic of other clients."""
 
 import asyncio
 import math

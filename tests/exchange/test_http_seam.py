@@ -1,4 +1,4 @@
-"""The HTTP seam: one permit around one exchange, whatever the HTTP client is made of."""
+"""The sender: one permit around one exchange, with any HTTP client."""
 
 import asyncio
 import gc

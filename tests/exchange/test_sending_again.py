@@ -1,4 +1,4 @@
-"""A refused call that is sent again: with the credentials and the date of then, as the SDK's own retries."""
+"""A refused call is sent again with fresh credentials and a fresh date, like the SDK's own retries."""
 
 import asyncio
 import importlib

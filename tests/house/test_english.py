@@ -1,4 +1,4 @@
-"""The English of the repository: phrases that have to be read twice stand nowhere in it."""
+"""The English of the repository: phrases that have to be read twice are banned."""
 
 import ast
 import re
