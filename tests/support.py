@@ -118,7 +118,7 @@ class Account:
         return min(self.capacity, self._level + self.rate * (at - self._at))
 
     def take(self, amount, at):
-        """Whether it was there."""
+        """Take `amount` if that much is available; returns whether it was."""
         level = self.level(at)
         taken = level >= amount
         self._level, self._at = level - amount * taken, at

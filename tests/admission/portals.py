@@ -11,7 +11,7 @@ def turn(loop, turns=1):
 
 
 class Asked(Submission):
-    """A question of the test, which looks whether there is an answer."""
+    """A submission made by the test, which checks for the result itself."""
 
     def __init__(self, portal, make, unwanted=None):
         self.woken = 0

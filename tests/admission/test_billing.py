@@ -238,7 +238,7 @@ async def test_any_other_end_of_it_leaves_the_next_try_to_ten_seconds_later(end)
 
 @virtual
 async def test_an_attempt_admitted_before_the_block_does_not_open_it():
-    """A long stream that ends well says nothing about who may begin one now."""
+    """A long stream that ends well says nothing about calls that begin now."""
     t = throttle()
     old, refused = await admit(t), await admit(t)
     bill(refused)

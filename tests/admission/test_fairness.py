@@ -28,7 +28,7 @@ from throttled_openai._protocol.durations import DAY
 
 
 async def told(left=60_000, *, limits=None, **announced):
-    """A throttle whose server allows 1,000 tokens a second and has `left`; whatever leaves may leave at once."""
+    """A throttle whose server allows 1,000 tokens a second and has `left`; all of that may leave at once."""
     t = throttle(limits)
     permit = await admit(t, 0)
     for _ in range(2):  # announced once, it would be doubtful

@@ -28,7 +28,7 @@ def own():
 
 
 class Work:
-    """What is asked: it waits for `may_end`, and counts what becomes of it."""
+    """The work of a submission: it waits for `may_end`, and counts how it ends."""
 
     def __init__(self, loop):
         self.may_end = loop.create_future()
@@ -165,7 +165,7 @@ def test_a_blocked_thread_can_be_interrupted(threaded, look, monkeypatch):
 
 
 def test_looking_up_from_the_wait_now_and_then_changes_nothing(threaded, monkeypatch):
-    """Where a wait without an end cannot be interrupted."""
+    """For systems on which an endless wait cannot be interrupted."""
     monkeypatch.setattr(_portal, "LOOK", 0.001)
 
     async def slow():

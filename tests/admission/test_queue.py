@@ -21,7 +21,7 @@ MANY = 100_000
 
 
 def waiter(number, tokens=1, *, priority=0, since=0.0, max_wait=None):
-    """The call that came as the `number`th."""
+    """A waiter with the arrival number `number`."""
     asked = Call("m", tokens, QueueOptions(priority=priority, max_wait=max_wait))
     return Waiter(asked, (-priority, number), since, asyncio.get_running_loop().create_future())
 

@@ -34,7 +34,7 @@ from throttled_openai._control.budget import Budget
 
 
 class Walk:
-    """Many calls with random costs, queue_options and endings, on random limits; everything by one seed."""
+    """Many calls with random costs, queue options and endings, under random limits, all from one seed."""
 
     def __init__(self, seed):
         self.random = Random(seed)

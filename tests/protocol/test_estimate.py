@@ -316,7 +316,7 @@ def test_responses_cost_their_real_input_and_19_or_217_with_functions():
 
 
 def test_every_recorded_response_costs_its_input_and_19_or_217_with_functions():
-    """Reasoning models aside: they show 0 or much more, by no rule we know (1.3)."""
+    """Except for reasoning models, which show 0 or much more, by no rule we know."""
     for row in SAMPLES:
         if row["endpoint"] != "responses" or not row["model"].startswith("gpt-4") or not row["usage_in"]:
             continue

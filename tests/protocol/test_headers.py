@@ -83,7 +83,7 @@ def test_every_recorded_limit_is_read():
 
 
 def requests_period(row):
-    """The period by hand: what the recorded accounts are known to have (1.4, 3)."""
+    """The period that each recorded account is known to have."""
     if row["host"] == "api.groq.com":
         return DAY
     limit, reset = int(row["limit_requests"]), row["reset_requests"]
@@ -207,7 +207,7 @@ def test_a_period_that_would_be_a_guess_counts_as_absent(limit, remaining, reset
 
 
 def test_without_a_reset_a_limit_is_per_minute_as_its_name_means():
-    """OpenAI's `limit-requests: 10000` may be of a day; but its daily limits always have a time to full (1.4)."""
+    """OpenAI's `limit-requests: 10000` may be daily, but its daily limits always come with a reset."""
     assert read_limits(announced(limit_requests="10000")).requests == (Window(10_000, 60, None),)
     headers = announced(limit_requests="10000", remaining_requests="9999")
     assert read_limits(headers).requests == (Window(10_000, 60, 9999),)
