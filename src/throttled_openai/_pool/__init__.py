@@ -1,4 +1,4 @@
-"""The connection pool: a stack of connections to each origin, as cheap with 1,000 connections as with 10.
+"""CONNECT. The connection pool: a stack of connections to each origin, as cheap with 1,000 connections as with 10.
 
 httpcore's pool examines all of its connections twice for every call. Here a call takes a connection
 off a stack and has exclusive use of it, and connections speak HTTP/1.1 on asyncio's own transports.
