@@ -131,9 +131,9 @@ class Seen:
 
 
 class Script:
-    """A server that says these responses in turn, then a success to everything, and keeps what it was asked.
+    """A server that gives these responses in turn, then successes, and keeps the requests.
 
-    It takes request bodies as a socket would: what cannot be read twice is gone after the first time.
+    It reads request bodies as a socket would: a body that cannot be read twice is consumed.
     """
 
     def __init__(self, *responses):

@@ -76,7 +76,7 @@ async def call(t, tokens=1, *, seconds=0.0, model="m", outcome=Outcome.SUCCESS, 
 
 
 def refuse(permit, told, headers=(), *, code="rate_limit_exceeded"):
-    """The server turns an attempt away, saying `told`."""
+    """The server refuses an attempt with the refusal `told`."""
     permit.settle(Outcome.REFUSED, told, answer(headers, code))
 
 
@@ -106,7 +106,7 @@ def announcement(*, rpm=None, rpm_left=None, tpm=None, tpm_left=None, period=60.
 
 
 class Account:
-    """What a server truly allows: a bucket that fills at `rate` units a second, exactly; nobody sees into it."""
+    """What a server truly allows: a bucket that fills at `rate` units a second, exactly; clients cannot see it."""
 
     def __init__(self, rate, capacity, level=None):
         self.rate = rate
@@ -118,7 +118,7 @@ class Account:
         return min(self.capacity, self._level + self.rate * (at - self._at))
 
     def take(self, amount, at):
-        """Whether it was there."""
+        """Take `amount` if that much is available; returns whether it was."""
         level = self.level(at)
         taken = level >= amount
         self._level, self._at = level - amount * taken, at

@@ -1,8 +1,4 @@
-"""What the tests of the portal share: a loop turned by hand, work to submit, and where there are signals."""
-
-import signal
-
-import pytest
+"""What the tests of the portal share: a loop turned by hand, and work to submit."""
 
 from throttled_openai._admission.portal import Submission
 
@@ -15,7 +11,7 @@ def turn(loop, turns=1):
 
 
 class Asked(Submission):
-    """A question of the test, which looks whether there is an answer."""
+    """A submission made by the test, which checks for the result itself."""
 
     def __init__(self, portal, make, unwanted=None):
         self.woken = 0
@@ -28,6 +24,3 @@ class Asked(Submission):
     def result(self):
         assert self.woken == 1
         return super().result()
-
-
-unix = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs a signal to interrupt the main thread with")

@@ -1,4 +1,4 @@
-"""A refusal for billing: nobody is served until somebody pays, so everybody is told at once."""
+"""A refusal for billing: no call is served until the account is paid, so all waiting calls fail at once."""
 
 import asyncio
 import importlib
@@ -83,7 +83,7 @@ async def test_new_calls_fail_for_ten_seconds_without_being_sent():
 
 
 @virtual
-async def test_the_error_is_the_sdks_own_and_tells_what_the_server_said():
+async def test_the_error_is_the_sdks_and_has_the_servers_code():
     t = throttle()
     for _ in range(2):
         (await admit(t)).settle(Outcome.REFUSED, BILLING, answer(code="insufficient_quota"))
@@ -130,14 +130,14 @@ def test_a_million_bytes_of_refusal_are_read_once_for_all_that_wait(monkeypatch)
     assert len(parsed) == 2
 
 
-def test_a_response_nobody_has_read_will_do():
+def test_an_unread_response_is_enough_for_the_error():
     httpx = importlib.import_module(FAMILIES[-1])
     said = refused_by(httpx.Response(402, content=(part for part in [b"{}"])))
     assert (said["status"], said["body"], str(said["request"].url)) == (402, {"code": None}, "http://unknown")
 
 
 @virtual
-async def test_an_answer_that_is_no_json_will_do():
+async def test_an_answer_that_is_not_json_is_enough_for_the_error():
     t = throttle()
     for _ in range(2):
         permit, response = await admit(t), answer()
@@ -148,7 +148,7 @@ async def test_an_answer_that_is_no_json_will_do():
 
 
 @virtual
-async def test_what_is_in_flight_stays_there_and_each_ends_its_own_way():
+async def test_attempts_in_flight_end_as_they_would_without_the_block():
     t = throttle()
     permits = [await admit(t) for _ in range(5)]
     for permit in permits[:2]:
@@ -238,7 +238,7 @@ async def test_any_other_end_of_it_leaves_the_next_try_to_ten_seconds_later(end)
 
 @virtual
 async def test_an_attempt_admitted_before_the_block_does_not_open_it():
-    """A long stream that ends well says nothing about who may begin one now."""
+    """A long stream that ends well says nothing about calls that begin now."""
     t = throttle()
     old, refused = await admit(t), await admit(t)
     bill(refused)
@@ -330,7 +330,7 @@ async def test_limits_announced_with_a_final_refusal_are_learnt(kind):
 
 @pytest.mark.parametrize("kind", ["billing", "too_large"])
 @virtual
-async def test_tokens_of_a_final_refusal_are_given_back_once(kind):
+async def test_the_tokens_of_a_final_refusal_are_refunded_once(kind):
     t = throttle()
     first = await admit(t, 0)
     first.observe(announcement(tpm=60_000, tpm_left=30_000))
@@ -431,7 +431,7 @@ async def test_a_small_call_is_the_one_that_confirms():
 
 
 @virtual
-async def test_after_a_false_alarm_nobody_is_held_for_the_next_one():
+async def test_after_a_false_alarm_the_next_one_holds_no_call():
     t = throttle()
     await call(t)
     bill(await admit(t))

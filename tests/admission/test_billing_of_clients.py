@@ -16,7 +16,7 @@ QUOTA = {"error": {"message": "no", "type": "insufficient_quota", "code": "insuf
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_bill_in_the_middle_of_a_stream_ends_every_wait(before):
+def test_a_billing_error_inside_a_stream_ends_every_wait(before):
     """Its response cannot be read: it is being read by the SDK."""
 
     async def main():
@@ -54,7 +54,7 @@ def test_a_body_nested_too_deep_for_json_costs_no_more_than_one_call(status, bef
     virtual_run(main())
 
 
-def test_a_log_handler_that_raises_costs_nobody_anything():
+def test_a_log_handler_that_raises_affects_no_call():
     class Broken(logging.Handler):
         def emit(self, record):
             raise OSError("disk full")

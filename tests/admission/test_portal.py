@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import itertools
-import signal
 import threading
 import time
 
 import pytest
 
-from portals import Asked, turn, unix
+from interrupts import Interrupted, interrupted_after, unix
+from portals import Asked, turn
 from support import Outcome, QueueOptions
 from throttled_openai import QueueFull, Throttle
 from throttled_openai._admission import portal as _portal
@@ -28,7 +28,7 @@ def own():
 
 
 class Work:
-    """What is asked: it waits for `may_end`, and counts what becomes of it."""
+    """The work of a submission: it waits for `may_end`, and counts how it ends."""
 
     def __init__(self, loop):
         self.may_end = loop.create_future()
@@ -66,7 +66,7 @@ def test_the_answer_is_what_the_coroutine_returns(portal):
     assert not work.turned_away
 
 
-def test_who_gives_up_before_it_has_begun_is_never_heard(portal):
+def test_a_submission_abandoned_before_it_began_never_runs(portal):
     work = Work(portal.loop)
     asked = question(portal, work)
     asked.abandon()
@@ -74,7 +74,7 @@ def test_who_gives_up_before_it_has_begun_is_never_heard(portal):
     assert (work.made, work.turned_away) == (0, [])
 
 
-def test_who_gives_up_while_it_waits_ends_the_wait(portal):
+def test_abandoning_a_running_submission_cancels_it(portal):
     work = Work(portal.loop)
     asked = question(portal, work)
     turn(portal.loop, 2)
@@ -117,7 +117,7 @@ def test_an_error_is_raised_where_it_was_asked(threaded):
         threaded.run(fail)
 
 
-def test_an_error_that_nobody_waits_for_is_dropped(portal):
+def test_the_error_of_an_abandoned_submission_is_dropped(portal):
     async def fail():
         raise ValueError
 
@@ -128,7 +128,7 @@ def test_an_error_that_nobody_waits_for_is_dropped(portal):
     assert turned_away == []
 
 
-def test_a_cancellation_that_nobody_asked_for_is_an_answer_too(threaded):
+def test_a_coroutine_that_cancels_itself_ends_the_wait(threaded):
     """Or a thread would wait for ever."""
 
     async def fail():
@@ -145,26 +145,6 @@ def test_without_anybody_to_take_it_a_result_is_dropped(portal):
     asked = Asked(portal, answers)
     turn(portal.loop, 3)
     asked.abandon()
-
-
-class Interrupted(BaseException):
-    pass
-
-
-@contextlib.contextmanager
-def interrupted_after(seconds):
-    """As Ctrl-C does: an exception in the main thread, wherever it is."""
-
-    def interrupt(*_):
-        raise Interrupted
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @unix
@@ -185,7 +165,7 @@ def test_a_blocked_thread_can_be_interrupted(threaded, look, monkeypatch):
 
 
 def test_looking_up_from_the_wait_now_and_then_changes_nothing(threaded, monkeypatch):
-    """Where a wait without an end cannot be interrupted."""
+    """For systems on which an endless wait cannot be interrupted."""
     monkeypatch.setattr(_portal, "LOOK", 0.001)
 
     async def slow():
@@ -365,7 +345,7 @@ def test_once_a_thread_can_be_started_it_takes_the_loop_over(monkeypatch):
     loop.close()
 
 
-def test_a_task_that_needs_a_thread_where_none_can_be_started_is_told_so(monkeypatch):
+def test_a_task_fails_if_it_needs_a_thread_and_none_can_be_started(monkeypatch):
     portal = Portal()
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     with pytest.raises(RuntimeError, match="can't start new thread"):
@@ -374,7 +354,7 @@ def test_a_task_that_needs_a_thread_where_none_can_be_started_is_told_so(monkeyp
     assert portal._loop is None
 
 
-def test_who_asks_with_patience_is_told_after_it(threaded):
+def test_a_submission_with_patience_times_out_after_it(threaded):
     busy = threading.Event()
     post(threaded.loop, busy.wait, 20)
 
@@ -397,7 +377,7 @@ def test_the_portal_does_not_wait_for_itself(threaded):
         threaded.run(ask_again)
 
 
-def test_what_is_posted_to_a_closed_loop_is_dropped():
+def test_callbacks_posted_to_a_closed_loop_are_dropped():
     loop = VirtualTimeLoop()
     loop.close()
     post(loop, print)

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from portals import unix
+from interrupts import unix
 from support import Outcome, QueueOptions
 from throttled_openai import Throttle
 from throttled_openai._admission.call import Call
@@ -87,7 +87,7 @@ def test_an_interpreter_ends_with_permits_and_streams_in_hand():
     assert run(code) == (0, ["ends"], "")
 
 
-def test_what_is_asked_at_the_interpreters_exit_is_answered():
+def test_calls_made_at_interpreter_exit_are_answered():
     """By handlers that run before it rests, and after."""
     code = """
         import atexit

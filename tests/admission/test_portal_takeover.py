@@ -76,7 +76,7 @@ def test_with_a_second_running_loop_it_goes_over_and_everybody_keeps_what_they_h
     assert two.throttle.stats().succeeded == 4
 
 
-def test_who_is_cancelled_while_it_goes_over_loses_nothing(two):
+def test_a_call_cancelled_during_the_takeover_loses_nothing(two):
     """At each turn of the three loops, in all of their orders."""
     for order in itertools.permutations(["own", "other", "portal"]):
         for when in range(10):
@@ -100,7 +100,7 @@ def test_who_is_cancelled_while_it_goes_over_loses_nothing(two):
             run.close()
 
 
-def test_what_was_learnt_and_spent_is_kept_when_it_goes_over(portal, monkeypatch):
+def test_learnt_limits_and_debts_survive_the_takeover(portal, monkeypatch):
     two = TwoLoops(portal, monkeypatch, rpm=6)
     first = two.ask(two.own)
     turn(two.own, 3)
@@ -202,7 +202,7 @@ def left_behind(t, *, streams=0, waiting=3):
 
 
 @pytest.mark.parametrize("threads", [False, True])
-def test_what_a_closed_loop_had_in_flight_or_waiting_is_forgotten(threads):
+def test_calls_of_a_closed_loop_are_forgotten(threads):
     t = Throttle(max_concurrency=2, threads=threads)
     kept = left_behind(t, streams=1)
     deadline = time.monotonic() + 10

@@ -50,7 +50,7 @@ def test_a_permit_is_granted_used_and_settled_there(portal):
 
 
 def test_usage_that_is_reported_before_the_end_is_settled_once(portal):
-    """The lane sees the reports in their order, however far the thread is by then."""
+    """The limiter sees the reports in their order, however far the thread is by then."""
     t = throttle(portal, tpm=6000)
     permit = ask(t, portal, tokens=100).result()
     permit.used(Usage(50, 0))
@@ -102,7 +102,7 @@ def test_a_permit_whose_stream_is_dropped_is_left_to_the_stream(portal):
     assert t.in_flight == 1
 
 
-def test_who_gives_up_in_the_queue_lets_the_next_one_go(portal):
+def test_a_caller_that_gives_up_in_the_queue_admits_the_next(portal):
     t = throttle(portal, max_concurrency=1)
     first, second, third = ask(t, portal), ask(t, portal), ask(t, portal)
     second.abandon()
@@ -114,7 +114,7 @@ def test_who_gives_up_in_the_queue_lets_the_next_one_go(portal):
     assert t.in_flight == 1
 
 
-def test_who_gives_up_in_the_moment_of_the_permit_costs_nothing(portal):
+def test_a_caller_that_gives_up_as_its_permit_comes_loses_nothing(portal):
     t = throttle(portal, rpm=60)
     asked = ask(t, portal)
     level = t.stats().budgets[0].windows[0].spendable
@@ -124,7 +124,7 @@ def test_who_gives_up_in_the_moment_of_the_permit_costs_nothing(portal):
     assert t.stats().budgets[0].windows[0].spendable == level + 1
 
 
-def test_errors_of_admission_come_through(portal):
+def test_errors_of_admission_reach_the_caller(portal):
     t = throttle(portal, max_concurrency=1)
     held, late = ask(t, portal), ask(t, portal, max_wait=3.0)
     with pytest.raises(QueueFull):
@@ -136,7 +136,7 @@ def test_errors_of_admission_come_through(portal):
     held.result().settle(Outcome.SUCCESS)
 
 
-def test_who_is_slow_to_take_its_permit_teaches_no_latency(portal):
+def test_a_permit_collected_late_teaches_no_latency(portal):
     """Its thread, or the whole process, is busy; the server is not slow."""
     t = throttle(portal)
     permit = t._dispatcher._received(ask(t, portal).result())
@@ -155,7 +155,7 @@ def test_who_is_slow_to_take_its_permit_teaches_no_latency(portal):
 
 def test_limits_announced_without_a_permit_are_learnt_there(portal):
     t = throttle(portal)
-    t._dispatcher.observe(announcement(rpm=60, rpm_left=59))  # no call yet: nobody to tell
+    t._dispatcher.observe(announcement(rpm=60, rpm_left=59))  # no call yet, so no limiter
     held = ask(t, portal).result()
     t._dispatcher.observe(announcement())
     t._dispatcher.observe(announcement(rpm=60, rpm_left=59))
@@ -196,7 +196,7 @@ def test_a_throttle_keeps_its_kind_when_it_is_changed():
     assert not Throttle().changed(rpm=5).threads
 
 
-def test_a_throttle_that_nobody_holds_is_collected_with_its_clients_gone():
+def test_a_throttle_is_collected_with_its_last_client():
     t = Throttle(threads=True)
     permit = t._dispatcher.admit_blocking(Call("m", 1, QueueOptions()))
     permit.settle(Outcome.SUCCESS)

@@ -1,4 +1,4 @@
-"""The queue before the budgets: who goes when, and what is given back. Time is virtual and exact."""
+"""The throttle: which call goes when, by limits, priority, concurrency and refusals. Time is virtual and exact."""
 
 import asyncio
 import logging
@@ -245,7 +245,7 @@ async def test_a_final_refusal_says_nothing_about_the_pace(kind):
 
 
 @virtual
-async def test_a_refusal_pauses_all_who_wait_and_they_reopen_at_the_pace():
+async def test_a_refusal_pauses_all_waiting_calls_which_then_go_at_the_pace():
     t = await proven(Limits(rpm=60, burst=10))
     permit = await admit(t)
     tasks = [start(call(t)) for _ in range(12)]
@@ -256,7 +256,7 @@ async def test_a_refusal_pauses_all_who_wait_and_they_reopen_at_the_pace():
 
 
 @virtual
-async def test_a_refusal_that_names_a_limit_admits_nobody_before_its_pause():
+async def test_a_refusal_that_names_a_limit_admits_no_call_before_its_pause():
     t = throttle()
     permits = [await admit(t) for _ in range(16)]
     waiting = [start(call(t)) for _ in range(100)]
@@ -280,7 +280,7 @@ async def test_announced_limits_set_the_pace():
 
 
 @virtual
-async def test_a_higher_announced_limit_lets_go_at_once_who_waits_for_the_lower_one():
+async def test_a_higher_announced_limit_admits_waiting_calls_at_once():
     t = throttle()
     permit = await admit(t)
     permit.observe(announcement(rpm=1, rpm_left=0))
@@ -348,8 +348,7 @@ async def test_the_repr_is_a_status_line():
     await gather(*waiting)
 
 
-def test_no_log_and_no_repr_tells_prompts_or_keys(caplog):
-    """Nor does an error of ours."""
+def test_no_log_repr_or_error_contains_prompts_or_keys(caplog):
     caplog.set_level(logging.DEBUG, logger="throttled_openai")
     httpx2 = pytest.importorskip("httpx2")
 

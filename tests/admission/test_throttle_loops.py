@@ -44,7 +44,7 @@ def test_calls_that_died_with_their_loop_do_not_hold_up_the_next_one():
         permits.extend([await admit(t), await admit(t)])
         for _ in range(3):
             waiting = t._dispatcher.admit(Call("m", 1, QueueOptions()))
-            waiting.send(None)  # waits, and nobody will ever go on with it
+            waiting.send(None)  # waits, and is never resumed
             futures.append(waiting)
 
     loop.run_until_complete(leave())

@@ -34,7 +34,7 @@ from throttled_openai._control.budget import Budget
 
 
 class Walk:
-    """Many calls with random costs, queue_options and endings, on random limits; everything by one seed."""
+    """Many calls with random costs, queue options and endings, under random limits, all from one seed."""
 
     def __init__(self, seed):
         self.random = Random(seed)
@@ -44,8 +44,8 @@ class Walk:
         self.t._dispatcher.random = self.random.random
         self.endings = collections.Counter()
         self.ledger = collections.Counter()  # by budget: reserved less refunded
-        self.admitted = collections.Counter()  # by lane
-        self.kept = collections.Counter()  # by lane: tokens not to be given back
+        self.admitted = collections.Counter()  # by limiter
+        self.kept = collections.Counter()  # by limiter: tokens not to be given back
         self.kept_requests = collections.Counter()
 
     def check(self):

@@ -94,7 +94,7 @@ async def test_a_call_refused_in_the_instant_of_its_admission_waits_again_for_th
 
 
 @virtual
-async def test_a_timeout_tells_the_real_place_in_line_though_those_ahead_time_out_as_well():
+async def test_a_timeout_reports_the_place_in_line_even_if_calls_ahead_time_out_too():
     t = throttle(rpm=60)
     await call(t)
     ended = await asyncio.gather(*(call(t, max_wait=2.5) for _ in range(200)), return_exceptions=True)
@@ -259,7 +259,7 @@ async def test_a_permit_settled_twice_is_our_bug():
     ],
 )
 @virtual
-async def test_what_an_outcome_gives_back(outcome, levels):
+async def test_an_outcome_decides_what_is_refunded(outcome, levels):
     t = await proven(Limits(rpm=60, tpm=600, burst=10))
     await call(t, 30, outcome=outcome)
     assert [window.spendable for window in t.stats().budgets[0].windows] == levels
@@ -276,7 +276,7 @@ async def test_a_refused_call_gets_its_tokens_back_and_not_its_request():
 
 
 @virtual
-async def test_there_is_one_timer_however_many_wait_and_none_when_nobody_does():
+async def test_there_is_one_timer_for_all_waiting_calls_and_none_without_any():
     t = throttle(rpm=60)
     await call(t)
     assert timers() == []
@@ -317,7 +317,7 @@ async def test_no_timer_is_set_while_only_a_place_is_missing():
     (await waiting).settle(Outcome.SUCCESS)
 
 
-def test_lanes_of_models_that_are_not_used_any_more_leave_and_what_they_did_stays_counted(monkeypatch):
+def test_limiters_of_unused_models_are_dismissed_and_their_counts_stay(monkeypatch):
     monkeypatch.setattr("throttled_openai._admission.limiters.MOST_LIMITERS", 100)
     t = throttle(max_concurrency=1000)
 

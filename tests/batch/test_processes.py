@@ -8,7 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from batches import command, ids, lines, results, told, wait_for
+from batches import command, everyone, ids, lines, results, told, wait_for
 from throttled_openai._commands.run.settings import _share_of
 from throttled_openai._limits import Limits
 from throttled_openai._stats import BudgetStats, Stats, WindowStats
@@ -20,26 +20,11 @@ from throttled_openai.simulator import Fault, spawn
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 
-@pytest.fixture(scope="module")
-def server():
-    with spawn(latency=0.05, rpm=60_000) as url:
-        yield url
-
-
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text(lines(300))
     return path
-
-
-@pytest.fixture
-def output(tmp_path):
-    return tmp_path / "out.jsonl"
-
-
-def everyone(count=300):
-    return sorted(f"request-{number}" for number in range(1, count + 1))
 
 
 def workers_of(process):
@@ -59,7 +44,7 @@ def test_two_processes_do_every_line_once_with_its_answer(server, source, output
     code, _, err = told("run", source, "-o", output, "--base-url", server, "--processes", "2")
     assert code == 0, err
     assert "300 requests served and 0 failed" in err
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(300)
     assert all(each["response"]["body"]["usage"]["total_tokens"] for each in results(output))
 
 
@@ -71,7 +56,7 @@ def test_a_worker_that_is_killed_costs_no_line(server, source, output):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "has ended" in err
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(300)
 
 
 def test_an_interrupt_of_the_whole_group_waits_for_what_is_in_flight(server, source, output):
@@ -87,7 +72,7 @@ def test_an_interrupt_of_the_whole_group_waits_for_what_is_in_flight(server, sou
     assert 5 <= done < 300
     code, _, err = told("run", source, "-o", output, "--base-url", server, "--processes", "2", "--quiet")
     assert (code, err) == (0, "")
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(300)
 
 
 def test_a_bill_ends_the_run_of_all_processes(source, output):

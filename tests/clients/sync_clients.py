@@ -48,7 +48,7 @@ class Body:
 
 
 class Script:
-    """A server in memory that says these in turn, then a success to everything; a function is called for its answer."""
+    """A server in memory that gives these responses in turn, then successes; a function is called for its response."""
 
     def __init__(self, *responses):
         self.seen = []
@@ -90,7 +90,7 @@ def say(client, text="hi", model="gpt-4o", **more):
 
 
 def soon(condition, seconds=20.0):
-    """Wait until something is so."""
+    """Wait until `condition()` is true."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never was"
@@ -98,7 +98,7 @@ def soon(condition, seconds=20.0):
 
 
 def is_idle(client):
-    """Nobody waits and nothing is in flight."""
+    """No call waits or is in flight."""
     stats = client.throttle.stats()
     return stats.waiting == stats.in_flight == 0
 

@@ -204,7 +204,7 @@ def test_extra_headers_body_query_and_timeout_reach_the_server(family):
 # What needs no permit.
 
 
-def test_what_is_not_metered_passes_a_blocked_queue():
+def test_calls_that_run_no_model_pass_a_blocked_queue():
     async def main():
         client = throttled(blocked(), max_concurrency=1)
         async with cancelled_at_the_end(say(client), say(client)):

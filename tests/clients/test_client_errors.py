@@ -141,8 +141,8 @@ def test_a_full_queue_says_when_to_come_back():
 
 
 @pytest.mark.parametrize("tells", [True, False])
-def test_a_prompt_larger_than_the_limit_is_sent_where_what_a_cache_has_of_it_is_free(tells):
-    """96 % of it are in the cache, so the limit of 30,000 lets 15 a minute pass; usage may tell."""
+def test_a_prompt_larger_than_the_limit_is_sent_if_cached_input_is_free(tells):
+    """96 % of it are in the cache, so a limit of 30,000 lets 15 a minute pass; usage may report that."""
 
     async def main():
         limits = {

@@ -37,7 +37,7 @@ def test_every_argument_of_the_sdk_reaches_the_sdk(monkeypatch):
     assert given == options
 
 
-def test_what_is_given_to_it_is_what_the_sdk_makes_of_it():
+def test_arguments_have_the_same_effect_as_in_the_sdk():
     options = {
         "api_key": "sk-1",
         "admin_api_key": "sk-admin",
@@ -73,7 +73,7 @@ def test_it_reads_the_environment_as_the_sdk_does(monkeypatch):
     assert (client.organization, client.project) == ("org-env", "proj-env")
 
 
-def test_an_argument_nobody_knows_is_the_sdks_type_error():
+def test_an_unknown_argument_is_the_sdks_type_error():
     with pytest.raises(TypeError, match="rmp"):
         ThrottledAsyncOpenAI(api_key="x", rmp=500)
 
@@ -150,7 +150,7 @@ def test_the_system_is_asked_for_once_and_never_on_an_event_loop(monkeypatch):
         ({"priority": "high"}, TypeError, "priority must be a whole number"),
     ],
 )
-def test_what_cannot_be_meant_fails_in_the_constructor(options, error, words):
+def test_invalid_options_fail_in_the_constructor(options, error, words):
     with pytest.raises(error, match=words):
         ThrottledAsyncOpenAI(api_key="x", **options)
 
@@ -159,7 +159,7 @@ def test_what_cannot_be_meant_fails_in_the_constructor(options, error, words):
 
 
 @pytest.mark.parametrize("method", ["copy", "with_options"])
-def test_a_copy_shares_the_budgets_and_keeps_its_manners(method):
+def test_a_copy_shares_the_budgets_and_keeps_its_queue_options(method):
     client = throttled(Script(), rpm=500, max_wait=30.0, priority=3, max_queued=7)
 
     other = getattr(client, method)(timeout=5.0, max_retries=9)
@@ -225,7 +225,7 @@ def test_a_copy_with_another_http_client_stays_throttled(family):
     virtual_run(main())
 
 
-def test_with_throttle_changes_manners_and_nothing_else():
+def test_with_throttle_changes_queue_options_and_nothing_else():
     client = throttled(Script(), rpm=500, max_wait=30.0, max_queued=7, timeout=9.0)
 
     urgent = client.with_throttle(priority=10)

@@ -28,7 +28,7 @@ def test_one_client_serves_several_event_loops_in_turn(family):
     assert client.throttle.stats().succeeded == 12
 
 
-def test_what_a_closed_loop_left_behind_does_not_block_the_next():
+def test_calls_of_a_closed_loop_do_not_block_the_next_loop():
     client = throttled(blocked(), max_concurrency=2)
 
     async def leave():
@@ -49,7 +49,7 @@ def test_what_a_closed_loop_left_behind_does_not_block_the_next():
     virtual_run(go_on())
 
 
-def test_connections_are_let_go_without_a_word_where_nobody_closes_the_loop():
+def test_connections_are_dropped_silently_if_the_loop_is_never_closed():
     """At the interpreter's exit, with nest_asyncio: their generator is ended, and nothing can be awaited."""
 
     class Connections:

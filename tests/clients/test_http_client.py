@@ -1,4 +1,4 @@
-"""`wrap_http_client`: the same admission for whatever takes a `httpx` or `httpx2` client."""
+"""`wrap_http_client`: the same admission for libraries that take an `httpx` or `httpx2` client."""
 
 import asyncio
 import gc
@@ -93,7 +93,7 @@ def test_the_client_below_lives_as_long_as_the_view():
     virtual_run(main())
 
 
-def test_what_cannot_be_meant_is_told_at_once():
+def test_wrap_http_client_rejects_other_clients_and_invalid_limits():
     httpx = importlib.import_module(FAMILIES[-1])
     mine = httpx.AsyncClient()
     with pytest.raises(TypeError, match="AsyncClient"):

@@ -110,7 +110,7 @@ def test_connections_are_ours_the_sdks_or_the_users():
 
 
 @pytest.mark.parametrize("method", ["copy", "with_options"])
-def test_a_copy_shares_the_budgets_and_keeps_its_manners(method):
+def test_a_copy_shares_the_budgets_and_keeps_its_queue_options(method):
     client = throttled(Script(), rpm=500, max_wait=30.0, priority=3, max_queued=7)
     other = getattr(client, method)(timeout=5.0, max_retries=9)
     assert isinstance(other, ThrottledOpenAI)
@@ -132,7 +132,7 @@ def test_a_copy_with_limits_gets_budgets_of_its_own():
     assert other.throttle.stats().budgets[0].windows[0].limit == 60
 
 
-def test_a_class_of_somebody_else_becomes_throttled():
+def test_a_third_party_class_can_be_throttled():
     class Theirs(OpenAI):
         pass
 
@@ -201,7 +201,7 @@ def test_parsed_answers_are_the_sdks():
     assert answer.choices[0].message.parsed == Answer(yes=True)
 
 
-def test_what_runs_no_model_does_not_wait():
+def test_calls_that_run_no_model_do_not_wait():
     client = throttled(Script(Says(body={"object": "list", "data": []})), max_concurrency=1)
     held = say(throttled(Script(Says(body=Body())), throttle=client.throttle), stream=True)
     assert client.throttle.stats().in_flight == 1

@@ -141,7 +141,7 @@ def answering(content, *, length):
 
 
 @families
-def test_a_body_that_breaks_off_gives_its_place_back_though_nobody_closes_the_response(family):
+def test_a_broken_body_frees_its_connection_without_a_close(family):
     listening, url = answering(b"only so much", length=500)
     with listening, pooled(family) as client:
         for _ in range(3):

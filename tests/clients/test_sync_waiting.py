@@ -1,9 +1,7 @@
 """A blocking call in the queue: time limits, full queues, priorities, signals."""
 
-import contextlib
 import gc
 import random
-import signal
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
+from interrupts import Interrupted, interrupted_after, unix
 from scripted import URL, Says
 from sync_clients import Body, Script, events, is_idle, say, soon, threads, throttled
 from throttled_openai import AdmissionTimeout, QueueFull, RequestTooLarge, queue_options
@@ -22,7 +21,7 @@ def holding(client, script):
     return say(client, stream=True)
 
 
-def test_who_waits_too_long_gets_a_timeout_that_was_never_sent():
+def test_a_call_over_max_wait_raises_a_timeout_and_is_never_sent():
     script = Script()
     client = throttled(script, max_concurrency=1, max_wait=0.2)
     with holding(client, script), pytest.raises(AdmissionTimeout, match=r"not admitted within max_wait=0\.2 s") as told:
@@ -35,7 +34,7 @@ def test_who_waits_too_long_gets_a_timeout_that_was_never_sent():
     assert is_idle(client)
 
 
-def test_who_finds_the_queue_full_is_told_when_to_come_back():
+def test_a_full_queue_raises_queue_full_with_retry_after():
     script = Script()
     client = throttled(script, max_concurrency=1, max_queued=1)
     with holding(client, script) as held, threads(1, lambda _: say(client)):
@@ -57,7 +56,7 @@ def test_a_call_that_can_never_fit_fails_at_once():
         say(client, "a" * 10_000)
 
 
-def test_manners_hold_for_the_calls_of_this_thread():
+def test_queue_options_apply_to_the_calls_of_this_thread():
     script = Script()
     client = throttled(script, max_concurrency=1)
     with holding(client, script), queue_options(max_wait=0.1), pytest.raises(AdmissionTimeout):
@@ -78,35 +77,12 @@ def test_calls_of_a_higher_priority_go_first():
     assert [seen.text for seen in script.seen[1:]] == ["urgent", "usual"]
 
 
-class Interrupted(BaseException):
-    """What Ctrl-C raises, but for us."""
-
-
-@contextlib.contextmanager
-def interrupted(after, every=None):
-    """An exception in the main thread, wherever it is."""
-
-    def interrupt(*_):
-        raise Interrupted
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, after)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-unix = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs a signal to interrupt the main thread with")
-
-
 @unix
-def test_who_is_interrupted_in_the_queue_leaves_it():
+def test_a_call_interrupted_in_the_queue_leaves_it():
     script = Script()
     client = throttled(script, max_concurrency=1)
     with holding(client, script):
-        with pytest.raises(Interrupted), interrupted(0.2):
+        with pytest.raises(Interrupted), interrupted_after(0.2):
             say(client)
         soon(lambda: client.throttle.stats().waiting == 0)
         assert client.throttle.stats().in_flight == 1
@@ -115,9 +91,9 @@ def test_who_is_interrupted_in_the_queue_leaves_it():
 
 
 @unix
-def test_who_is_interrupted_while_the_server_thinks_gives_its_permit_back():
+def test_a_call_interrupted_during_its_attempt_gives_its_permit_back():
     client = throttled(Script(Says(delay=30)), max_concurrency=1)
-    with pytest.raises(Interrupted), interrupted(0.2):
+    with pytest.raises(Interrupted), interrupted_after(0.2):
         say(client)
     soon(lambda: is_idle(client))
     say(client)
@@ -125,7 +101,7 @@ def test_who_is_interrupted_while_the_server_thinks_gives_its_permit_back():
 
 @unix
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # interrupted finalizers
-def test_whoever_is_interrupted_wherever_it_is_nothing_is_left_behind():
+def test_an_interrupt_at_any_instant_leaves_nothing_behind():
     """A few hundred times, at any instruction of a call."""
     client = throttled(Script(), max_concurrency=1)
     say(client)
@@ -137,7 +113,7 @@ def test_whoever_is_interrupted_wherever_it_is_nothing_is_left_behind():
     ends = Counter()
     for _ in range(300):
         try:
-            with interrupted(dice.uniform(0.05, 1.1) * usual):
+            with interrupted_after(dice.uniform(0.05, 1.1) * usual):
                 say(client)
         except Interrupted:
             ends["interrupted"] += 1

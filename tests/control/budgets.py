@@ -8,7 +8,7 @@ BOTH = ("requests", "tokens")
 
 
 def accepted(told=NOTHING, **limits):
-    """A budget whose server has accepted a call of nothing, and announced `told`; a hundred seconds later."""
+    """A budget whose server has accepted an empty call and announced the limits `told`; 100 seconds later."""
     budget = Budget(Limits(**limits))
     first = budget.reserve(0, now())
     for _ in range(2):  # announced once, it would be doubtful

@@ -164,7 +164,7 @@ async def test_a_refusal_for_tokens_is_waited_out_whatever_is_known(limits):
 
 
 @virtual
-async def test_a_refusal_for_the_tokens_of_a_day_nobody_told_of_is_waited_out():
+async def test_a_refusal_for_an_unannounced_daily_token_limit_is_waited_out():
     budget = accepted(tpm=60_000)
     refuse(budget, refusal("tokens", 300.0, period=DAY), tokens=50)
     assert budget.delay(50, now()) == 300
@@ -228,7 +228,7 @@ async def test_a_refusal_never_raises_a_level():
 
 @virtual
 async def test_a_refusal_although_the_headers_show_room_shrinks_the_burst_and_not_the_level():
-    """Somebody enforces a shorter window than is announced."""
+    """The server enforces a shorter window than it announces."""
     budget = accepted(announcement(rpm=6000, rpm_left=6000), burst=None)
     before = window_level(budget, "requests")
     refuse(budget, refusal("requests"), headers=announcement(rpm=6000, rpm_left=5900))
@@ -238,7 +238,7 @@ async def test_a_refusal_although_the_headers_show_room_shrinks_the_burst_and_no
 
 
 @virtual
-async def test_one_event_however_many_refusals():
+async def test_refusals_of_attempts_sent_before_an_event_belong_to_it():
     budget = Budget()
     together = [budget.reserve(1, now()) for _ in range(16)]
     pass_time(1)
@@ -349,7 +349,7 @@ def test_on_another_loop_debts_and_limits_stay_and_pauses_are_forgotten():
     async def second():
         budget.rebind(same_clock=False)
         assert budget.delay(0, now()) == 10
-        budget.observe(announcement(rpm=120), None, now())  # not older than what the first loop was told at 1000
+        budget.observe(announcement(rpm=120), None, now())  # not older than the announcement at 1000 on the first loop
         assert budget.request_rate == 2
 
     virtual_run(first())

@@ -1,4 +1,4 @@
-"""A budget adopts announced limits, and corrects its levels by what a server announces as left."""
+"""A budget adopts announced limits, and corrects its levels by the announced remainder."""
 
 import math
 from random import Random
@@ -60,7 +60,7 @@ async def test_a_ceiling_a_day_is_kept_where_the_server_allows_more():
 
 
 @virtual
-async def test_of_a_day_others_have_used_up_no_more_is_sent_than_is_left():
+async def test_no_more_is_sent_than_others_have_left_of_a_day():
     budget = Budget(Limits(rpd=1000))
     assert busy(budget, 60, lambda left: announcement(rpm=1000, rpm_left=max(0, 20 - left), period=DAY)) <= 21
 

@@ -353,7 +353,7 @@ def test_charges_are_compared_with_the_calibrated_input():
 # --- the same from refusals -------------------------------------------------------------
 
 
-def test_one_refusal_that_tells_what_was_requested_is_enough():
+def test_one_refusal_with_the_requested_tokens_is_enough():
     costs = ProviderCosts(AZURE)
     costs.learn_requested(2000, ASKED)
     assert costs.reserves_output

@@ -1,4 +1,4 @@
-"""The HTTP seam: one permit around one exchange, whatever the HTTP client is made of."""
+"""The sender: one permit around one exchange, with any HTTP client."""
 
 import asyncio
 import gc
@@ -253,7 +253,7 @@ def test_the_pool_is_never_the_queue(family):
     asyncio.run(main())
 
 
-# Streams nobody holds any more.
+# Dropped streams.
 
 
 @families

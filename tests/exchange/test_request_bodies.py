@@ -67,7 +67,7 @@ def test_a_file_that_cannot_be_rewound_is_not_sent_twice(family):
     [lambda: b"sound" * 1000, lambda: io.BytesIO(b"sound" * 1000), lambda: ("a.wav", io.BytesIO(b"sound" * 1000))],
     ids=["bytes", "file", "named file"],
 )
-def test_what_can_be_sent_again_is_sent_again_whole(family, file):
+def test_replayable_bodies_are_sent_again_whole(family, file):
     async def main():
         script = Script(refuses(**REFUSED_ONCE), refuses(**REFUSED_ONCE), Says(body={"text": "hello"}))
         client = throttled(script, family, max_retries=0)

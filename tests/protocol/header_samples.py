@@ -23,7 +23,7 @@ def announced(**told):
 def recorded(row):
     names = [f"{role}_{what}" for what in ("requests", "tokens") for role in ("limit", "remaining", "reset")]
     told = {name: row[name] for name in names if row[name]}
-    if "azure" in row["host"]:  # Azure's columns lack what else it sends (2)
+    if "azure" in row["host"]:  # the recording lacks Azure's period headers
         told |= {"renewalperiod_requests": "60", "renewalperiod_tokens": "60"}
     return announced(**told)
 

@@ -20,7 +20,7 @@ from throttled_openai._protocol.refusals import Refusal
         "billing_not_active",
     ],
 )
-def test_no_money_is_final_whatever_the_headers_promise(code):
+def test_a_lack_of_money_is_final_whatever_the_headers_say(code):
     for kind in ("insufficient_quota", None):
         refusal = refused(openai_error("…", kind, code), headers={"retry-after": "5"})
         assert refusal == Refusal("billing")
@@ -151,7 +151,7 @@ def test_no_money_is_final_whatever_the_headers_promise(code):
         ),
     ],
 )
-def test_no_money_is_said_in_many_ways(status, body):
+def test_a_lack_of_money_is_recognised_in_many_wordings(status, body):
     assert refused(body, status, {"retry-after": "5"}) == Refusal("billing")
 
 
@@ -251,7 +251,7 @@ def test_money_in_a_text_about_rates_is_not_the_end_of_it(message, code):
     ],
 )
 @pytest.mark.parametrize("code", ["insufficient_quota", "exceeded_current_quota_error"])
-def test_a_quota_that_comes_back_is_not_one_of_money_whatever_its_code(message, code):
+def test_a_quota_that_renews_itself_is_not_about_billing(message, code):
     assert refused(openai_error(message, code, code)).kind == "rate"
 
 
@@ -262,6 +262,6 @@ def test_a_code_that_names_the_money_is_about_money_whatever_the_text(message, c
 
 
 @pytest.mark.parametrize("text", ["Upgrade for more capacity.", "Ask us for a higher capacity.", "Use your capacity."])
-def test_capacity_that_is_offered_is_no_lack_of_it(text):
+def test_an_offer_of_capacity_is_not_overload(text):
     assert refused(openai_error(f"Rate limit reached. {text}")).kind == "rate"
     assert refused(openai_error("Service tier capacity exceeded")).kind == "overload"

@@ -35,7 +35,7 @@ def test_a_duration_is_in_seconds(text, seconds):
 @pytest.mark.parametrize(
     "text", ["", "s", "ms", "-5s", "-1", "1.s", ".5s", "1 s", "1S", "5d", "745h", "1e3", "nan", "٣s", "²s", "5s\n"]
 )
-def test_what_is_no_duration_is_none(text):
+def test_other_texts_are_not_durations(text):
     assert parse_duration(text) is None
 
 

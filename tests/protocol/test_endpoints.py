@@ -28,7 +28,7 @@ from throttled_openai._protocol.estimate import estimate
         "/openai/deployments/x/chat/completions?api-version=2024-06-01",
     ],
 )
-def test_what_runs_a_model_is_metered(path):
+def test_requests_that_run_a_model_are_metered(path):
     assert is_metered("post", path, {})
     assert is_metered("POST", path, None)
     assert not is_metered("GET", path, {"model": "gpt-4o"})
@@ -64,7 +64,7 @@ def test_what_runs_a_model_is_metered(path):
         "ws://localhost/v1/realtime?model=gpt-realtime",
     ],
 )
-def test_what_runs_none_is_not_metered(path):
+def test_requests_that_run_no_model_are_not_metered(path):
     assert not is_metered("post", path, {"model": "gpt-4o"})
 
 
@@ -100,7 +100,7 @@ def test_an_endpoint_is_at_the_end_of_a_path_whatever_its_base(base):
 
 
 @pytest.mark.parametrize("base", [*BASES[1:9], "https://host/v1", "/openai/deployments/chat"])
-def test_what_runs_none_is_not_metered_below_any_base_either(base):
+def test_requests_that_run_no_model_are_not_metered_below_any_base_path(base):
     if base != "/live/containers":
         for endpoint in ("files", "fine_tuning/jobs", "responses/resp_1/cancel", "chat/completions/chatcmpl_1"):
             assert not is_metered("POST", f"{base}/{endpoint}", {"model": "m"}), endpoint

@@ -148,7 +148,7 @@ def test_parts_are_read_and_an_image_costs_765_whatever_its_size():
     assert estimate_tokens(CHAT, chat([image, image])) == 2 * 765 + 3
 
 
-def test_what_is_no_text_is_not_even_looked_at():
+def test_images_and_files_are_not_scanned():
     class Unread(str):
         __slots__ = ()
 
@@ -186,7 +186,7 @@ def test_what_is_no_text_is_not_even_looked_at():
         iter("x"),
     ],
 )
-def test_a_part_of_a_type_nobody_knows_is_opaque(part):
+def test_a_part_of_an_unknown_type_is_opaque(part):
     for path, body in [
         (CHAT, chat([{"type": "text", "text": "x" * 40}, part])),
         ("/responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x" * 40}, part]}]}),
@@ -316,7 +316,7 @@ def test_responses_cost_their_real_input_and_19_or_217_with_functions():
 
 
 def test_every_recorded_response_costs_its_input_and_19_or_217_with_functions():
-    """Reasoning models aside: they show 0 or much more, by no rule we know (1.3)."""
+    """Except for reasoning models, which show 0 or much more, by no rule we know."""
     for row in SAMPLES:
         if row["endpoint"] != "responses" or not row["model"].startswith("gpt-4") or not row["usage_in"]:
             continue
@@ -354,7 +354,7 @@ def test_completions_are_rounded_up_and_each_further_answer_costs_one():
     assert estimate_tokens("/completions", {"prompt": [[1, 2, 3], [4]], "n": 2, "best_of": 3}) == 4 + 5
 
 
-def test_what_else_takes_text_costs_its_text():
+def test_other_endpoints_that_take_text_cost_their_text():
     assert estimate_tokens("/moderations", {"input": ["x" * 40, "x" * 40]}) == 20
     assert estimate_tokens("/moderations", {"input": [{"type": "text", "text": "x" * 40}]}) == 10
     assert estimate_tokens("/images/generations", {"prompt": "x" * 40}) == 10

@@ -32,14 +32,14 @@ def test_azure_says_its_period_and_its_resets_are_ignored(period, seconds):
 
 @pytest.mark.parametrize("name", ["apim-request-id", "x-ms-region"])
 def test_azure_without_a_period_is_per_minute(name):
-    """20 for a deployment of 120 per minute is per ten seconds (2): 20 a minute is too slow, but not too fast."""
+    """A deployment of 120 per minute announces 20 per ten seconds; 20 a minute is too slow, but not too fast."""
     headers = announced(limit_requests="20", remaining_requests="19", reset_requests="500")
     assert read_limits(headers) == NOTHING  # 500 of anything
     assert read_limits(headers | {name: "x"}).requests == (Window(20, 60, 19),)
 
 
 @pytest.mark.parametrize("reset", [{}, {"reset_requests": "0", "reset_tokens": "0"}])
-def test_azure_says_minus_one_and_zero_when_it_does_not_know(reset):
+def test_azures_minus_one_and_zero_mean_unknown(reset):
     told = {"limit_requests": "-1", "remaining_requests": "-1", "limit_tokens": "0", "remaining_tokens": "0"}
     assert read_limits(announced(**told, **reset)) == NOTHING
     headers = announced(limit_tokens="120000", remaining_tokens="-1", **reset)
@@ -52,7 +52,7 @@ def test_a_remainder_without_a_limit_is_nothing():
 
 def test_groq_announces_requests_per_day():
     headers = announced(limit_requests="14400", remaining_requests="14397", reset_requests="17.563999999s")
-    # With the noise of its floats (3): 17.564 s at one in six seconds are 2.93 requests.
+    # With rounding noise: 17.564 s at one in six seconds are 2.93 requests.
     assert read_limits(headers).requests == (Window(14_400, DAY, pytest.approx(14_397.073, abs=0.001)),)
 
 

@@ -29,7 +29,7 @@ def test_an_ordinary_response_announces_two_limits_per_minute():
     assert read_limits(headers) == Announcement((Window(500, 60, 499),), (Window(30_000, 60, 554.5),))
 
 
-def test_a_window_tells_its_rate():
+def test_a_window_has_a_rate():
     assert Window(500, 60, None).rate == 500 / 60
 
 
@@ -59,12 +59,12 @@ TWICE += [("x-ratelimit-reset-tokens", "100ms")]
         ("x-other", (Window(600, 60, 599),)),
     ],
 )
-def test_what_is_sent_twice_and_does_not_agree_counts_as_absent(name, windows, value):
+def test_different_values_of_a_repeated_header_count_as_absent(name, windows, value):
     for headers in ([(name, value), *TWICE], [*TWICE, (name, value)]):
         assert read_limits(httpx.Headers(headers)).tokens == windows
 
 
-def test_what_is_sent_twice_and_agrees_is_read():
+def test_equal_values_of_a_repeated_header_are_read():
     assert read_limits(httpx.Headers(TWICE * 2)).tokens == (Window(600, 60, 599),)
 
 
@@ -83,7 +83,7 @@ def test_every_recorded_limit_is_read():
 
 
 def requests_period(row):
-    """The period by hand: what the recorded accounts are known to have (1.4, 3)."""
+    """The period that each recorded account is known to have."""
     if row["host"] == "api.groq.com":
         return DAY
     limit, reset = int(row["limit_requests"]), row["reset_requests"]
@@ -207,7 +207,7 @@ def test_a_period_that_would_be_a_guess_counts_as_absent(limit, remaining, reset
 
 
 def test_without_a_reset_a_limit_is_per_minute_as_its_name_means():
-    """OpenAI's `limit-requests: 10000` may be of a day; but its daily limits always have a time to full (1.4)."""
+    """OpenAI's `limit-requests: 10000` may be daily, but its daily limits always come with a reset."""
     assert read_limits(announced(limit_requests="10000")).requests == (Window(10_000, 60, None),)
     headers = announced(limit_requests="10000", remaining_requests="9999")
     assert read_limits(headers).requests == (Window(10_000, 60, 9999),)
@@ -283,6 +283,6 @@ def test_with_a_broken_reset_a_limit_that_depends_on_it_counts_as_absent(value, 
 
 
 @pytest.mark.parametrize("value", ["", "0", "0s", "0ms", "0.5"])
-def test_a_reset_that_tells_nothing_leaves_a_minute(value):
+def test_a_reset_without_information_means_a_limit_per_minute(value):
     headers = announced(limit_requests="500", remaining_requests="499", reset_requests=value)
     assert read_limits(headers).requests == (Window(500, 60, 499),)

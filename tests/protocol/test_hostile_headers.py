@@ -19,7 +19,7 @@ def test_no_headers_announce_an_impossible_limit(headers):
 
 
 @given(st.lists(st.tuples(names.map(str.encode), values.map(lambda v: v.encode("utf-8", "replace"))), max_size=14))
-def test_no_headers_of_a_client_do(raw):
+def test_no_headers_of_an_http_client_announce_an_impossible_limit(raw):
     assert_possible(read_limits(httpx.Headers(raw)))
 
 

@@ -8,7 +8,7 @@ from quoted import GROQ_TOO_LARGE, SUDDEN, TOO_LARGE, TPM, google_error, limited
 from throttled_openai._protocol.refusals import Refusal
 
 
-def test_a_page_is_nobodys_word():
+def test_an_html_page_says_nothing_about_the_refusal():
     page = "<html><h1>429</h1><p>Insufficient balance of capacity? Please wait 30 seconds. Limit type: tokens.</html>"
     assert refused(page) == refused(f"\n {page}".encode()) == rate()
 
@@ -53,7 +53,7 @@ def test_a_quota_of_nothing_is_final_wherever_it_is_said():
         (None, None),
     ],
 )
-def test_the_providers_word_is_kept_if_it_is_one(body, code):
+def test_the_providers_code_is_kept_if_it_is_a_code(body, code):
     assert refused(body).code == code
 
 
@@ -80,7 +80,7 @@ def test_an_old_request_to_slow_down_is_no_more_than_a_rate_limit():
     assert refused(body) == rate("requests") or not refused(body).slow_down
 
 
-def test_less_than_one_is_no_limit():
+def test_a_limit_below_one_is_ignored():
     refusal = refused(google_error(("GenerateRequestsPerDayPerProjectPerModel-FreeTier", "0.5")))
     assert refusal.announcement == refused(None).announcement
 

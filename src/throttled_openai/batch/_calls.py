@@ -1,4 +1,4 @@
-"""Calls: how a run's requests are sent, whether by this process or by others."""
+"""Calls: how a run sends its requests, in this process or in others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Throttling(Protocol):
-    """The figures of a throttle, or of several together."""
+    """The figures of one throttle, or the sums of several."""
 
     @property
     def waiting(self) -> int: ...
@@ -25,9 +25,9 @@ class Throttling(Protocol):
 
 
 class Calls(Protocol):
-    """`waiting`: calls that are not admitted yet. `moved` is called when a call waits no longer."""
+    """Sends requests. `waiting`: calls not admitted yet. `on_wait_end`: called when a call stops waiting."""
 
-    moved: Callable[[], object]
+    on_wait_end: Callable[[], object]
 
     @property
     def waiting(self) -> int: ...
@@ -36,8 +36,8 @@ class Calls(Protocol):
     def throttle(self) -> Throttling: ...
 
     async def post(self, path: str, content: bytes, body: Mapping[str, Any]) -> Answer:
-        """Send `content`, which is `body` as JSON. Raises the SDK's errors where there is no answer."""
+        """Send `content`, which is `body` as JSON. Raises an error of the SDK if there is no answer."""
         ...
 
     def end_waits(self, tasks: set[asyncio.Task[Any]]) -> None:
-        """Calls of `tasks` that are not admitted yet fail with `ClientClosed`."""
+        """Calls of `tasks` that wait for admission fail with `ClientClosed`."""

@@ -1,7 +1,7 @@
-"""Processes: several workers that send the requests of one run, where one process is not enough.
+"""Processes: several workers that send the requests of one run, for when one CPU core is too slow.
 
-The run's own process reads, decides and writes; a worker sends. What belongs here is sharing out requests, and that
-a worker which dies costs no request.
+The process of the run reads, decides and writes; the workers send. Requests are distributed among them, and those of
+a worker that dies are sent by the others.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("throttled_openai")
 
-# Seconds that workers have to end after their channel was closed.
+# Seconds that workers have to exit after their channel is closed.
 _ENDING: Final = 5.0
 
 
-class _Lost(Exception):  # not an error of the run
-    """The worker that was to answer has ended."""
+class _Lost(Exception):  # never leaves this file
+    """The worker has exited before it answered."""
 
 
 class Processes:
-    """`count` worker processes, each with a client that `make_client` makes there, by `spawn`, so it must be pickled.
+    """`count` worker processes, each with its own client. `make_client` is pickled, because they are spawned.
 
-    A worker that ends by itself is not started again; the others take over what it had not answered.
+    A worker that dies is not replaced; the others send the requests that it has not answered.
     """
 
     def __init__(self, count: int, make_client: Callable[[], Any], *, retries: int, patience: float) -> None:
@@ -49,7 +49,7 @@ class Processes:
         self._arguments = make_client, retries, patience
         self._workers: list[_Link] = []
         self._numbers = 0
-        self.moved: Callable[[], object] = _nothing
+        self.on_wait_end: Callable[[], object] = _nothing
 
     async def start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -64,7 +64,7 @@ class Processes:
             self._workers.append(link)
 
     async def close(self) -> None:
-        """End the workers; what they have not answered is given up."""
+        """End the workers. Requests that they have not answered are dropped."""
         for link in self._workers:
             link.channel.close()
         for link in self._workers:
@@ -84,12 +84,12 @@ class Processes:
             link = min(live, key=lambda each: len(each.unanswered))
             self._numbers += 1
             try:
-                told = await link.ask(Ask(self._numbers, path, content))
+                reply = await link.ask(Ask(self._numbers, path, content))
             except _Lost:
                 continue
-            if isinstance(told, Failed):
-                raise told.error()
-            return told.answer()
+            if isinstance(reply, Failed):
+                raise reply.error()
+            return reply.answer()
 
     def end_waits(self, tasks: set[asyncio.Task[Any]]) -> None:
         del tasks
@@ -116,7 +116,7 @@ class Processes:
 
 
 class _Link:
-    """One worker, as the run sees it."""
+    """The run's end of the channel to one worker."""
 
     def __init__(self, name: str, process: SpawnProcess, owner: Processes) -> None:
         self.process = process
@@ -146,7 +146,7 @@ class _Link:
     def _received(self, message: Any) -> None:
         if isinstance(message, Report):
             self.stats = message.stats
-            self._owner.moved()
+            self._owner.on_wait_end()
         elif isinstance(message, Warned):
             logger.warning("%s: %s", self._name, message.message)
         else:
@@ -173,7 +173,7 @@ class _Link:
 
 
 def together(parts: Iterable[Stats]) -> Stats:
-    """The figures of several throttles that have each a share of the same limits."""
+    """The sum of the figures of several throttles, each of which has a share of the same limits."""
     parts = list(parts)
     budgets: dict[str, list[BudgetStats]] = {}
     for part in parts:
@@ -213,7 +213,7 @@ def _sum(budgets: list[BudgetStats]) -> BudgetStats:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A process that starts inside does not see the signals of its group before it can ignore them."""
+    """Block signals, so that a process started inside can ignore them before the first one arrives."""
     if sys.platform == "win32":
         yield
         return

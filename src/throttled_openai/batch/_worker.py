@@ -1,4 +1,4 @@
-"""The worker: a process that sends requests for a run in another process, and reports what came back."""
+"""The worker: a process that sends requests for the run, and reports their answers and the throttle's figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPORT_EVERY: Final = 0.05
 
 
 class Ask(NamedTuple):
-    """Send a request."""
+    """A message: send this request."""
 
     number: int
     path: str
@@ -37,17 +37,17 @@ class Ask(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """The call is not wanted any more."""
+    """A message: cancel this call."""
 
     number: int
 
 
 class EndWaits(NamedTuple):
-    """Calls that are not admitted yet fail."""
+    """A message: calls that wait for admission must fail."""
 
 
 class Answered(NamedTuple):
-    """A server's answer. `headers`: those that a result needs."""
+    """A message: the server's answer. `headers`: only those in `_HEADERS`."""
 
     number: int
     status: int
@@ -62,7 +62,7 @@ class Answered(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """No answer. `kind`: the error's class; `cause`: the class of what it came from."""
+    """A message: a call failed without an answer. `kind`: the class of the error; `cause`: the class of its cause."""
 
     number: int
     kind: str
@@ -71,7 +71,7 @@ class Failed(NamedTuple):
     cause: str | None
 
     def error(self) -> Exception:
-        """An error of the same class and message; what else it carried stays in the worker."""
+        """An error of the same class and with the same message, but without other attributes."""
         cls = getattr(errors, self.kind, None) or getattr(openai, self.kind, None)
         if not (isinstance(cls, type) and issubclass(cls, Exception)):
             return openai.OpenAIError(self.message)
@@ -84,25 +84,25 @@ class Failed(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The figures of the worker's throttle."""
+    """A message: the figures of the worker's throttle."""
 
     stats: Stats
 
 
 class Warned(NamedTuple):
-    """A warning of the worker's throttle."""
+    """A message: a warning of the worker's throttle."""
 
     message: str
 
 
-# What a result and a verdict need of an answer's headers.
+# Headers of answers that results and verdicts need.
 _HEADERS: Final = "x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "content-type"
 
 
 def work(end: socket.socket, make_client: Callable[[], Any], retries: int, patience: float) -> None:
-    """The process's main function: serve the run at the other end until that closes the channel."""
+    """The main function of the process: serve the run until it closes the channel."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the run decides what they mean
+        signal.signal(number, signal.SIG_IGN)  # the process of the run handles them
     gc.freeze()
     asyncio.run(_Worker(make_client(), retries, patience).serve(end))
 
@@ -143,15 +143,15 @@ class _Worker:
 
     async def _serve(self, asked: Ask) -> None:
         try:
-            told = await self._tell(asked)
+            reply = await self._answer_to(asked)
         finally:
             self._tasks.pop(asked.number, None)
-        self._channel.send(told)
+        self._channel.send(reply)
 
-    async def _tell(self, asked: Ask) -> Answered | Failed:
+    async def _answer_to(self, asked: Ask) -> Answered | Failed:
         try:
             answer = await self._calls.post(asked.path, asked.content, json.loads(asked.content))
-        except Exception as error:  # noqa: BLE001  # an odd answer costs its line
+        except Exception as error:  # noqa: BLE001  # an unexpected answer fails its own line only
             code, cause = getattr(error, "code", None), error.__cause__
             return Failed(
                 *(asked.number, type(error).__name__, str(error), code if isinstance(code, str) else None),
