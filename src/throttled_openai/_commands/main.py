@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from throttled_openai._commands.versions import versions
 from throttled_openai._spelling import did_you_mean
 from throttled_openai.simulator import _cli as simulator
 
@@ -17,7 +18,6 @@ from .demo import cli as demo
 from .parser import Parser
 from .run import cli as run
 from .run import validate
-from .versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
