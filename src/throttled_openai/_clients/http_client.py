@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from throttled_openai._admission.permit import Permit
     from throttled_openai._admission.throttle import Throttle
     from throttled_openai._protocol.account import Account
+    from throttled_openai._protocol.usage import Usage
 
     from .options import Options
     from .shared import Throttles
@@ -235,16 +236,32 @@ def _watch(response: Any) -> None:
             permit.used(usage)
         return
     # `aread`, `aiter_text` and `aiter_lines` all read through this.
-    read, tail = response.aiter_bytes, Tail()
+    read, reading = response.aiter_bytes, Reading(permit)
 
     async def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:
         async for chunk in read(chunk_size):
-            before = tail.usage
-            tail.add(chunk)
-            if tail.usage is not None and tail.usage is not before:
-                permit.used(tail.usage)
-            if permit.refusal is None:
-                permit.refusal = tail.refusal
+            reading.add(chunk)
             yield chunk
 
     response.aiter_bytes = aiter_bytes
+
+
+class Reading:
+    """Reports to a permit what the decoded bytes of its response say, while they pass. `usage`: the last one so far."""
+
+    def __init__(self, permit: Permit) -> None:
+        self._permit = permit
+        self._tail = Tail()
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._tail.usage
+
+    def add(self, chunk: bytes) -> None:
+        permit, tail = self._permit, self._tail
+        before = tail.usage
+        tail.add(chunk)
+        if tail.usage is not None and tail.usage is not before:
+            permit.used(tail.usage)
+        if permit.refusal is None:
+            permit.refusal = tail.refusal
