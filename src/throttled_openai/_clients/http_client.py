@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import types
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from throttled_openai._admission.call import Call
 from throttled_openai._admission.throttle import dispatcher_of
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from .options import Options
     from .shared import Throttles
 
+# The field of a form that names the model, as for the transcription of a sound.
+_MODEL_FIELD: Final = re.compile(rb'; ?name="?model"?(?:\r\n[!-~]+:[^\r\n]*)*\r\n\r\n([^\r\n]{1,200})\r\n')
+
 Client = TypeVar("Client", bound="httpx.AsyncClient | httpx2.AsyncClient")
 
 
@@ -52,7 +56,8 @@ def wrap_http_client(http_client: Client, **options: Unpack[Options]) -> Client:
     with `http_client` (connections, hooks, cookies, proxies; closing one closes both), which is unchanged.
     The options are those of `ThrottledAsyncOpenAI` except `pool`; `.throttle` is the `Throttle`.
 
-    Models and sizes are read from JSON bodies, usage from the decoded body or stream as it is read. A
+    Models and sizes are read from JSON bodies, models also from forms, usage from the decoded body or stream as
+    it is read. A
     refused request is sent again unchanged, so credentials that live for seconds need a throttled client of
     the SDK, which asks for new ones. That client may have this one as its `http_client`.
 
@@ -158,7 +163,7 @@ def _call(request: Any, account: Account, queue_options: QueueOptions, dialect: 
     if request.method != "POST":
         return None
     url = str(request.url)
-    body = _json_of(request)
+    body = _body_of(request)
     if not is_metered("POST", url, body):
         return None
     provider = provider_named(dialect) if dialect else provider_of(url)
@@ -215,12 +220,14 @@ def _view_class(cls: Any) -> type[Any]:
     return type(f"Throttled{cls.__name__}", (_View, cls), {**own, **methods})
 
 
-def _json_of(request: Any) -> object:
-    """The body, if it is JSON and in memory."""
-    if "json" not in request.headers.get("content-type", "json"):
-        return None
+def _body_of(request: Any) -> object:
+    """The body, as far as it is in memory: of JSON all of it, of a form its field `model`."""
+    kind = request.headers.get("content-type", "json")
     try:
-        return json.loads(request.content)
+        if "multipart/form-data" in kind:
+            named = _MODEL_FIELD.search(request.content)
+            return None if named is None else {"model": named[1].decode("utf-8", "replace")}
+        return json.loads(request.content) if "json" in kind else None
     except (*NOT_JSON, RuntimeError):  # RuntimeError: RequestNotRead, a stream
         return None
 

@@ -114,20 +114,21 @@ def _serve(proxy: Proxy, sockets: list[socket.socket]) -> None:
 
     config = config_of(proxy)
 
+    class Server(uvicorn.Server):
+        def handle_exit(self, number: int, frame: Any) -> None:
+            super().handle_exit(number, frame)
+            if loops:
+                loops[0].call_soon_threadsafe(stop)
+
+    server, loops = Server(config), []
+
+    def stop() -> None:
+        proxy.stop()
+        if proxy.under_way and not server.force_exit:
+            _say(f"stopping; {len(proxy.under_way)} calls are under way; Ctrl-C again does not wait for them")
+
     async def serve() -> None:
-        loop = asyncio.get_running_loop()
-
-        class Server(uvicorn.Server):  # type: ignore[misc]
-            def handle_exit(self, number: int, frame: Any) -> None:
-                super().handle_exit(number, frame)
-                loop.call_soon_threadsafe(stop)
-
-        def stop() -> None:
-            proxy.stop()
-            if proxy.under_way and not server.force_exit:
-                _say(f"stopping; {len(proxy.under_way)} calls are under way; Ctrl-C again does not wait for them")
-
-        server = Server(config)
+        loops.append(asyncio.get_running_loop())
         host, number = sockets[0].getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{number}{proxy.upstream.path}"
         print(address, flush=True)
@@ -135,22 +136,23 @@ def _serve(proxy: Proxy, sockets: list[socket.socket]) -> None:
         try:
             await server.serve(sockets=sockets)
         finally:
+            loops.clear()
             await proxy.aclose()
 
-    # The server raises the signals that it received once more when it has ended.
-    with _ignoring(signal.SIGINT, signal.SIGTERM):
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(serve())
+    # The server has its own handlers while it runs, and then raises the signals that it received once more.
+    with _handling(server.handle_exit), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(serve())
 
 
 @contextlib.contextmanager
-def _ignoring(*numbers: signal.Signals) -> Any:
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+def _handling(handler: Any) -> Any:
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, handler) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in zip(numbers, before, strict=True):
+            signal.signal(number, earlier)
 
 
 def _warn_of_others(host: str | None) -> None:
@@ -159,9 +161,7 @@ def _warn_of_others(host: str | None) -> None:
     with contextlib.suppress(ValueError):
         if ipaddress.ip_address(host).is_loopback:
             return
-    _say(
-        f"warning: whoever can reach {host} can send calls through this machine; their keys cross the network in clear"
-    )
+    _say(f"warning: {host} may be reached by other machines: they can send calls, and their keys are not encrypted")
 
 
 def _summarise(seconds: float) -> None:
