@@ -52,8 +52,13 @@ async def proxied(upstream, **options):
     finally:
         await served.http.aclose()
         proxy.stop()
-        server.should_exit = server.force_exit = True
-        await serving
+        # Not as the command stops, which takes a fifth of a second.
+        serving.cancel()
+        for listening in server.servers:
+            listening.close()
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        await asyncio.gather(serving, *server.server_state.tasks, return_exceptions=True)
         await proxy.aclose()
 
 

@@ -1,83 +1,129 @@
-"""`throttled-openai proxy` as a process: what it says, when it starts, when it cannot, and how it ends."""
+"""`throttled-openai proxy` as a command: what it says, when it starts, when it cannot, and how it ends."""
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
-import sys
+import threading
+import time
 
 import httpx
 import pytest
 
 from proxied import CHAT_BODY, KEY, until
-from servers import Server, after, real
+from servers import Server, after
 from throttled_openai._commands.main import main
 from throttled_openai._commands.proxy.cli import listen
 
-HEADERS = {"authorization": f"Bearer {KEY}"}
 
+def commanded(use, *arguments, answer=None):
+    """The exit code of the command, run here with `arguments` while `use(server, chat)` runs in another thread.
 
-@contextlib.asynccontextmanager
-async def command(*arguments):
-    """The running command; the test reads its output."""
-    running = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "throttled_openai", "proxy", "--port", "0", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    `chat()` is one call. The command is interrupted when `use` returns.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started, ended, failures = threading.Event(), threading.Event(), []
+    upstream = {}
+
+    async def converse():
+        async with Server(answer) as server, httpx.AsyncClient(timeout=20) as http:
+            upstream["url"] = server.url
+            started.set()
+            url = f"http://127.0.0.1:{port}"
+            await until(lambda: listens(port))
+
+            async def chat():
+                headers = {"authorization": f"Bearer {KEY}"}
+                return await http.post(f"{url}/v1/chat/completions", json=CHAT_BODY, headers=headers)
+
+            await use(server, chat)
+            if not ended.is_set():
+                interrupt()
+            await until(ended.is_set)
+
+    def run():
+        try:
+            asyncio.run(asyncio.wait_for(converse(), 30))
+        except BaseException as failure:  # noqa: BLE001  # raised in the main thread
+            failures.append(failure)
+            interrupt()
+            time.sleep(0.2)
+            interrupt()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    started.wait()
     try:
-        yield running, (await running.stdout.readline()).decode().strip()
+        code = main(["proxy", "--upstream", upstream["url"], "--port", str(port), *arguments])
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            running.kill()
-        await running.wait()
+        ended.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+    return code
 
 
-@real
-async def test_it_serves_until_ctrl_c_and_sums_up():
-    async with Server() as server, command("--upstream", server.url, "--rpm", "600") as (running, url):
-        assert url.endswith("/v1")
-        async with httpx.AsyncClient(headers=HEADERS) as http:
-            assert (await http.post(f"{url}/chat/completions", json=CHAT_BODY)).status_code == 200
-        running.send_signal(signal.SIGINT)
-        told = (await running.stderr.read()).decode()
-        assert await running.wait() == 0
-        assert f"export OPENAI_BASE_URL={url}" in told
-        assert "200 POST /v1/chat/completions gpt-4o key=" in told
-        assert "1 requests succeeded" in told
-        assert "600 requests/min" in told
-        assert KEY not in told
-        assert "Traceback" not in told
+def interrupt(number=signal.SIGINT):
+    os.kill(os.getpid(), number)
 
 
-@real
-async def test_a_call_in_flight_ends_before_it_stops_and_one_that_waits_is_told():
-    async with Server(after(0.7)) as server, command("--upstream", server.url, "--rpm", "1") as (running, url):
-        async with httpx.AsyncClient(headers=HEADERS, timeout=20) as http:
-            flying = asyncio.create_task(http.post(f"{url}/chat/completions", json=CHAT_BODY))
-            await until(lambda: server.asked)
-            waiting = asyncio.create_task(http.post(f"{url}/chat/completions", json=CHAT_BODY))
-            await asyncio.sleep(0.2)
-            running.terminate()
-            assert (await waiting).status_code == 503
-            assert not flying.done()
-            assert (await flying).status_code == 200
-        assert await running.wait() == 0
-        assert "2 calls are under way" in (await running.stderr.read()).decode()
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@real
-async def test_a_second_ctrl_c_does_not_wait():
-    async with Server(after(60)) as server, command("--upstream", server.url) as (running, url):
-        async with httpx.AsyncClient(headers=HEADERS, timeout=20) as http:
-            flying = asyncio.create_task(http.post(f"{url}/chat/completions", json=CHAT_BODY))
-            await until(lambda: server.asked)
-            running.send_signal(signal.SIGINT)
-            await asyncio.sleep(0.2)
-            running.send_signal(signal.SIGINT)
-            assert await running.wait() == 0
-            with contextlib.suppress(httpx.TransportError):
-                assert (await flying).status_code == 502
-        assert "Traceback" not in (await running.stderr.read()).decode()
+def test_it_serves_until_ctrl_c_and_sums_up(capsys):
+    async def use(server, chat):
+        assert (await chat()).status_code == 200
+
+    assert commanded(use, "--rpm", "600", "--host", "0.0.0.0") == 0
+    out, told = capsys.readouterr()
+    url = out.strip()
+    assert url.startswith("http://0.0.0.0:")
+    assert url.endswith("/v1")
+    assert f"export OPENAI_BASE_URL={url}" in told
+    assert "may be reached by other machines" in told
+    assert "200 POST /v1/chat/completions gpt-4o key=" in told
+    assert "1 requests succeeded" in told
+    assert "600 requests/min" in told
+    assert KEY not in told
+    assert "Traceback" not in told
+
+
+def test_a_call_in_flight_ends_before_it_stops_and_one_that_waits_is_told(capsys):
+    async def use(server, chat):
+        flying = asyncio.create_task(chat())
+        await until(lambda: server.asked)
+        waiting = asyncio.create_task(chat())
+        await asyncio.sleep(0.1)
+        interrupt(signal.SIGTERM)
+        assert (await waiting).status_code == 503
+        assert not flying.done()
+        assert (await flying).status_code == 200
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert commanded(use, "--rpm", "1", "--quiet", answer=after(0.5)) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    told = capsys.readouterr().err
+    assert "2 calls are under way" in told
+    assert "POST" not in told
+
+
+def test_a_second_ctrl_c_does_not_wait(capsys):
+    async def use(server, chat):
+        flying = asyncio.create_task(chat())
+        await until(lambda: server.asked)
+        interrupt()
+        await asyncio.sleep(0.2)
+        assert not flying.done()
+        interrupt()
+        with contextlib.suppress(httpx.TransportError):
+            assert (await flying).status_code == 502
+
+    assert commanded(use, answer=after(60)) == 0
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_told_in_one_line(capsys):
@@ -130,14 +176,6 @@ def test_it_listens_on_this_machine_only_on_both_of_its_addresses():
     finally:
         for each in found:
             each.close()
-
-
-@real
-async def test_a_host_that_others_reach_is_warned_of():
-    async with command("--upstream", "http://127.0.0.1:9/v1", "--host", "0.0.0.0") as (running, url):
-        assert url.startswith("http://0.0.0.0:")
-        running.send_signal(signal.SIGINT)
-        assert "may be reached by other machines" in (await running.stderr.read()).decode()
 
 
 def test_without_its_extra_it_says_what_to_install(monkeypatch, capsys):

@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("uvicorn") is None:
         print('throttled-openai proxy: needs uvicorn: pip install "throttled-openai[proxy]"', file=sys.stderr)
         return 1
+    raise_file_limit()  # before the throttles look at it
     try:
         proxy = Proxy(arguments.upstream, _nothing if arguments.quiet else _say, **checked(options_in(arguments)))
     except (TypeError, ValueError, ImportError) as error:
@@ -71,11 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    raise_file_limit()
     _warn_of_others(arguments.host)
-    logging.getLogger("throttled_openai").addHandler(_Said())
+    logger, handler = logging.getLogger("throttled_openai"), _Said()
+    logger.addHandler(handler)
     began = time.monotonic()
-    _serve(proxy, sockets)
+    try:
+        _serve(proxy, sockets)
+    finally:
+        logger.removeHandler(handler)
     _summarise(time.monotonic() - began)
     return 0
 
