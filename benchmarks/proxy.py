@@ -1,0 +1,209 @@
+"""What `throttled-openai proxy` adds to a call, what it loses, and whether it keeps all programs to one limit.
+
+    python benchmarks/proxy.py                 # all three, about two minutes
+    python benchmarks/proxy.py alone           # one call at a time, directly and behind the proxy by turns
+    python benchmarks/proxy.py crowd           # 1,000 calls in flight, plain and streamed, both ways by turns
+    python benchmarks/proxy.py limit           # aiohttp and curl behind one proxy, a server that enforces its limit
+
+Server, proxy and client have a process each. A call's excess is its time, or that until its first event, less the time
+that the server says it took. What the proxy adds is the difference of the medians, and of the 95th percentiles. Exits
+with 1 if a call is lost, or if the limit is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from throttled_openai.simulator import spawn
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+KEY = "sk-benchmark"
+BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@dataclass
+class Way:
+    """Calls by one way. `excess`: seconds beyond the server's own time."""
+
+    excess: list[float] = field(default_factory=list)
+    lost: int = 0
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.excess)
+
+    @property
+    def p95(self) -> float:
+        return statistics.quantiles(self.excess, n=20)[-1]
+
+
+@contextlib.asynccontextmanager
+async def proxy(upstream: str, *options: str) -> AsyncIterator[str]:
+    """The command, as a user starts it."""
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "throttled_openai", "proxy", "--upstream", upstream, "--port", "0", "--quiet", *options,
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert running.stdout is not None
+    try:
+        yield (await running.stdout.readline()).decode().strip()
+        seconds = cpu_of(running.pid)
+        print(f"    the proxy used {seconds:.1f} s of a core")
+    finally:
+        running.terminate()
+        await running.wait()
+
+
+def cpu_of(process: int) -> float:
+    """Seconds, on Linux."""
+    try:
+        words = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def call(http: aiohttp.ClientSession, url: str, way: Way, *, streamed: bool, latency: float) -> None:
+    began, first, ended = time.perf_counter(), None, b""
+    try:
+        async with http.post(f"{url}/chat/completions", json={**BODY, "stream": streamed}) as response:
+            response.raise_for_status()
+            async for piece in response.content.iter_any():
+                first = first or time.perf_counter()
+                ended = (ended + piece)[-16:]
+            if not streamed:
+                latency = int(response.headers["openai-processing-ms"]) / 1000
+    except (aiohttp.ClientError, ValueError, OSError) as error:
+        way.lost += 1
+        print(f"    lost: {error!r}", file=sys.stderr)
+        return
+    if first is None or (streamed and b"[DONE]" not in ended):
+        way.lost += 1
+        return
+    way.excess.append((first if streamed else time.perf_counter()) - began - (0.0 if streamed else latency))
+
+
+def session() -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+    return aiohttp.ClientSession(connector=connector, headers={"authorization": f"Bearer {KEY}"})
+
+
+async def alone(pairs: int) -> bool:
+    """Both ways by turns, so that what else the machine does is the same for both."""
+    fine = True
+    async with session() as http:
+        with spawn(latency=0.02, latency_sigma=0.0) as server:
+            async with proxy(server) as proxied:
+                for streamed in (False, True):
+                    direct, behind = Way(), Way()
+                    for _ in range(pairs):
+                        await call(http, server, direct, streamed=streamed, latency=0.02)
+                        await call(http, proxied, behind, streamed=streamed, latency=0.02)
+                    fine &= told("alone", streamed, direct, behind)
+    return fine
+
+
+async def crowd(size: int, latency: float, rounds: int) -> bool:
+    """`size` calls in flight: one starts every `latency / size` seconds, for three times the latency."""
+    fine = True
+    async with session() as http:
+        with spawn(latency=latency, latency_sigma=0.0) as server:
+            async with proxy(server, "--max-concurrency", str(2 * size)) as proxied:
+                for streamed in (False, True):
+                    direct, behind, unmeasured = Way(), Way(), Way()
+                    await burst(http, proxied, unmeasured, size, latency, 2 * size, streamed)  # until it trusts so many
+                    for _ in range(rounds):
+                        await burst(http, server, direct, size, latency, 3 * size, streamed)
+                        await burst(http, proxied, behind, size, latency, 3 * size, streamed)
+                    fine &= told(f"{size:,} in flight", streamed, direct, behind) and not unmeasured.lost
+    return fine
+
+
+async def burst(  # noqa: PLR0917
+    http: aiohttp.ClientSession, url: str, way: Way, size: int, latency: float, calls: int, streamed: bool
+) -> None:
+    began, tasks = time.perf_counter(), []
+    for number in range(calls):
+        await asyncio.sleep(max(0.0, began + number * latency / size - time.perf_counter()))
+        tasks.append(asyncio.create_task(call(http, url, way, streamed=streamed, latency=latency)))
+    await asyncio.gather(*tasks)
+
+
+def told(what: str, streamed: bool, direct: Way, behind: Way) -> bool:
+    kind = "streamed, first event" if streamed else "plain"
+    lost = direct.lost + behind.lost
+    print(
+        f"{what:>15}, {kind:21}: adds {1000 * (behind.median - direct.median):5.2f} ms at the median, "
+        f"{1000 * (behind.p95 - direct.p95):6.2f} ms at the 95th percentile; {len(behind.excess):,} calls, {lost} lost",
+        flush=True,
+    )
+    return lost == 0
+
+
+async def limit(rpm: int, calls: int) -> bool:
+    """Two programs that know nothing of limits, before a server that allows no more than a second's worth at once."""
+    with spawn(rpm=rpm, burst=1.0, latency=0.2) as server:
+        async with proxy(server, "--rpm", str(rpm)) as proxied, session() as http:
+            way, began = Way(), time.perf_counter()
+            curls = [curl(proxied) for _ in range(calls // 10)]
+            mine = [call(http, proxied, way, streamed=number % 2 == 0, latency=0.2) for number in range(calls)]
+            statuses, _ = await asyncio.gather(asyncio.gather(*curls), asyncio.gather(*mine))
+            seconds = time.perf_counter() - began
+            async with http.get(f"{server.removesuffix('/v1')}/simulator/stats") as response:
+                seen: dict[str, Any] = await response.json()
+    whole, failed = calls + len(curls), way.lost + sum(status != b"200" for status in statuses)
+    ideal = (whole - rpm / 60) * 60 / rpm + 0.2
+    print(
+        f"          limit: {whole} calls of aiohttp and curl at {rpm} RPM: {failed} failed, {seen['refused']} refused "
+        f"by the server, {seconds:.1f} s (ideal {ideal:.1f} s)"
+    )
+    return not failed and seen["refused"] <= 0.01 * whole
+
+
+async def curl(url: str) -> bytes:
+    running = await asyncio.create_subprocess_exec(
+        "curl", "-s", "-o", os.devnull, "-w", "%{http_code}", f"{url}/chat/completions", "-d", json.dumps(BODY),
+        "-H", f"authorization: Bearer {KEY}", "-H", "content-type: application/json",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    return (await running.communicate())[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", help="some of alone, crowd, limit; default: all")
+    parser.add_argument("--pairs", type=int, default=300, help="of calls one at a time")
+    parser.add_argument("--size", type=int, default=1000, help="calls in flight")
+    parser.add_argument("--latency", type=float, default=5.0, help="seconds of each of those")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rpm", type=int, default=1200)
+    parser.add_argument("--calls", type=int, default=300, help="of aiohttp, and a tenth of curl, at the limit")
+    given = parser.parse_args()
+    parts, fine = given.parts or ["alone", "crowd", "limit"], True
+    if unknown := set(parts) - {"alone", "crowd", "limit"}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    if "alone" in parts:
+        fine &= asyncio.run(alone(given.pairs))
+    if "crowd" in parts:
+        fine &= asyncio.run(crowd(given.size, given.latency, given.rounds))
+    if "limit" in parts:
+        fine &= asyncio.run(limit(given.rpm, given.calls))
+    return int(not fine)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
