@@ -173,6 +173,7 @@ def test_it_listens_on_this_machine_only_on_both_of_its_addresses():
         assert hosts[0] == "127.0.0.1"
         assert set(hosts) <= {"127.0.0.1", "::1"}
         assert len({each.getsockname()[1] for each in found}) == 1
+        assert {each.proto for each in found} == {socket.IPPROTO_TCP}  # or asyncio does not turn Nagle's algorithm off
     finally:
         for each in found:
             each.close()

@@ -87,11 +87,28 @@ def run(arguments: argparse.Namespace) -> int:
 def listen(host: str, number: int) -> list[socket.socket]:
     """Sockets that listen on `host`; for the loopback address also on its IPv6 form, to which `localhost` may lead."""
     family, _, _, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
-    found = [socket.create_server(address[:2], family=family, backlog=_BACKLOG)]
+    found = [_listening(family, address)]
     if host == _LOOPBACK:
         with contextlib.suppress(OSError):  # without IPv6, or in use there
-            found.append(socket.create_server(("::1", found[0].getsockname()[1]), family=socket.AF_INET6))
+            found.append(_listening(socket.AF_INET6, ("::1", found[0].getsockname()[1])))
     return found
+
+
+def _listening(family: int, address: Any) -> socket.socket:
+    # Not `socket.create_server`, which names no protocol: asyncio then leaves Nagle's algorithm on, so that the body
+    # of an answer waits up to 40 ms for the acknowledgement of its headers.
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if sys.platform != "win32":  # where it would let another program take the port
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+        made.listen(_BACKLOG)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 def config_of(proxy: Proxy) -> Any:

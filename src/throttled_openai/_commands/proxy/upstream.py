@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from typing import TYPE_CHECKING, Any, Final
@@ -64,6 +65,7 @@ class Upstream:
     def __str__(self) -> str:
         return str(self._base)
 
+    @functools.lru_cache(maxsize=1024)  # noqa: B019  # one for the process; few paths are asked for again and again
     def url_of(self, path: bytes, query: bytes) -> Any:
         """The address of a call for `path`."""
         for ending in self._endings:
