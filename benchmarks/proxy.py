@@ -1,6 +1,6 @@
 """What `throttled-openai proxy` adds to a call, what it loses, and whether it keeps all programs to one limit.
 
-    python benchmarks/proxy.py                 # all three, about two minutes
+    python benchmarks/proxy.py                 # all three, about four minutes
     python benchmarks/proxy.py alone           # one call at a time, directly and behind the proxy by turns
     python benchmarks/proxy.py crowd           # 1,000 calls in flight, plain and streamed, both ways by turns
     python benchmarks/proxy.py limit           # aiohttp and curl behind one proxy, a server that enforces its limit
@@ -117,30 +117,41 @@ async def alone(pairs: int) -> bool:
     return fine
 
 
-async def crowd(size: int, latency: float, rounds: int) -> bool:
-    """`size` calls in flight: one starts every `latency / size` seconds, for three times the latency."""
+async def crowd(size: int, latency: float) -> bool:
+    """`size` calls in flight: one starts every `latency / size` seconds, and at every fourth one goes directly."""
     fine = True
     async with session() as http:
-        with spawn(latency=latency, latency_sigma=0.0) as server:
+        with spawn(latency=latency, latency_sigma=0.0, completion_tokens=4) as server:
             async with proxy(server, "--max-concurrency", str(2 * size)) as proxied:
                 for streamed in (False, True):
+                    watching = asyncio.create_task(most_in_flight(http, proxied))
                     direct, behind, unmeasured = Way(), Way(), Way()
-                    await burst(http, proxied, unmeasured, size, latency, 2 * size, streamed)  # until it trusts so many
-                    for _ in range(rounds):
-                        await burst(http, server, direct, size, latency, 3 * size, streamed)
-                        await burst(http, proxied, behind, size, latency, 3 * size, streamed)
-                    fine &= told(f"{size:,} in flight", streamed, direct, behind) and not unmeasured.lost
+                    began, tasks = time.perf_counter(), []
+                    for number in range(4 * size):
+                        await asyncio.sleep(max(0.0, began + number * latency / size - time.perf_counter()))
+                        full = number > 2 * size
+                        ways = [(proxied, behind if full else unmeasured)]
+                        if number % 4 == 0:
+                            ways.append((server, direct if full else unmeasured))
+                        for url, way in ways:
+                            each = call(http, url, way, streamed=streamed, latency=latency)
+                            tasks.append(asyncio.create_task(each))
+                    await asyncio.gather(*tasks)
+                    watching.cancel()
+                    fine &= told("crowd", streamed, direct, behind) and not unmeasured.lost
+                    print(f"    up to {await watching:,} in flight; {unmeasured.lost} lost before", flush=True)
     return fine
 
 
-async def burst(  # noqa: PLR0917
-    http: aiohttp.ClientSession, url: str, way: Way, size: int, latency: float, calls: int, streamed: bool
-) -> None:
-    began, tasks = time.perf_counter(), []
-    for number in range(calls):
-        await asyncio.sleep(max(0.0, began + number * latency / size - time.perf_counter()))
-        tasks.append(asyncio.create_task(call(http, url, way, streamed=streamed, latency=latency)))
-    await asyncio.gather(*tasks)
+async def most_in_flight(http: aiohttp.ClientSession, proxied: str) -> int:
+    most = 0
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            await asyncio.sleep(1)
+            async with http.get(f"{proxied.removesuffix('/v1')}/-/stats") as response:
+                accounts = (await response.json())["accounts"]
+            most = max([most, *(account["in_flight"] for account in accounts)])
+    return most
 
 
 def told(what: str, streamed: bool, direct: Way, behind: Way) -> bool:
@@ -188,8 +199,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", help="some of alone, crowd, limit; default: all")
     parser.add_argument("--pairs", type=int, default=300, help="of calls one at a time")
     parser.add_argument("--size", type=int, default=1000, help="calls in flight")
-    parser.add_argument("--latency", type=float, default=5.0, help="seconds of each of those")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--latency", type=float, default=20.0, help="seconds of each of those")
     parser.add_argument("--rpm", type=int, default=1200)
     parser.add_argument("--calls", type=int, default=300, help="of aiohttp, and a tenth of curl, at the limit")
     given = parser.parse_args()
@@ -199,7 +209,7 @@ def main() -> int:
     if "alone" in parts:
         fine &= asyncio.run(alone(given.pairs))
     if "crowd" in parts:
-        fine &= asyncio.run(crowd(given.size, given.latency, given.rounds))
+        fine &= asyncio.run(crowd(given.size, given.latency))
     if "limit" in parts:
         fine &= asyncio.run(limit(given.rpm, given.calls))
     return int(not fine)

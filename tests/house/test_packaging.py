@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"__main__"},
     {"_commands"},
-    {"__init__"},
+    {"__init__", "ray"},
     {"batch"},
     {"_clients"},
     {"_exchange", "_pool"},
