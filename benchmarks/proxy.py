@@ -1,8 +1,9 @@
 """What `throttled-openai proxy` adds to a call, what it loses, and whether it keeps all programs to one limit.
 
-    python benchmarks/proxy.py                 # all three, about four minutes
+    python benchmarks/proxy.py                 # all of them, about four minutes
     python benchmarks/proxy.py alone           # one call at a time, directly and behind the proxy by turns
-    python benchmarks/proxy.py crowd           # 1,000 calls in flight, plain and streamed, both ways by turns
+    python benchmarks/proxy.py held            # the same beside 1,000 calls that the server holds in flight
+    python benchmarks/proxy.py crowd           # 1,000 calls in flight that come and go, plain and streamed
     python benchmarks/proxy.py limit           # aiohttp and curl behind one proxy, a server that enforces its limit
 
 Server, proxy and client have a process each. A call's excess is its time, or that until its first event, less the time
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from throttled_openai.simulator import spawn
+from throttled_openai.simulator import Fault, spawn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -102,19 +103,42 @@ def session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, headers={"authorization": f"Bearer {KEY}"})
 
 
-async def alone(pairs: int) -> bool:
-    """Both ways by turns, so that what else the machine does is the same for both."""
+async def alone(pairs: int, beside: int = 0) -> bool:
+    """Both ways by turns, so that what else the machine does is the same for both. `beside`: calls held meanwhile."""
     fine = True
+    holds = [Fault("hang", model="held")]
     async with session() as http:
-        with spawn(latency=0.02, latency_sigma=0.0) as server:
-            async with proxy(server) as proxied:
+        with spawn(latency=0.02, latency_sigma=0.0, faults=holds) as server:
+            async with proxy(server, "--max-concurrency", str(beside + 100)) as proxied:
+                held = [asyncio.create_task(hold(http, proxied)) for _ in range(beside)]
+                while held and await in_flight(http, proxied) < beside:  # noqa: ASYNC110  # of another process
+                    await asyncio.sleep(0.5)
                 for streamed in (False, True):
                     direct, behind = Way(), Way()
                     for _ in range(pairs):
                         await call(http, server, direct, streamed=streamed, latency=0.02)
                         await call(http, proxied, behind, streamed=streamed, latency=0.02)
-                    fine &= told("alone", streamed, direct, behind)
+                    fine &= told(f"{beside:,} held" if beside else "alone", streamed, direct, behind)
+                kept = await in_flight(http, proxied) if held else 0
+                for task in held:
+                    task.cancel()
+                await asyncio.gather(*held, return_exceptions=True)
+                await asyncio.sleep(1)
+                if held:
+                    left = await in_flight(http, proxied)
+                    print(f"    {kept:,} were in flight all the while; {left:,} a second after they have hung up")
+                    fine &= kept == beside and left == 0
     return fine
+
+
+async def hold(http: aiohttp.ClientSession, url: str) -> None:
+    async with http.post(f"{url}/chat/completions", json={**BODY, "model": "held"}):
+        pass
+
+
+async def in_flight(http: aiohttp.ClientSession, proxied: str) -> int:
+    async with http.get(f"{proxied.removesuffix('/v1')}/-/stats") as response:
+        return sum(account["in_flight"] for account in (await response.json())["accounts"])
 
 
 async def crowd(size: int, latency: float) -> bool:
@@ -148,9 +172,7 @@ async def most_in_flight(http: aiohttp.ClientSession, proxied: str) -> int:
     with contextlib.suppress(asyncio.CancelledError):
         while True:
             await asyncio.sleep(1)
-            async with http.get(f"{proxied.removesuffix('/v1')}/-/stats") as response:
-                accounts = (await response.json())["accounts"]
-            most = max([most, *(account["in_flight"] for account in accounts)])
+            most = max(most, await in_flight(http, proxied))
     return most
 
 
@@ -196,18 +218,20 @@ async def curl(url: str) -> bytes:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("parts", nargs="*", help="some of alone, crowd, limit; default: all")
+    parser.add_argument("parts", nargs="*", help="some of alone, held, crowd, limit; default: all")
     parser.add_argument("--pairs", type=int, default=300, help="of calls one at a time")
     parser.add_argument("--size", type=int, default=1000, help="calls in flight")
     parser.add_argument("--latency", type=float, default=20.0, help="seconds of each of those")
     parser.add_argument("--rpm", type=int, default=1200)
     parser.add_argument("--calls", type=int, default=300, help="of aiohttp, and a tenth of curl, at the limit")
     given = parser.parse_args()
-    parts, fine = given.parts or ["alone", "crowd", "limit"], True
-    if unknown := set(parts) - {"alone", "crowd", "limit"}:
+    parts, fine = given.parts or ["alone", "held", "crowd", "limit"], True
+    if unknown := set(parts) - {"alone", "held", "crowd", "limit"}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     if "alone" in parts:
         fine &= asyncio.run(alone(given.pairs))
+    if "held" in parts:
+        fine &= asyncio.run(alone(given.pairs, given.size))
     if "crowd" in parts:
         fine &= asyncio.run(crowd(given.size, given.latency))
     if "limit" in parts:
