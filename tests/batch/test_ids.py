@@ -1,4 +1,4 @@
-"""Ids that were seen before, in a table on disk."""
+"""Ids seen before, in a table on disk."""
 
 import contextlib
 
