@@ -15,7 +15,6 @@ from throttled_openai._clients.shared import shared
 from throttled_openai._clients.waits import end_waits, waits_of
 from throttled_openai._exchange.settlement import PERMIT
 from throttled_openai._pool import http_client
-from throttled_openai._protocol.account import account_at, credentials_in
 from throttled_openai._protocol.endpoints import is_metered
 
 from .answers import LOOP, NO_TUNNEL, NO_WEBSOCKETS, NOT_FOUND, STOPPING, Answer, answer_to
@@ -126,11 +125,9 @@ class Proxy:
             headers.append((b"content-length", size))
         if may_run:
             headers = decodable(headers)
-        request = self._family.Request(
-            method, url, headers=headers, content=content, extensions={"timeout": self._timeouts}
-        )
-        record.account = account_at(request.url, credentials_in(request.headers))
-        return request
+        extensions = {"timeout": self._timeouts}
+        record.request = self._family.Request(method, url, headers=headers, content=content, extensions=extensions)
+        return record.request
 
     async def _pass_on(self, request: Any, caller: _Caller, send: Send, record: Record) -> None:
         loop = asyncio.get_running_loop()
@@ -169,9 +166,11 @@ class Proxy:
         decoded = _decoding(response.headers.get("content-encoding", ""))
         await send(start)
         async for chunk in response.aiter_raw():
-            if record.reading is not None:
-                record.reading.add(decoded(chunk))
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            try:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            finally:  # afterwards, so that nothing delays it, but also if the caller hangs up
+                if record.reading is not None:
+                    record.reading.add(decoded(chunk))
         caller.leave()
         await send({"type": "http.response.body", "body": b""})
 

@@ -58,9 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     raise_file_limit()  # before the throttles look at it
     try:
-        proxy = Proxy(arguments.upstream, _nothing if arguments.quiet else _say, **checked(options_in(arguments)))
+        options = checked(options_in(arguments))
+        proxy = Proxy(arguments.upstream, _nothing if arguments.quiet else _say, **options)
     except (TypeError, ValueError, ImportError) as error:
-        arguments.fail(str(error))
+        raise SystemExit(arguments.fail(str(error))) from error
     try:
         sockets = listen(arguments.host or _LOOPBACK, arguments.port)
     except (OSError, UnicodeError) as error:
@@ -136,8 +137,8 @@ def _serve(proxy: Proxy, sockets: list[socket.socket]) -> None:
     config = config_of(proxy)
 
     class Server(uvicorn.Server):
-        def handle_exit(self, number: int, frame: Any) -> None:
-            super().handle_exit(number, frame)
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            super().handle_exit(sig, frame)
             if loops:
                 loops[0].call_soon_threadsafe(stop)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from throttled_openai._protocol.account import account_at, credentials_in
 
 if TYPE_CHECKING:
     from throttled_openai._clients.http_client import Reading
@@ -25,7 +27,7 @@ class Record:
         self.method = method
         self.path = path
         self.arrived_at = arrived_at
-        self.account: Account | None = None
+        self.request: Any = None  # the one for the upstream server
         self.model = ""
         self.status = 0
         self.code = ""  # of an answer of ours, or of how the call ended early
@@ -40,7 +42,7 @@ class Record:
         words = [str(self.status), _fit(self.method), _fit(self.path.decode("ascii", "backslashreplace"))]
         if self.model:
             words.append(_fit(self.model))
-        words += [f"key={label_of(self.account)}", f"waited={sent_at - self.arrived_at:.1f}s"]
+        words += [f"key={self._key}", f"waited={sent_at - self.arrived_at:.1f}s"]
         if self.sent_at is not None:
             words.append(f"took={now - sent_at:.1f}s")
         usage = None if self.reading is None else self.reading.usage
@@ -52,10 +54,16 @@ class Record:
             words.append(self.code)
         return " ".join(words)
 
+    @property
+    def _key(self) -> str:
+        if self.request is None:
+            return "none"
+        return label_of(account_at(self.request.url, credentials_in(self.request.headers)))
 
-def label_of(account: Account | None) -> str:
+
+def label_of(account: Account) -> str:
     """A name for the caller's key: a part of a digest that differs with each start of the proxy."""
-    owner = account.owner[0] if account is not None and account.owner else None
+    owner = account.owner[0] if account.owner else None
     return owner.hex()[:8] if isinstance(owner, bytes) else "none"
 
 
