@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from throttled_openai._clients.options import OPTIONS
 from throttled_openai.simulator import Fault, spawn
 
 if TYPE_CHECKING:
@@ -188,23 +189,52 @@ def told(what: str, streamed: bool, direct: Way, behind: Way) -> bool:
 
 
 async def limit(rpm: int, calls: int) -> bool:
-    """Two programs that know nothing of limits, before a server that allows no more than a second's worth at once."""
+    """Programs that know nothing of limits, before a server that allows no more than a second's worth at once.
+
+    Where budgets can be shared between processes, a program with the SDK's own client draws on the same one.
+    """
+    sharing = "shared" in OPTIONS
+    options = ["--rpm", str(rpm), *(["--shared", "local"] if sharing else [])]
     with spawn(rpm=rpm, burst=1.0, latency=0.2) as server:
-        async with proxy(server, "--rpm", str(rpm)) as proxied, session() as http:
+        async with proxy(server, *options) as proxied, session() as http:
             way, began = Way(), time.perf_counter()
             curls = [curl(proxied) for _ in range(calls // 10)]
             mine = [call(http, proxied, way, streamed=number % 2 == 0, latency=0.2) for number in range(calls)]
-            statuses, _ = await asyncio.gather(asyncio.gather(*curls), asyncio.gather(*mine))
+            by_sdk = calls if sharing else 0
+            statuses, failed_by_sdk, _ = await asyncio.gather(
+                asyncio.gather(*curls), with_sdk(server, rpm, by_sdk), asyncio.gather(*mine)
+            )
             seconds = time.perf_counter() - began
             async with http.get(f"{server.removesuffix('/v1')}/simulator/stats") as response:
                 seen: dict[str, Any] = await response.json()
-    whole, failed = calls + len(curls), way.lost + sum(status != b"200" for status in statuses)
+    whole = calls + len(curls) + by_sdk
+    failed = way.lost + failed_by_sdk + sum(status != b"200" for status in statuses)
     ideal = (whole - rpm / 60) * 60 / rpm + 0.2
     print(
-        f"          limit: {whole} calls of aiohttp and curl at {rpm} RPM: {failed} failed, {seen['refused']} refused "
-        f"by the server, {seconds:.1f} s (ideal {ideal:.1f} s)"
+        f"          limit: {whole} calls of aiohttp, curl{' and the SDK' if sharing else ''} at {rpm} RPM: "
+        f"{failed} failed, {seen['refused']} refused by the server, {seconds:.1f} s (ideal {ideal:.1f} s)"
     )
-    return not failed and seen["refused"] <= 0.01 * whole
+    return not failed and seen["refused"] <= 0.03 * whole
+
+
+async def with_sdk(server: str, rpm: int, calls: int) -> int:
+    """Calls of another process that draws on the store of the proxy; returns how many failed."""
+    if not calls:
+        return 0
+    code = (
+        "import asyncio, sys, throttled_openai\n"
+        "async def main(url, key, rpm, calls):\n"
+        "    client = throttled_openai.ThrottledAsyncOpenAI(base_url=url, api_key=key, rpm=rpm, shared='local')\n"
+        "    made = [client.chat.completions.create(model='gpt-4o', messages=[{'role': 'user', 'content': 'hi'}])\n"
+        "            for _ in range(calls)]\n"
+        "    print(sum(isinstance(each, Exception) for each in await asyncio.gather(*made, return_exceptions=True)))\n"
+        "    await client.close()\n"
+        "asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])))\n"
+    )
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, server, KEY, str(rpm), str(calls), stdout=asyncio.subprocess.PIPE
+    )
+    return int((await running.communicate())[0] or calls)
 
 
 async def curl(url: str) -> bytes:
