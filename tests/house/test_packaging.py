@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"__main__"},
     {"_commands"},
-    {"__init__", "ray"},
+    {"__init__"},
     {"batch"},
     {"_clients"},
     {"_exchange", "_pool"},

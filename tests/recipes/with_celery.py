@@ -24,7 +24,7 @@ from account import counted, options_of
 from throttled_openai import AdmissionTimeout, ThrottledOpenAI
 from throttled_openai.simulator import spawn
 
-PROCESSES, CALLS, RPM = 2, 60, 600
+PROCESSES, CALLS, RPM = 2, 30, 600
 
 FOLDER = os.environ.get("RECIPE_FOLDER", "")
 app = Celery("answers", broker="filesystem://", backend=f"file://{FOLDER}")

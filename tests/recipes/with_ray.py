@@ -1,4 +1,4 @@
-"""Ray Data: `throttled_openai.ray.ModelCalls` answers the rows of a dataset, in actors of a small local cluster.
+"""Ray Data: `throttled_openai.batch.ray.ModelCalls` answers the rows of a dataset, in actors of a small local cluster.
 
 A row that fails has its reason in the column `error`, and the job goes on. Two actors share the account; where budgets
 are not shared between processes, each is given its part of the limit.
@@ -15,7 +15,7 @@ os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS":
 import ray
 
 from account import counted, options_of
-from throttled_openai.ray import ModelCalls
+from throttled_openai.batch.ray import ModelCalls
 from throttled_openai.simulator import spawn
 
 ACTORS, CALLS, RPM = 2, 120, 600

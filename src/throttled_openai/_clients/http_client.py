@@ -89,6 +89,12 @@ def wrap_http_client(http_client: Client, **options: Unpack[Options]) -> Client:
     return throttled
 
 
+def permit_of(response: Any) -> Permit | None:
+    """The permit of a response; None if its request needed none."""
+    permit: Permit | None = response.extensions.get(PERMIT)
+    return permit
+
+
 def unthrottled(http_client: Any) -> Any:
     """The client below a view made by `wrap_http_client`; any other client is returned unchanged."""
     return http_client._throttled.client if isinstance(http_client, _View) else http_client  # noqa: SLF001
@@ -235,7 +241,7 @@ def _body_of(request: Any) -> object:
 
 def _watch(response: Any) -> None:
     """Report the usage to the permit: now, or while the body is read."""
-    permit: Permit | None = response.extensions.get(PERMIT)
+    permit = permit_of(response)
     if permit is None:
         return
     if response.is_closed:

@@ -10,10 +10,9 @@ import zlib
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Final
 
-from throttled_openai._clients.http_client import Reading, wrap_http_client
+from throttled_openai._clients.http_client import Reading, permit_of, wrap_http_client
 from throttled_openai._clients.shared import shared
 from throttled_openai._clients.waits import end_waits, waits_of
-from throttled_openai._exchange.settlement import PERMIT
 from throttled_openai._pool import http_client
 from throttled_openai._protocol.endpoints import is_metered
 
@@ -148,7 +147,7 @@ class Proxy:
 
     async def _answer(self, response: Any, caller: _Caller, send: Send, record: Record) -> None:
         """Send the answer as it comes, byte for byte."""
-        permit = response.extensions.get(PERMIT)
+        permit = permit_of(response)
         record.status, record.phase = response.status_code, "its-stream"
         if permit is not None:
             record.model, record.reading = permit.call.model, Reading(permit)

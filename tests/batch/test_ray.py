@@ -5,7 +5,7 @@ import json
 
 from scripted import CHAT
 from servers import Server, real, says
-from throttled_openai.ray import ModelCalls
+from throttled_openai.batch.ray import ModelCalls
 
 
 class Number:

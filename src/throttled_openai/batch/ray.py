@@ -6,10 +6,11 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from ._clients.async_client import ThrottledAsyncOpenAI
-from ._clients.raw import RawCalls
-from ._protocol.error_body import parse_error_body
-from .batch._request import guessed_path
+from throttled_openai._clients.async_client import ThrottledAsyncOpenAI
+from throttled_openai._clients.raw import RawCalls
+from throttled_openai._protocol.error_body import parse_error_body
+
+from ._request import guessed_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
