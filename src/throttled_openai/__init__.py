@@ -2,7 +2,7 @@
 
 The rooms of the library, from the top. Each one imports only rooms below it:
 
-    _commands    RUN      the command line: run, validate, exec, bench, demo, simulate
+    _commands    RUN      the command line: run, validate, exec, proxy, bench, demo, simulate
     batch        BATCH    many requests, from a file or from Python
     _clients     CALL     the SDK's clients with a throttle, and the ways to get one
     _exchange    SEND     one attempt over HTTP, and sending refused calls again
