@@ -152,7 +152,7 @@ def endpoint_of(host: str, port: int | None, provider: Provider) -> str:
 
 def provider_named(name: str) -> Provider:
     """The provider of that name; for an unknown one, a `ValueError` lists all names."""
-    provider = PROVIDERS.get(_SERVERS.get(name, name)) if isinstance(name, str) else None
+    provider = PROVIDERS.get(_SERVERS.get(name, name)) if name.__class__ is str else None
     if provider is None:
         raise ValueError(f"dialect must be one of {', '.join(map(repr, [*PROVIDERS, *_SERVERS]))}; got {name!r}")
     return provider
