@@ -91,7 +91,6 @@ def steps_of_a_call(kind, **options):
     return (calls_of_functions(lambda: virtual_run(asked(kind, 60, **options))) - few) / 50
 
 
-def test_throttling_adds_a_tenth_to_the_steps_of_a_call():
-    # 600 of 5,161 with Python 3.11 and openai 3.57, of which some 90 find the account and the gate.
-    plain = steps_of_a_call(AsyncOpenAI)
-    assert plain < steps_of_a_call(ThrottledAsyncOpenAI, rpm=1e6) < plain + 630
+def test_a_throttled_call_takes_fewer_steps_than_a_plain_one():
+    # 5,135 of 5,161 with Python 3.11 and openai 3.57.
+    assert steps_of_a_call(ThrottledAsyncOpenAI, rpm=1e6) < steps_of_a_call(AsyncOpenAI)

@@ -26,6 +26,7 @@ from throttled_openai._protocol.usage import read_usage
 from throttled_openai._spelling import suggesting, suggestions
 from throttled_openai.errors import AdmissionError, redacted
 
+from . import answers
 from .credentials import credentials_of, fields_of, names_account
 from .http_client import unthrottled, wrap_http_client
 from .options import OPTIONS, QUEUE_OPTIONS, THROTTLE_OPTIONS, current_queue_options, given_of, read_options
@@ -252,7 +253,7 @@ class ThrottledBase:
             return redacted(self._client.build_request(options.method, url))
 
         def _process_response_data(self, *, data: object, cast_to: Any, response: Any) -> Any:
-            """Read usage from the body or stream event, which the SDK has parsed anyway."""
+            """Read usage from the body or stream event, which the SDK has parsed anyway, and build the answer."""
             permit = response.extensions.get(PERMIT)
             if permit is not None:
                 usage = read_usage(data)
@@ -260,7 +261,12 @@ class ThrottledBase:
                     permit.used(usage)
                 if isinstance(data, dict) and data.get("type") in ("error", "response.failed"):
                     permit.refusal = read_stream_error(data)
-            return super()._process_response_data(data=data, cast_to=cast_to, response=response)
+            sdk = super()._process_response_data
+            if type(data) is dict and sdk.__func__ is answers.PROCESS and not self._strict_response_validation:
+                answer = answers.construct(cast_to, data)
+                if answer is not None:
+                    return answer
+            return sdk(data=data, cast_to=cast_to, response=response)
 
 
 class AsyncThrottledMixin(ThrottledBase):
