@@ -32,10 +32,11 @@ from .http_client import unthrottled, wrap_http_client
 from .options import OPTIONS, QUEUE_OPTIONS, THROTTLE_OPTIONS, current_queue_options, given_of, read_options
 from .sdk import hooked, known_platform, platform_from_thread, retries_of
 from .signature import sign
+from .stencils import build_request
 from .waits import end_waits, wait, waits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
     from contextvars import Token
 
     from throttled_openai._admission.permit import Permit
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from throttled_openai._protocol.account import Account
 
     from .shared import Throttles
+    from .stencils import Stencil
     from .waits import Waits
 
 
@@ -106,6 +108,7 @@ class ThrottledBase:
     _queue_options: QueueOptions
     _dialect: str | None
     _whose: _Whom | None = None  # the client's own, as long as its fields stay
+    _stencils: dict[Hashable, Stencil | None] | None = None
     _line: tuple[Any, Waits] = None, set()  # the HTTP client, and the calls that wait to be sent through it
 
     @property
@@ -251,6 +254,12 @@ class ThrottledBase:
             """Method and address, for an error: a waiting call has no request yet."""
             url = options.url if "://" in options.url else f"{self.base_url}{options.url.lstrip('/')}"
             return redacted(self._client.build_request(options.method, url))
+
+        def _build_request(self, options: Any, *, retries_taken: int = 0) -> Any:
+            """The SDK's request, of a shape known from earlier ones if it has one."""
+            if self._stencils is None:
+                self._stencils = {}
+            return build_request(self._stencils, self, options, retries_taken, super()._build_request)
 
         def _process_response_data(self, *, data: object, cast_to: Any, response: Any) -> Any:
             """Read usage from the body or stream event, which the SDK has parsed anyway, and build the answer."""
