@@ -1,4 +1,18 @@
-"""AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s."""
+"""AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s.
+
+The rooms of the library, from the top. Each one imports only rooms below it:
+
+    _commands    RUN      the command line: run, validate, exec, bench, demo, simulate
+    batch        BATCH    many requests, from a file or from Python
+    _clients     CALL     the SDK's clients with a throttle, and the ways to get one
+    _exchange    SEND     one attempt over HTTP, and sending refused calls again
+    _pool        CONNECT  connections to servers
+    _admission   WAIT     the throttle, its queues, and the permits that calls wait for
+    errors                the errors of calls that were not sent
+    _control     DECIDE   when the next attempt may go: pacing, server windows, concurrency
+    _protocol    READ     what providers write: headers, refusals, usage; and what requests cost
+    simulator    OPPOSE   a simulated server with limits, independent of all others
+"""
 
 from typing import TYPE_CHECKING
 
