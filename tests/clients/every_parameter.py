@@ -101,7 +101,7 @@ async def main():
     inert = sum(map(parameters._is_inert, every))
     ours = tried = plain = plain_ours = 0
     for type_ in every:
-        for number in range(2 * CASES):
+        for number in range(CASES):
             data = some(type_, rng, share := (0.0, 0.02, 0.1, 0.3)[(number + tried) % 4])
             if isinstance(data, dict):
                 try:

@@ -118,7 +118,7 @@ def test_another_library_that_came_later_keeps_its_functions(monkeypatch):
     monkeypatch.setattr(sdk, "transform", theirs)
     fast_parameters(False)
     assert sdk.transform is theirs
-    assert sdk.transform({"a": openai.NOT_GIVEN}, dict) == {"a": openai.NOT_GIVEN}
+    assert sdk.transform({"a": openai.NOT_GIVEN}, dict[str, object]) == {"a": openai.NOT_GIVEN}
     monkeypatch.undo()
     fast_parameters()
     fast_parameters(False)
