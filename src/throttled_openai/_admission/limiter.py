@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from throttled_openai._control.budget import Budget
 from throttled_openai._control.concurrency import ConcurrencyLimit
 from throttled_openai._control.cost_model import CostModel
+from throttled_openai._numbers import number
 from throttled_openai._protocol.headers import NOTHING, read_limits
 from throttled_openai._stats import BudgetStats, spell
 from throttled_openai.errors import AdmissionTimeout, QueueFull
@@ -411,10 +412,10 @@ class Limiter:
         if event:
             say(
                 logging.INFO,
-                "%s: refused (%s, retry after %s s); concurrency limit %d, paused for %.2f s",
+                "%s: refused (%s, %s); concurrency limit %d, paused for %.2f s",
                 self.name,
                 refusal.dimension or refusal.kind,
-                refusal.retry_after,
+                "no wait named" if refusal.retry_after is None else f"retry after {number(refusal.retry_after)} s",
                 self.concurrency.value(),
                 max(0.0, budget.paused_until - now),
             )
