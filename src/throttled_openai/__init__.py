@@ -25,6 +25,7 @@ from ._clients.base import AsyncThrottledMixin
 from ._clients.http_client import wrap_http_client
 from ._clients.install import install, uninstall
 from ._clients.options import queue_options
+from ._clients.parameters import fast_parameters
 from ._clients.sync_client import ThrottledAzureOpenAI, ThrottledMixin, ThrottledOpenAI
 from ._clients.wrap import wrap
 from ._limits import Limits
@@ -70,6 +71,7 @@ __all__ = [
     "ThrottledMixin",
     "ThrottledOpenAI",
     "WindowStats",
+    "fast_parameters",
     "install",
     "queue_options",
     "run_batch",
