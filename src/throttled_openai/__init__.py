@@ -10,9 +10,22 @@ from ._clients.install import install, uninstall
 from ._clients.options import queue_options
 from ._clients.sync_client import ThrottledAzureOpenAI, ThrottledMixin, ThrottledOpenAI
 from ._clients.wrap import wrap
+from ._events import (
+    Admitted,
+    BreakerChanged,
+    Charged,
+    Event,
+    Left,
+    LimitChanged,
+    Paused,
+    Refused,
+    Settled,
+    Waiting,
+)
+from ._explanation import Explanation, Wait
 from ._limits import Limits
 from ._pool import PooledAsyncHttpxClient, PooledHttpxClient
-from ._stats import BudgetStats, Stats, WindowStats
+from ._stats import BudgetStats, PauseStats, Stats, WaitStats, WindowStats
 from .errors import (
     AccountBlocked,
     AccountPaused,
@@ -32,17 +45,28 @@ __all__ = [
     "AccountPaused",
     "AdmissionError",
     "AdmissionTimeout",
+    "Admitted",
     "AsyncThrottledMixin",
     "BatchResult",
     "BatchStoppedError",
+    "BreakerChanged",
     "BudgetStats",
+    "Charged",
     "ClientClosed",
+    "Event",
+    "Explanation",
+    "Left",
+    "LimitChanged",
     "Limits",
+    "PauseStats",
+    "Paused",
     "PooledAsyncHttpxClient",
     "PooledHttpxClient",
     "QueueFull",
+    "Refused",
     "RequestTooLarge",
     "ServerPaused",
+    "Settled",
     "Stats",
     "Throttle",
     "ThrottledAsyncAzureOpenAI",
@@ -50,6 +74,9 @@ __all__ = [
     "ThrottledAzureOpenAI",
     "ThrottledMixin",
     "ThrottledOpenAI",
+    "Wait",
+    "WaitStats",
+    "Waiting",
     "WindowStats",
     "install",
     "queue_options",

@@ -26,7 +26,8 @@ LAYERS = [
     {"errors"},
     {"_control"},
     {"_protocol"},
-    {"simulator", "_limits", "_stats", "_spelling"},
+    {"_explanation"},
+    {"simulator", "_limits", "_stats", "_spelling", "_events"},
 ]
 # These may know the SDK and its HTTP libraries; the command line shows the SDK at work.
 SEAMS = {"_clients", "_exchange", "_pool", "batch", "errors", "_commands", "__main__"}
@@ -113,7 +114,10 @@ def test_the_package_tells_type_checkers_that_it_is_typed():
 
 def test_a_throttle_shows_what_its_users_need_and_nothing_else():
     names = {name for name in dir(throttled_openai.Throttle()) if not name.startswith("_")}
-    assert names == {"changed", "in_flight", "max_refusals", "stats", "threads", "waiting"}
+    assert names == {
+        *("adjust", "changed", "enforce", "explain", "in_flight", "max_refusals"),
+        *("pause", "resume", "stats", "subscribe", "threads", "waiting"),
+    }
 
 
 # --- imports --------------------------------------------------------------------------------------

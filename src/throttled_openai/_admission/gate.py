@@ -55,6 +55,7 @@ class Gate:
         self.breaker = Breaker()
         self.patience = Patience()
         self.aside = False
+        self.held_until = -math.inf  # the user's pause
         self._verdict: dict[str, Any] = {}  # of the refusal that opened the breaker
         self._whole = True  # whether that came as a response, not in the middle of a stream
         self._largest_served = 0.0  # tokens of the largest answered call
@@ -75,7 +76,7 @@ class Gate:
 
     def delay(self, now: float) -> float:
         """Seconds until a call may go; 0 if one may now."""
-        delay = self.breaker.delay(now)
+        delay = max(self.breaker.delay(now), self.held_until - now)
         waiting = self.queue.waiting
         if self.aside and waiting > 1 and self.patience.refusing:
             self._most_waited = max(self._most_waited, waiting)

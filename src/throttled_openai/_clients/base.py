@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 from openai import AsyncAzureOpenAI, AzureOpenAI, DefaultAsyncHttpxClient
 
 from throttled_openai._admission.call import Call, Outcome, QueueOptions
-from throttled_openai._admission.throttle import dispatcher_of
+from throttled_openai._admission.throttle import dispatcher_of, most_refusals
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import PERMIT
 from throttled_openai._pool import http_client
@@ -320,7 +320,7 @@ class AsyncThrottledMixin(ThrottledBase):
             permit, current.permit = current.permit, None
             renew = functools.partial(self._renewed, current, request)
             admit = functools.partial(self._admitted, current)
-            return await send_admitted(current.throttle.max_refusals, permit, request, send, admit, renew)
+            return await send_admitted(most_refusals(current.throttle), permit, request, send, admit, renew)
 
         async def _renewed(self, current: Current, request: Any) -> Any:
             """The request of a further attempt, with fresh credentials, as the SDK's own retries make it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from throttled_openai._limits import Limits
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Seconds between two changes of the pacers with time. In this time a burst grows by about 1 %, which is fine enough.
 STEP: Final = 0.05
+# Sums of what has left that are kept, one a second, to say how much left within a minute.
+SAMPLES: Final = 61
 
 _DIMENSIONS: Final[tuple[Dimension, Dimension]] = ("requests", "tokens")
 
@@ -44,6 +47,7 @@ class Budget:
         self._changed_at = -math.inf  # when the pacers last changed with time
         self._left_at = -math.inf  # when the newest attempt left
         self._spent: dict[Dimension, float] = {"requests": 0.0, "tokens": 0.0}
+        self._spent_before: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)  # instant, requests, tokens
         self._slow_start = SlowStart()
         self._backoff = Backoff()
         per_minute = {"requests": self.limits.rpm, "tokens": self.limits.tpm}
@@ -159,6 +163,9 @@ class Budget:
         self._left_at = now
         self._slow_start.sent(self.newest, now)
         spent = self._spent
+        before = self._spent_before
+        if not before or now - before[-1][0] >= 1.0:
+            before.append((now, spent["requests"], spent["tokens"]))
         spent["requests"] += 1.0
         spent["tokens"] += tokens
         self.pacers["requests"].spend(1.0, now)
@@ -344,6 +351,7 @@ class Budget:
         """Continue on the running loop, forgetting instants of another clock."""
         if not same_clock:
             self._backoff.forget_instants()
+            self._spent_before.clear()
             self._slow_start.end()
             self._changed_at = self._left_at = -math.inf
         for pacer in self.pacers.values():
@@ -351,24 +359,62 @@ class Budget:
         for window in self.windows.values():
             window.rebind(same_clock=same_clock)
 
+    # The user's changes
+
+    def configure(self, dimension: Dimension, per_minute: float | None) -> None:
+        """The user allows another rate from now on; None: the server's."""
+        self.pacers[dimension].configure(None if per_minute is None else per_minute / MINUTE)
+
     # Statistics
 
     def _window_stats(self, key: tuple[Dimension, float], window: ServerWindow) -> WindowStats:
-        return WindowStats(*key, window.limit, window.last_level, announced=key in self._announced)
+        left = window.last_level
+        return WindowStats(
+            *(*key, window.limit, left),
+            source="announced" if key in self._announced else "configured",
+            used=max(0.0, window.limit - window.reserve - left),
+            left=left,
+            refill=window.refill,
+            opens_in=0.0,
+        )
 
-    def stats(self) -> tuple[WindowStats, ...]:
+    def _spent_lately(self, now: float) -> tuple[float, float]:
+        """Requests and tokens that left within the last minute, as far as they are charged."""
+        for at, requests, tokens in tuple(self._spent_before):
+            if now - at < MINUTE:
+                return self._spent["requests"] - requests, self._spent["tokens"] - tokens
+        return 0.0, 0.0
+
+    def stats(self, now: float = math.inf) -> tuple[WindowStats, ...]:
+        """The limits, and what is used of them."""
         found = []
+        lately = dict(zip(_DIMENSIONS, self._spent_lately(now), strict=True))
         windows = dict(self.windows)  # another thread may be changing it
         for dimension, pacer in self.pacers.items():
             per_minute = windows.get((dimension, MINUTE))
             if pacer.rate is not None:
-                level = pacer.last_level if per_minute is None else min(pacer.last_level, per_minute.last_level)
-                found.append(
-                    WindowStats(dimension, MINUTE, pacer.rate * MINUTE, level, announced=per_minute is not None)
-                )
+                found.append(self._per_minute(dimension, pacer, per_minute, lately[dimension]))
             found += [
                 self._window_stats(key, window)
                 for key, window in windows.items()
                 if key[0] == dimension and key[1] != MINUTE
             ]
         return tuple(found)
+
+    @staticmethod
+    def _per_minute(dimension: Dimension, pacer: Pacer, window: ServerWindow | None, used: float) -> WindowStats:
+        assert pacer.rate is not None
+        left, level, refill = None, pacer.last_level, pacer.rate
+        if window is not None:
+            left, refill = window.last_level, min(refill, window.refill)
+            level = min(level, left)
+            if pacer.source == "announced":
+                used = max(0.0, window.limit - window.reserve - left)
+        return WindowStats(
+            *(dimension, MINUTE, pacer.rate * MINUTE, level),
+            source=pacer.source,
+            used=used,
+            left=left,
+            refill=refill,
+            opens_in=pacer.opens_in,
+        )

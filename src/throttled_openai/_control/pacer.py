@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, Literal
 
 from throttled_openai._limits import BURST
 
@@ -57,6 +57,22 @@ class Pacer:
     def rate(self) -> float | None:
         """Units per second that may leave in the long run; None: not known."""
         return _lower(self.known, self.learner.rate)
+
+    @property
+    def source(self) -> Literal["configured", "announced", "learnt"]:
+        """Where the rate comes from."""
+        if self.learner.rate is not None and self.learner.rate == self.rate:
+            return "learnt"
+        return "configured" if self._announced is None or self._announced != self.rate else "announced"
+
+    @property
+    def opens_in(self) -> float | None:
+        """Seconds of holding calls back after which it holds none back; None: never."""
+        if self._bucket is None:
+            return 0.0
+        if self._fixed or not self._full_minute or self.learning or self._held_until > -math.inf:
+            return None
+        return math.log(WHOLE_BURST / self._burst) / GROWTH
 
     @property
     def level(self) -> float:
@@ -118,6 +134,14 @@ class Pacer:
                 self._burst = min(self._burst, BURST)
             self.learner.forget()  # that was another limit
             self._rebuild()
+
+    def configure(self, ceiling: float | None) -> None:
+        """The user allows other units per second from now on."""
+        self.ceiling = ceiling
+        self._full_minute = self._full_minute and (ceiling is None or ceiling >= 0.999 * (self._announced or 0.0))
+        if not (self._full_minute or self._fixed):
+            self._burst = min(self._burst, BURST)
+        self._rebuild()
 
     def forget(self) -> None:
         """Forget what refusals taught."""
