@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ._admission.throttle import Throttle
 from ._clients.async_client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from ._clients.base import AsyncThrottledMixin
+from ._clients.gather import as_completed, gather
 from ._clients.http_client import wrap_http_client
 from ._clients.install import install, uninstall
 from ._clients.options import queue_options
@@ -78,6 +79,8 @@ __all__ = [
     "WaitStats",
     "Waiting",
     "WindowStats",
+    "as_completed",
+    "gather",
     "install",
     "queue_options",
     "run_batch",

@@ -146,18 +146,16 @@ class Subscribers:
         """Returns a function that removes it."""
         if not callable(callback):
             raise TypeError(f"callback must be a function of one event, got {type(callback).__name__}")
-        entry = (callback,)  # one of its own, if the same function subscribes twice
-        self.callbacks = (*self.callbacks, *entry)
+        self.callbacks = (*self.callbacks, callback)
+        return lambda: self.remove(callback)
 
-        def remove() -> None:
-            nonlocal entry
-            if entry:
-                found = list(self.callbacks)
-                found.remove(callback)
-                self.callbacks, entry = tuple(found), ()  # type: ignore[assignment]
-                self._failed.discard(id(callback))
-
-        return remove
+    def remove(self, callback: Subscriber) -> None:
+        """End one subscription of `callback`, if there is one."""
+        found = list(self.callbacks)
+        if callback in found:
+            found.remove(callback)
+            self.callbacks = tuple(found)
+        self._failed.discard(id(callback))
 
     def tell(self, event: Event, context: Context | None = None) -> None:
         """Call every subscriber, in the `context` of the call. An exception costs that subscriber this event only."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from ._limits import GROWTH, WHOLE_BURST
 from ._stats import spell
 
 if TYPE_CHECKING:
@@ -111,13 +112,25 @@ def _until_sent(budget: BudgetStats, calls: float, tokens: float) -> tuple[float
 
 
 def _until_window(window: WindowStats, units: float, pause: float) -> float:
-    by_pace = max(0.0, (units - window.spendable) * window.period / window.limit)
-    if window.opens_in is not None:
-        by_pace = min(by_pace, window.opens_in)
+    by_pace = _until_paced(units - window.spendable, window.limit / window.period, window.opens_in)
     by_server = 0.0
     if window.left is not None and window.refill > 0:
         by_server = max(0.0, (units - window.left) / window.refill)
     return max(by_pace + pause if by_pace else 0.0, by_server)
+
+
+def _until_paced(missing: float, rate: float, opens_in: float | None) -> float:
+    """Seconds until `missing` units have refilled at `rate`, while the burst may grow until it is open."""
+    seconds = max(0.0, missing / rate)
+    if opens_in is None or not seconds:
+        return seconds
+    burst = WHOLE_BURST * math.exp(-GROWTH * opens_in)
+    low, high = 0.0, min(seconds, opens_in)
+    while high - low > AT_ONCE * max(1.0, high):
+        half = (low + high) / 2
+        came = rate * (half + burst * (math.exp(GROWTH * half) - 1))
+        low, high = (half, high) if came < missing else (low, half)
+    return high
 
 
 def _used(window: WindowStats) -> str:

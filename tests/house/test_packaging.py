@@ -19,7 +19,7 @@ LAYERS = [
     {"__main__"},
     {"_commands"},
     {"__init__"},
-    {"batch"},
+    {"batch", "otel"},
     {"_clients"},
     {"_exchange", "_pool"},
     {"_admission"},

@@ -128,7 +128,11 @@ class Queue:
 
     def next_tokens(self) -> float:
         """Tokens of the call that goes next."""
-        return min(((w.order, w.tokens) for w in self.all()), default=(LAST, 0.0))[1]
+        heads = (
+            next((waiter for _, waiter in heap if not waiter.future.done()), None) for heap in self._heaps.values()
+        )
+        first = min((waiter for waiter in heads if waiter is not None), default=None)
+        return 0.0 if first is None else first.tokens
 
     def place_of(self, task: asyncio.Task[Any]) -> tuple[int, float] | None:
         """The place of the call that `task` waits for, and the tokens that it and all ahead of it take."""

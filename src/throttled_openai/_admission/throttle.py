@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from throttled_openai._limits import Limits, LimitsBook, check_number
@@ -92,6 +95,7 @@ class Throttle:
             threads=threads,
             enforced=enforce,
         )
+        everywhere.add(self)
 
     def changed(self, **options: Any) -> Throttle:
         """Another throttle with the same options except for `options`, and with budgets of its own."""
@@ -164,6 +168,42 @@ class Throttle:
     def __repr__(self) -> str:
         # Without waiting: a log handler formats while holding its lock, which the deciding thread may wait for.
         return f"<Throttle [{self._dispatcher.stats_now().summary()}]>"
+
+
+class Everywhere:
+    """All throttles of this process, and the subscribers of all, also of those that come later."""
+
+    def __init__(self) -> None:
+        self._throttles: weakref.WeakSet[Throttle] = weakref.WeakSet()
+        self._callbacks: tuple[Subscriber, ...] = ()
+        self._adding = threading.Lock()
+
+    def add(self, throttle: Throttle) -> None:
+        with self._adding:
+            self._throttles.add(throttle)
+            for callback in self._callbacks:
+                throttle.subscribe(callback)
+
+    def throttles(self) -> list[Throttle]:
+        with self._adding:
+            return list(self._throttles)
+
+    def subscribe(self, callback: Subscriber) -> None:
+        with self._adding:
+            self._callbacks = (*self._callbacks, callback)
+            for throttle in self._throttles:
+                throttle.subscribe(callback)
+
+    def unsubscribe(self, callback: Subscriber) -> None:
+        with self._adding:
+            self._callbacks = tuple(each for each in self._callbacks if each != callback)
+            for throttle in self._throttles:
+                dispatcher_of(throttle).subscribers.remove(callback)
+
+
+everywhere: Final = Everywhere()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: setattr(everywhere, "_adding", threading.Lock()))
 
 
 def dispatcher_of(throttle: Throttle) -> Dispatcher:

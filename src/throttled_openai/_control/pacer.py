@@ -5,20 +5,14 @@ from __future__ import annotations
 import math
 from typing import Final, Literal
 
-from throttled_openai._limits import BURST
+from throttled_openai._limits import BURST, GROWTH, WHOLE_BURST
 
 from .bucket import TokenBucket
 from .rate_learner import RateLearner
 
 # Seconds of the limit below which refusals do not shrink the burst: at 3,000 RPM, five calls.
 LEAST_BURST: Final = 0.1
-# Seconds of the limit at which the burst stops growing: a whole minute. Then the pacer holds nothing back any more.
-WHOLE_BURST: Final = 60.0
-# Share of itself by which the burst grows in each second in which it holds calls back: 17 s from the first second to a
-# whole minute. Where the server enforces a shorter window than it announces, it refuses what is sent beyond that within
-# one round trip: with a burst of one second, 25 % of the rate x the round trip.
-GROWTH: Final = 0.25
-# Seconds after such a refusal in which the burst does not grow; twice as many after each further one.
+# Seconds after a refusal that shrinks the burst in which the burst does not grow; twice as many after each further one.
 HELD: Final = 60.0
 
 
