@@ -28,6 +28,7 @@ from throttled_openai.errors import AdmissionError, redacted
 
 from .credentials import credentials_of, fields_of, names_account
 from .http_client import unthrottled, wrap_http_client
+from .live import begin_if_asked
 from .options import OPTIONS, QUEUE_OPTIONS, THROTTLE_OPTIONS, current_queue_options, given_of, read_options
 from .sdk import hooked, known_platform, platform_from_thread, retries_of
 from .signature import sign
@@ -162,6 +163,7 @@ class ThrottledBase:
 
     def _take_options(self, options: dict[str, Any]) -> Kind | None:
         """Take our options out of `options`; the rest is the SDK's. Returns `pool`."""
+        begin_if_asked()
         self._throttles, self._queue_options, self._dialect, pool = read_options(options, threads=self._threads)
         return pool
 

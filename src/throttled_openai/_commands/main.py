@@ -21,6 +21,7 @@ from .demo import cli as demo
 from .parser import Parser
 from .run import cli as run
 from .run import validate
+from .top import cli as top
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,7 @@ _UNWRITABLE: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errn
 COMMANDS: Final = (
     ("demo", "make the same calls with AsyncOpenAI and ThrottledAsyncOpenAI, and compare", demo),
     ("exec", "run a program unchanged, with every client of the SDK throttled", _exec),
+    ("top", "look at a running program: its limits, why its calls wait, and for how long", top),
     ("run", "send a file of requests and write a file of results, losing nothing", run),
     ("validate", "check a file of requests without sending any", validate),
     ("bench", "measure a live endpoint, and find how many calls in flight it handles best", bench),
