@@ -16,6 +16,8 @@ Binding = Literal["requests", "tokens", "concurrency", "pause", "nothing"]
 
 # Seconds below which a limit does not count as the reason to wait.
 AT_ONCE: Final = 1e-3
+# Seconds below which a wait is not shown.
+SHOWN: Final = 0.05
 # Share of a limit from which on it is the reason by itself; below, calls wait because they are spread over the minute.
 NEARLY: Final = 0.9
 _MINUTE: Final = 60.0
@@ -156,7 +158,7 @@ def _in(seconds: float | None) -> str:
         return "at an unknown time"
     if seconds == math.inf:
         return "when you resume"
-    return "now" if seconds < AT_ONCE else f"in about {about(seconds)}"
+    return "now" if seconds < SHOWN else f"in about {about(seconds)}"
 
 
 def about(seconds: float) -> str:

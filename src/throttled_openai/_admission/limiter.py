@@ -341,6 +341,8 @@ class Limiter:
         )
 
     def _reason_to_wait(self, call: Call, now: float) -> str:
+        if self.gate.held_until > now:
+            return f"{self.name} is {pause_of(self.gate, now)}"
         delay = self.budget.delay(call.tokens, now)
         if delay > 0:
             window = self.budget.used_up(call.tokens)

@@ -78,19 +78,28 @@ class LiveView:
     def _open(self) -> None:
         if self._socket is not None:  # the parent's
             self._socket.close()
+            self._socket = None
         path = directory() / f"{os.getpid()}.sock"
-        path.unlink(missing_ok=True)
+        new = path.with_suffix(".new")
+        new.unlink(missing_ok=True)
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        opened.bind(str(path))
-        path.chmod(0o600)
-        opened.listen(8)
+        try:
+            opened.bind(str(new))
+            new.chmod(0o600)
+            opened.listen(8)
+            new.rename(path)  # only now: one that does not listen yet looks like one left behind
+        except OSError:
+            opened.close()
+            raise
         self._socket, self._path = opened, path
 
     def end(self) -> None:
-        if self._process == os.getpid() and self._path is not None and self._socket is not None:
+        if self._process != os.getpid():
+            return
+        if self._path is not None and self._socket is not None:
             self._path.unlink(missing_ok=True)
             self._socket.close()
-            self._socket, self._process = None, 0
+        self._socket, self._path, self._process = None, None, 0
 
     def _serve(self) -> None:
         opened = self._socket

@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Group
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -103,7 +104,7 @@ def _panel(shown: Shown, seen: list[tuple[float, BudgetStats]], *, chosen: bool)
         title.append(f"  {stats.pause}", style="red")
     rows = Table.grid()
     rows.add_row(table)
-    rows.add_row(Text(f"  {why}", style="yellow" if stats.waiting else "dim"))
+    rows.add_row(Padding(Text(why, style="yellow" if stats.waiting else "dim"), (0, 0, 0, 2)))
     return Panel(rows, title=title, title_align="left", border_style="cyan" if chosen else "dim")
 
 
