@@ -260,3 +260,30 @@ def test_shadow_mode_is_an_option_of_every_client():
 async def test_a_changed_throttle_stays_in_shadow_mode():
     t = throttle(rpm=60, enforce=False)
     assert t.changed(rpm=30).enforce is False
+
+
+# --- a warning ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("calls", "lines"), [(50, []), (121, ["m: 120 calls wait, the last of them for about 2 min: "])]
+)
+def test_a_queue_of_more_than_a_minute_is_warned_of_once_with_its_reason(calls, lines, caplog):
+    async def main():
+        t = throttle(rpm=60)
+        await gather(*(call(t) for _ in range(calls)))
+
+    with caplog.at_level(logging.WARNING, logger="throttled_openai"):
+        virtual_run(main())
+    assert [record.getMessage().split("60 requests")[0] for record in caplog.records] == lines
+
+
+def test_a_queue_for_lack_of_room_is_warned_of_too(caplog):
+    async def main():
+        t = throttle(max_concurrency=1)
+        await gather(*(call(t, seconds=1) for _ in range(100)))
+
+    with caplog.at_level(logging.WARNING, logger="throttled_openai"):
+        virtual_run(main())
+    [record] = caplog.records
+    assert record.getMessage().endswith("1 in flight, as many as there is room for")

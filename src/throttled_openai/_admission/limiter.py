@@ -11,6 +11,7 @@ from throttled_openai._control.budget import Budget
 from throttled_openai._control.concurrency import ConcurrencyLimit
 from throttled_openai._control.cost_model import CostModel
 from throttled_openai._events import Admitted, Charged, Left, Refused, Settled, Subscribers, Waiting
+from throttled_openai._explanation import explain
 from throttled_openai._protocol.headers import NOTHING, read_limits
 from throttled_openai._stats import BudgetStats, spell
 from throttled_openai.errors import AdmissionTimeout, QueueFull
@@ -219,7 +220,7 @@ class Limiter:
             if again is not None:
                 oldest = [waiter for waiter in oldest if waiter.call.stalls]
             if not oldest:
-                self.lacks_room = True
+                self._lacks_room(now)
                 return again or math.inf
             held = self.gate.delay(now)
             if held > 0:
@@ -232,7 +233,7 @@ class Limiter:
                 continue
             if chosen is None:
                 wake_at = now + (min(delay, LEARNING) if self.budget.learning else delay)
-                self.gate.warn_of_wait(oldest[0], delay, now)
+                self._warn_of_wait(oldest[0], delay, now)
                 return max(now, min(wake_at, look_at))
             queue.take(chosen)
             chosen.call.queued = now - chosen.since
@@ -339,6 +340,19 @@ class Limiter:
             ahead=self.queue.ahead_of(waiter),
             reason=self._reason_to_wait(waiter.call, now),
         )
+
+    def _lacks_room(self, now: float) -> None:
+        self.lacks_room = True
+        latency = self.concurrency.latency
+        self.gate.warn_of_queue(latency and self.limit / latency, lambda: self._why(now), now)
+
+    def _warn_of_wait(self, oldest: Waiter, delay: float, now: float) -> None:
+        if not self.gate.warn_of_wait(oldest, delay, now):
+            self.gate.warn_of_queue(self.rates.known, lambda: self._why(now), now)
+
+    def _why(self, now: float) -> str:
+        """What holds the queue back."""
+        return explain(self.stats(now), self.queue.next_tokens()).why
 
     def _reason_to_wait(self, call: Call, now: float) -> str:
         if self.gate.held_until > now:
