@@ -47,6 +47,7 @@ OURS = {
     "limits",
     "max_concurrency",
     "max_refusals",
+    "enforce",
     "priority",
     "max_wait",
     "max_queued",
