@@ -5,9 +5,9 @@
     python benchmarks/seeing.py waits
 
 **Costs.** One call is an admission and its end, with a second one waiting behind it. The variants alternate in one
-process, in rounds, so that a busy machine is busy for all of them; the lowest round counts, which is the one that
-nothing disturbed. "Unused" compares with a copy of the same admission in which the question whether anyone listens is
-left out. Allocations are blocks of memory that a call leaves behind until it ends, by `sys.getallocatedblocks`.
+process, in rounds, so that a busy machine is busy for all of them; the lowest round counts, as the least disturbed one.
+The first variant leaves out the question whether anyone listens. Allocations are the blocks of memory that a call
+holds until it ends, by `sys.getallocatedblocks`.
 
 **Waits.** In scenarios of `control.py` where limits stay as they are, `explain()` is asked for a call in the middle of
 the queue and for the last answer at several instants, and what it says is compared with what then happens.
@@ -33,8 +33,7 @@ from opentelemetry.sdk.trace import TracerProvider
 import control
 from throttled_openai import Throttle, ThrottledAsyncOpenAI, otel
 from throttled_openai._admission.call import Call, Outcome, QueueOptions
-from throttled_openai._admission.changes import Changes
-from throttled_openai._admission.figures import Figures
+from throttled_openai._admission.limiter import Limiter
 from throttled_openai._admission.throttle import dispatcher_of
 from throttled_openai.simulator import Simulator, VirtualTimeLoop
 
@@ -68,7 +67,7 @@ def make(**options) -> Throttle:
     return Throttle(rpm=60e6, tpm=600e6, max_concurrency=1, **options)
 
 
-def nothing(_):
+def nothing(*_):
     pass
 
 
@@ -76,11 +75,11 @@ class Bare:
     """As if nothing of it existed: no figures are kept and no change is looked for."""
 
     def __enter__(self):
-        self._kept = Changes.look, Figures.admitted
-        Changes.look = Figures.admitted = lambda *_: None
+        self._kept = Limiter._note_changes  # noqa: SLF001
+        Limiter._note_changes = nothing  # noqa: SLF001
 
     def __exit__(self, *_):
-        Changes.look, Figures.admitted = self._kept
+        Limiter._note_changes = self._kept  # noqa: SLF001
 
 
 class As:
@@ -118,7 +117,7 @@ def telemetry(throttle):
 
 
 VARIANTS = {
-    "without figures, changes and events": (Bare, None, {}),
+    "without the question whether anyone listens": (Bare, None, {}),
     "all unused": (As, None, {}),
     "one subscriber that does nothing": (As, subscribed, {}),
     "otel.instrument(), outside of a trace": (As, telemetry, {}),
@@ -174,9 +173,9 @@ def costs() -> bool:
         found = {name: measured(*variant, CALLS) for name, variant in VARIANTS.items()}
         for name, value in found.items():
             best[name] = min(best[name], value)
-            differences[name].append(value - found["without figures, changes and events"])
+            differences[name].append(value - found["without the question whether anyone listens"])
     print(f"{'one call':44}{'us':>8}{'more':>8}{'median more':>13}{'blocks held':>13}")
-    base = best["without figures, changes and events"]
+    base = best["without the question whether anyone listens"]
     for name, variant in VARIANTS.items():
         more, middle = best[name] - base, statistics.median(differences[name])
         print(f"{name:44}{best[name]:8.2f}{more:8.2f}{middle:13.2f}{blocks(*variant):13.1f}")
@@ -223,7 +222,7 @@ async def foretold(scenario, seed: int):
             asyncio.create_task(client.chat.completions.create(model=control.MODEL, messages=control.prompt(size)))
             for size, _ in work
         ]
-        for at in (5.0, 20.0):
+        for at in (20.0, 45.0) if scenario.since or "places" in scenario.says else (5.0, 20.0):
             await asyncio.sleep(at - loop.time())
             [limiter] = list(dispatcher_of(client.throttle).limiters)
             waiters = sorted(limiter.queue.all())

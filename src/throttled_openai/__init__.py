@@ -1,4 +1,20 @@
-"""AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s."""
+"""AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s.
+
+The rooms of the library, from the top. Each one imports only rooms below it:
+
+    _commands    RUN      the command line: run, validate, exec, top, bench, demo, simulate
+    otel         REPORT   metrics and spans for OpenTelemetry
+    batch        BATCH    many requests, from a file or from Python
+    _clients     CALL     the SDK's clients with a throttle, and the ways to get one
+    _exchange    SEND     one attempt over HTTP, and sending refused calls again
+    _pool        CONNECT  connections to servers
+    _admission   WAIT     the throttle, its queues, and the permits that calls wait for
+    errors                the errors of calls that were not sent
+    _control     DECIDE   when the next attempt may go: pacing, server windows, concurrency
+    _seeing      SHOW     events and explanations, for people and their tools
+    _protocol    READ     what providers write: headers, refusals, usage; and what requests cost
+    simulator    OPPOSE   a simulated server with limits, independent of all others
+"""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +27,9 @@ from ._clients.install import install, uninstall
 from ._clients.options import queue_options
 from ._clients.sync_client import ThrottledAzureOpenAI, ThrottledMixin, ThrottledOpenAI
 from ._clients.wrap import wrap
-from ._events import (
+from ._limits import Limits
+from ._pool import PooledAsyncHttpxClient, PooledHttpxClient
+from ._seeing.events import (
     Admitted,
     BreakerChanged,
     Charged,
@@ -23,9 +41,7 @@ from ._events import (
     Settled,
     Waiting,
 )
-from ._explanation import Explanation, Wait
-from ._limits import Limits
-from ._pool import PooledAsyncHttpxClient, PooledHttpxClient
+from ._seeing.explanation import Explanation, Wait
 from ._stats import BudgetStats, PauseStats, Stats, WaitStats, WindowStats
 from .errors import (
     AccountBlocked,

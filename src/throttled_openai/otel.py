@@ -32,7 +32,7 @@ from opentelemetry.metrics import Observation
 from opentelemetry.trace import Status, StatusCode
 
 from ._admission.throttle import Throttle, everywhere
-from ._events import Admitted, BreakerChanged, Charged, Left, Paused, Refused, Settled
+from ._seeing.events import Admitted, BreakerChanged, Charged, Left, Paused, Refused, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from ._events import Event
+    from ._seeing.events import Event
     from ._stats import BudgetStats
 
 _NAME: Final = "throttled_openai"

@@ -165,7 +165,7 @@ def test_what_is_known_of_output_at_admission():
     }
 
 
-def test_who_charges_the_real_usage():
+def test_the_providers_that_charge_real_usage():
     usage = {provider for provider in PROVIDERS.values() if provider.charges == "usage"}
     assert {provider.name for provider in usage} == {"anthropic", "fireworks", "gemini", "mistral", "xai"}
     assert {provider.name for provider in usage if provider.counts_output} == {"mistral", "xai"}

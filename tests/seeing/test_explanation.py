@@ -8,7 +8,7 @@ import pytest
 from scripted import say, text_of, throttled
 from support import Limits, Outcome, admit, call, gather, now, start, throttle, ticks, virtual, virtual_run
 from throttled_openai import BudgetStats, WindowStats
-from throttled_openai._explanation import about, explain, seconds_to_send
+from throttled_openai._seeing.explanation import about, explain, seconds_to_send
 from throttled_openai.simulator import Simulator
 
 

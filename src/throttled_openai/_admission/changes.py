@@ -6,15 +6,15 @@ import logging
 import math
 from typing import TYPE_CHECKING, Final, Literal
 
-from throttled_openai._events import BreakerChanged, LimitChanged, Paused
 from throttled_openai._protocol.durations import MINUTE
+from throttled_openai._seeing.events import BreakerChanged, LimitChanged, Paused
 
 from .notices import say
 
 if TYPE_CHECKING:
     from throttled_openai._control.budget import Budget
-    from throttled_openai._events import Event, Subscribers
     from throttled_openai._protocol.headers import Dimension
+    from throttled_openai._seeing.events import Event, Subscribers
 
     from .gate import Gate
 
@@ -39,9 +39,7 @@ class Changes:
         self._breaker: _State | None = None
 
     def look(self, gate: Gate, concurrency: int, now: float) -> None:
-        """Say what has changed, if anyone listens."""
-        if not self._subscribers.callbacks and not logger.isEnabledFor(logging.INFO):
-            return
+        """Say what has changed since the last look."""
         budget = gate.rates.budget
         for dimension, pacer in budget.pacers.items():
             before, after = self._rates[dimension], pacer.rate

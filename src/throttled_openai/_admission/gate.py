@@ -1,4 +1,4 @@
-"""The gate of a limiter: refusals that concern more than its pace, and the errors and warnings for waiting calls."""
+"""The gate of a limiter: whether it sends at all, and the errors and warnings for calls that wait in vain."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from throttled_openai._control.breaker import Breaker
 from throttled_openai._control.bucket import ROUNDING
 from throttled_openai._control.patience import FEWEST_REFUSED, LONGEST, LONGEST_WAIT, VAIN, Patience
-from throttled_openai._explanation import about
 from throttled_openai._limits import OVERSIZE
+from throttled_openai._seeing.explanation import about
 from throttled_openai._stats import spell
 from throttled_openai.errors import AccountBlocked, AccountPaused, RequestTooLarge, ServerPaused, refused_by
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 # Seconds: a longer wait is worth a warning, and so are this many seconds of nothing but refusals.
 WARN_AFTER: Final = 60.0
 SILENT: Final = 10.0
-# Seconds a call rests between two attempts while nothing is answered, doubled each time. Early on the budget's own
-# pauses are as long; later other calls probe the server instead, or a single one is not sent every few seconds.
+# Seconds a call rests between two attempts while nothing is answered, doubled each time. At first the budget's own
+# pauses are as long; later a resting call lets others probe the server, and is itself not sent every few seconds.
 REST: Final = 0.5
 LONGEST_REST: Final = 30.0
 FIRST_REST: Final = 6
-# Seconds over which a limiter that steps aside spreads its waiting calls: each one soon gets its refusal, and the
-# server is not overrun.
+# Seconds over which a limiter that steps aside spreads its waiting calls, so that each one soon gets its refusal
+# and the server is not flooded.
 SPREAD: Final = 2.0
 # Seconds between calls larger than the announced limit that are sent all the same: the server decides.
 OVERSIZE_INTERVAL: Final = 10.0
@@ -60,7 +60,7 @@ class Gate:
         self.aside = False
         self.held_until = -math.inf  # the user's pause
         self._verdict: dict[str, Any] = {}  # of the refusal that opened the breaker
-        self._whole = True  # whether that came as a response, not in the middle of a stream
+        self._whole = True  # whether that refusal was a whole response, not an event in a stream
         self._largest_served = 0.0  # tokens of the largest answered call
         self._oversize_at = math.inf  # when the next call larger than the announced limit may go
         self._sent_at = -math.inf  # when the newest attempt was sent
@@ -120,7 +120,7 @@ class Gate:
         raise RequestTooLarge(tokens=round(call.tokens), limit=largest, model=self.name)
 
     def look(self, now: float) -> float:
-        """Step aside if waiting has proved vain by now; returns the instant to look again."""
+        """Step aside if waiting has not helped by now; returns the instant to look again."""
         since = self.patience.failing_since
         if since is None or self.aside:
             return math.inf

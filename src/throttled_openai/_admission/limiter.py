@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 from throttled_openai._control.budget import Budget
 from throttled_openai._control.concurrency import ConcurrencyLimit
 from throttled_openai._control.cost_model import CostModel
-from throttled_openai._events import Admitted, Charged, Left, Refused, Settled, Subscribers, Waiting
-from throttled_openai._explanation import explain
 from throttled_openai._protocol.headers import NOTHING, read_limits
+from throttled_openai._seeing.events import Admitted, Charged, Left, Refused, Settled, Subscribers, Waiting
+from throttled_openai._seeing.explanation import explain
 from throttled_openai._stats import BudgetStats, spell
 from throttled_openai.errors import AdmissionTimeout, QueueFull
 
 from .call import Call, Outcome
 from .changes import Changes
 from .diagnosis import suspects
-from .figures import Figures, pause_of
+from .figures import Figures, pause_of, windows_of
 from .gate import Gate
 from .home import post
 from .notices import say
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("throttled_openai")  # asked for its level only; `notices.say` logs
 
-# Seconds that a delay holds while a rate is being learnt, before it is looked at again.
+# The longest delay, in seconds, before looking again while a rate is being learnt.
 LEARNING: Final = 1.0
 # Permits granted in one pass. A burst of hundreds would hold the event loop; and as the SDK takes a
 # millisecond to send each, the first reservations would be sent together with later ones.
 MAX_GRANTS_PER_PASS: Final = 32
-# Turns of the event loop after which every refusal has been heard that had arrived when they began: one reads the
-# socket, one hands the response to its task, and one is to spare. A loop that is busy, with hundreds of answers at
-# once, would otherwise take several steps up while the refusals of the first lie unread.
+# Turns of the event loop that process every refusal that has arrived: one reads the socket, one passes the response
+# to its task, and one is spare. On a busy loop, with hundreds of answers at once, the limit would otherwise grow
+# several times while refusals lie unread.
 TURNS: Final = 3
 
 
@@ -75,7 +75,7 @@ class Limiter:
         *,
         enforced: bool = True,
     ) -> None:
-        """`in_flight`: of all models together. `owner`: of the permits, which pass on through it what happens.
+        """`in_flight`: of all models together. `owner`: of the permits; it receives what happens to them.
 
         `enforced`: False if calls are only observed.
         """
@@ -268,7 +268,7 @@ class Limiter:
         if self.concurrency.value() > self.limit:
             self.turns = TURNS
         self.limit = self.concurrency.value()
-        self._changes.look(self.gate, self.limit, now)
+        self._note_changes(now)
         if self.has_room():
             return None
         return math.inf if again is None else now + again
@@ -280,7 +280,7 @@ class Limiter:
             return False
         self.concurrency.grow(now)
         self.limit = self.concurrency.value()
-        self._changes.look(self.gate, self.limit, now)
+        self._note_changes(now)
         return True
 
     def _may_go(self, call: Call, now: float) -> bool:
@@ -300,7 +300,7 @@ class Limiter:
         self._all_in_flight.attempts.add(attempt)
         call.attempts += 1
         queued, call.queued = call.queued, 0.0
-        self.figures.admitted(queued)
+        self.figures.latest.append(queued)
         if self.subscribers.callbacks:
             assert call.order is not None
             waited = call.waited + queued
@@ -309,7 +309,7 @@ class Limiter:
         return Permit(self._owner, attempt)
 
     def _pass_time(self, now: float) -> float:
-        """The integral of attempts in flight over time, from which follows how many an attempt had beside it."""
+        """The integral of attempts in flight over time, which gives the mean in flight during an attempt."""
         if self._occupancy_at > -math.inf:
             self._occupancy += self.in_flight * (now - self._occupancy_at)
         self._occupancy_at = now
@@ -340,6 +340,11 @@ class Limiter:
             ahead=self.queue.ahead_of(waiter),
             reason=self._reason_to_wait(waiter.call, now),
         )
+
+    def _note_changes(self, now: float) -> None:
+        """Say what has changed, if anyone listens."""
+        if self.subscribers.callbacks or logger.isEnabledFor(logging.INFO):
+            self._changes.look(self.gate, self.limit, now)
 
     def _lacks_room(self, now: float) -> None:
         self.lacks_room = True
@@ -416,7 +421,7 @@ class Limiter:
             self._log(attempt, outcome, elapsed)
         if self.subscribers.callbacks:
             self._tell_end(attempt, outcome, refusal, elapsed, now)
-        self._changes.look(self.gate, self.limit, now)
+        self._note_changes(now)
 
     def _tell_end(
         self, attempt: Attempt, outcome: Outcome, refusal: Refusal | None, elapsed: float, now: float
@@ -511,14 +516,14 @@ class Limiter:
             self.budget.observe(announcement, None, now)
         else:
             call, reservation = attempt.call, attempt.reservation
-            # A provider that charges by usage has yet to subtract what is in flight from the announced rest.
+            # A provider that charges by usage has not yet subtracted the attempts in flight from the remainder.
             later = self.outstanding - reservation.tokens if call.provider.charges == "usage" else None
             self.budget.observe(announcement, reservation, now, deferred_charge=later)
             if call.estimate is not None:
                 self._costs.learn_level(announcement, reservation.number, reservation.at, call.estimate, call.provider)
         if rates != (self.budget.request_rate, self.budget.token_rate):
             self._learned()
-        self._changes.look(self.gate, self.limit, now)
+        self._note_changes(now)
 
     def count_usage(self, attempt: Attempt, usage: Usage) -> bool:
         """Take what the server reports as used, during a stream or after its end.
@@ -606,7 +611,7 @@ class Limiter:
             succeeded=self.succeeded,
             refused=self.refused,
             tokens_used=self.tokens_used,
-            windows=self.budget.stats(now),
+            windows=windows_of(self.budget, now),
             tokens_per_call=self.rates.tokens_per_call,
             settled=figures.settled,
             refused_by=dict(figures.refused_by),
@@ -627,7 +632,7 @@ class Limiter:
         for dimension, per_minute in rates.items():
             self.budget.configure(dimension, per_minute)
         self._learned()
-        self._changes.look(self.gate, self.limit, now)
+        self._note_changes(now)
 
     def hold(self, seconds: float, now: float) -> None:
         """Send nothing for `seconds`; 0: go on."""

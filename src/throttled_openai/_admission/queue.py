@@ -170,7 +170,7 @@ class Queue:
         return sum(len(heap) for (before, _), heap in self._heaps.items() if before <= priority) - 1
 
     def left(self, tokens: float = 0.0) -> None:
-        """Count out a cancelled waiter of `tokens`; it may stay in its heap until it is first."""
+        """Stop counting a cancelled waiter of `tokens`; it may stay in its heap until it is first."""
         self.waiting = max(0, self.waiting - 1)  # 0: the queue had been cleared before
         self.tokens = max(0.0, self.tokens - tokens) if self.waiting else 0.0
         self.clear_away()

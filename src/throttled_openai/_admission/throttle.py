@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
-    from throttled_openai._events import Subscriber
-    from throttled_openai._explanation import Explanation
     from throttled_openai._protocol.headers import Dimension
+    from throttled_openai._seeing.events import Subscriber
+    from throttled_openai._seeing.explanation import Explanation
     from throttled_openai._stats import Stats
 
 # The shortcuts for `Limits` that each model has for itself; they exclude `limits`.
@@ -207,7 +207,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def dispatcher_of(throttle: Throttle) -> Dispatcher:
-    """Where the calls of `throttle` are admitted; private, so that its face stays small."""
+    """The dispatcher of `throttle`; not a public attribute, so that users see only what they need."""
     return throttle._dispatcher  # noqa: SLF001
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from throttled_openai._admission.throttle import everywhere
-from throttled_openai._explanation import about, seconds_to_send
+from throttled_openai._seeing.explanation import about, seconds_to_send
 
 if TYPE_CHECKING:
     from typing import TextIO

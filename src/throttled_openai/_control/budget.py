@@ -46,8 +46,8 @@ class Budget:
         self._event_at = 0  # number of the newest attempt at the last congestion event
         self._changed_at = -math.inf  # when the pacers last changed with time
         self._left_at = -math.inf  # when the newest attempt left
-        self._spent: dict[Dimension, float] = {"requests": 0.0, "tokens": 0.0}
-        self._spent_before: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)  # instant, requests, tokens
+        self.spent: dict[Dimension, float] = {"requests": 0.0, "tokens": 0.0}
+        self.spent_before: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)  # instant, requests, tokens
         self._slow_start = SlowStart()
         self._backoff = Backoff()
         per_minute = {"requests": self.limits.rpm, "tokens": self.limits.tpm}
@@ -57,7 +57,7 @@ class Budget:
         }
         self.windows: dict[tuple[Dimension, float], ServerWindow] = {}
         self._per_day: dict[Dimension, float | None] = {"requests": self.limits.rpd, "tokens": self.limits.tpd}
-        self._announced = AnnouncedLimits(self.pacers, self.windows, self._per_day, self._spent)
+        self._announced = AnnouncedLimits(self.pacers, self.windows, self._per_day, self.spent)
         self.diagnosis = Diagnosis(self.pacers, self.windows, self._announced.doubtful, self._per_day)
         for dimension, limit in self._per_day.items():
             if limit is not None:  # a day's worth may be spent at any pace: no pacer, only a window
@@ -132,7 +132,7 @@ class Budget:
             if key[1] > MINUTE and key not in self._announced.doubtful
         ]
         delay, key = max(short, default=(0.0, None))
-        return None if key is None or delay <= 0 else self._window_stats(key, self.windows[key])
+        return None if key is None or delay <= 0 else self.window_stats(key, self.windows[key])
 
     def _pass_time(self, now: float) -> None:
         whole = now - self._changed_at
@@ -162,8 +162,8 @@ class Budget:
         self.newest += 1
         self._left_at = now
         self._slow_start.sent(self.newest, now)
-        spent = self._spent
-        before = self._spent_before
+        spent = self.spent
+        before = self.spent_before
         if not before or now - before[-1][0] >= 1.0:
             before.append((now, spent["requests"], spent["tokens"]))
         spent["requests"] += 1.0
@@ -187,7 +187,7 @@ class Budget:
                 self._give_back(reservation, dimension, amount)
 
     def _give_back(self, reservation: Reservation, dimension: Dimension, amount: float) -> None:
-        self._spent[dimension] -= amount
+        self.spent[dimension] -= amount
         for other, checkpoint in reservation.checkpoints:
             if other == dimension:
                 checkpoint.window.give_back(amount, checkpoint)
@@ -351,7 +351,7 @@ class Budget:
         """Continue on the running loop, forgetting instants of another clock."""
         if not same_clock:
             self._backoff.forget_instants()
-            self._spent_before.clear()
+            self.spent_before.clear()
             self._slow_start.end()
             self._changed_at = self._left_at = -math.inf
         for pacer in self.pacers.values():
@@ -367,7 +367,7 @@ class Budget:
 
     # Statistics
 
-    def _window_stats(self, key: tuple[Dimension, float], window: ServerWindow) -> WindowStats:
+    def window_stats(self, key: tuple[Dimension, float], window: ServerWindow) -> WindowStats:
         left = window.last_level
         return WindowStats(
             *(*key, window.limit, left),
@@ -376,45 +376,4 @@ class Budget:
             left=left,
             refill=window.refill,
             opens_in=0.0,
-        )
-
-    def _spent_lately(self, now: float) -> tuple[float, float]:
-        """Requests and tokens that left within the last minute, as far as they are charged."""
-        for at, requests, tokens in tuple(self._spent_before):
-            if now - at < MINUTE:
-                return self._spent["requests"] - requests, self._spent["tokens"] - tokens
-        return 0.0, 0.0
-
-    def stats(self, now: float = math.inf) -> tuple[WindowStats, ...]:
-        """The limits, and what is used of them."""
-        found = []
-        lately = dict(zip(_DIMENSIONS, self._spent_lately(now), strict=True))
-        windows = dict(self.windows)  # another thread may be changing it
-        for dimension, pacer in self.pacers.items():
-            per_minute = windows.get((dimension, MINUTE))
-            if pacer.rate is not None:
-                found.append(self._per_minute(dimension, pacer, per_minute, lately[dimension]))
-            found += [
-                self._window_stats(key, window)
-                for key, window in windows.items()
-                if key[0] == dimension and key[1] != MINUTE
-            ]
-        return tuple(found)
-
-    @staticmethod
-    def _per_minute(dimension: Dimension, pacer: Pacer, window: ServerWindow | None, used: float) -> WindowStats:
-        assert pacer.rate is not None
-        left, level, refill = None, pacer.last_level, pacer.rate
-        if window is not None:
-            left, refill = window.last_level, min(refill, window.refill)
-            level = min(level, left)
-            if pacer.source == "announced":
-                used = max(0.0, window.limit - window.reserve - left)
-        return WindowStats(
-            *(dimension, MINUTE, pacer.rate * MINUTE, level),
-            source=pacer.source,
-            used=used,
-            left=left,
-            refill=refill,
-            opens_in=pacer.opens_in,
         )

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from throttled_openai._explanation import explain
+from throttled_openai._seeing.explanation import explain
 from throttled_openai._stats import spell
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from ._limits import GROWTH, WHOLE_BURST
-from ._stats import spell
+from throttled_openai._limits import GROWTH, WHOLE_BURST
+from throttled_openai._stats import spell
 
 if TYPE_CHECKING:
-    from ._stats import BudgetStats, WindowStats
+    from throttled_openai._stats import BudgetStats, WindowStats
 
 Binding = Literal["requests", "tokens", "concurrency", "pause", "nothing"]
 
@@ -77,7 +77,7 @@ def explain(budget: BudgetStats, next_tokens: float, place: int | None = None, t
     goes_in, _ = _until_sent(budget, place or 1, tokens if place else next_tokens)
     sent_in, binding = _until_sent(budget, waiting, budget.waiting_tokens)
     done_in = None if sent_in is None else sent_in + (budget.latency or 0.0)
-    if budget.pause is not None:
+    if budget.pause is not None and (sent_in is None or budget.pause.seconds >= sent_in / 2):
         binds: Binding = "pause"
         why = str(budget.pause)
     elif binding is None:
