@@ -57,6 +57,8 @@ from .errors import (
 if TYPE_CHECKING:
     from .batch import BatchResult, BatchStoppedError, run_batch, run_file
 
+    __version__: str
+
 __all__ = [
     "AccountBlocked",
     "AccountPaused",
@@ -109,7 +111,12 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """What is for files of requests is imported at its first use."""
+        """The version is looked up, and what is for files of requests is imported, at its first use."""
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415
+
+            found = globals()[name] = version("throttled-openai")
+            return found
         if name not in {"BatchResult", "BatchStoppedError", "run_batch", "run_file"}:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from . import batch  # noqa: PLC0415

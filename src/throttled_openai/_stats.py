@@ -8,6 +8,8 @@ from collections.abc import Mapping  # noqa: TC003  # so that `typing.get_type_h
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ._numbers import number
+
 
 def spell(seconds: float) -> str:
     """A duration in words for messages: `0.4 s`, `3 min 20 s`, `2 h 5 min`, `3 days`."""
@@ -57,7 +59,7 @@ class WindowStats:
     @property
     def unit(self) -> str:
         """The period in words: `min`, `day`."""
-        return {60.0: "min", 3600.0: "h", 86_400.0: "day"}.get(self.period, f"{self.period:g} s")
+        return {60.0: "min", 3600.0: "h", 86_400.0: "day"}.get(self.period, f"{number(self.period)} s")
 
     def __str__(self) -> str:
         return f"{self.limit:,.0f} {self.dimension}/{self.unit}"

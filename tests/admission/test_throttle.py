@@ -299,7 +299,7 @@ async def test_a_call_that_cannot_fit_the_announced_limit_fails_at_once_with_the
     for _ in range(2):  # announced once, it would be doubtful
         permit.observe(announcement(tpm=10_000))
     permit.settle(Outcome.SUCCESS)
-    with pytest.raises(RequestTooLarge, match=r"estimated at 15001 tokens but m admits at most 10000") as failed:
+    with pytest.raises(RequestTooLarge, match=r"estimated at 15,001 tokens but m admits at most 10,000") as failed:
         await admit(t, 15_001)
     assert (failed.value.tokens, failed.value.limit) == (15_001, 10_000)
     assert t.waiting == t.in_flight == 0

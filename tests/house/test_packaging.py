@@ -28,6 +28,7 @@ LAYERS = [
     {"_protocol"},
     {"_seeing"},
     {"simulator", "_limits", "_stats", "_spelling"},
+    {"_numbers"},
 ]
 # These may know the SDK and its HTTP libraries; the command line shows the SDK at work.
 SEAMS = {"_clients", "_exchange", "_pool", "batch", "errors", "_commands", "__main__"}

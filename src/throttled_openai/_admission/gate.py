@@ -280,7 +280,7 @@ class Gate:
         self._verdict, self._whole = verdict, whole
         if breaker.open:
             failed = self.queue.fail(lambda call: not self._outlasts(call, now), lambda: self._error(now))
-            then = f"{failed} waiting calls failed, none sent for {breaker.every:g} s"
+            then = f"{failed} waiting calls failed, none sent for {spell(breaker.every)}"
         else:
             then = f"that may concern one call only: {self.queue.waiting} wait until another has tried"
         asked = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from throttled_openai._limits import GROWTH, WHOLE_BURST
+from throttled_openai._numbers import number
 from throttled_openai._stats import spell
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _used(window: WindowStats) -> str:
     if window.source == "learnt":
         return f"about {window}, as refusals have shown"
     when = {_MINUTE: "this minute", 3600.0: "this hour", 86_400.0: "today"}.get(
-        window.period, f"in {window.period:g} s"
+        window.period, f"in {number(window.period)} s"
     )
     used = min(max(window.used, 0.0), window.limit)
     if used < NEARLY * window.limit:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import openai
 
+from throttled_openai._numbers import literal
 from throttled_openai._protocol.estimate import estimate
 from throttled_openai._protocol.usage import Usage
 from throttled_openai.errors import ClientClosed, RequestTooLarge
@@ -307,7 +308,7 @@ class Runner:
         asked = expected_usage(request, self._tally)
         expected = price.of(asked)
         if self._tally.cost + self._reserved + expected > self._max_cost:
-            self.stopped = self.stopped or f"max_cost={self._max_cost:g} would be passed"
+            self.stopped = self.stopped or f"max_cost={literal(self._max_cost)} would be passed"
             self.drain()
             return None
         return expected

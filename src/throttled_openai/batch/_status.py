@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from throttled_openai._numbers import number
 from throttled_openai._stats import spell
 
 from ._tally import limit_of, rate_of
@@ -62,7 +63,7 @@ class Status:
             f"{self.refusals:,} refusals",
         ]
         if self.cost is not None:
-            parts.append(f"cost {self.cost:.4g}")
+            parts.append(f"cost {number(self.cost)}")
         left = "" if self.seconds_left is None else f"{spell(self.seconds_left)} left"
         parts.append(f"{left} ({self.reason})" if left else self.reason)
         return "; ".join(parts)
