@@ -265,10 +265,11 @@ class Limiter:
         if self.turns:
             return math.inf
         again = self.concurrency.look(now)
-        if self.concurrency.value() > self.limit:
-            self.turns = TURNS
-        self.limit = self.concurrency.value()
-        self._note_changes(now)
+        limit = self.concurrency.value()
+        if limit != self.limit:
+            self.turns = TURNS if limit > self.limit else self.turns
+            self.limit = limit
+            self._note_changes(now)
         if self.has_room():
             return None
         return math.inf if again is None else now + again
@@ -279,8 +280,10 @@ class Limiter:
         if self.turns:
             return False
         self.concurrency.grow(now)
-        self.limit = self.concurrency.value()
-        self._note_changes(now)
+        limit = self.concurrency.value()
+        if limit != self.limit:
+            self.limit = limit
+            self._note_changes(now)
         return True
 
     def _may_go(self, call: Call, now: float) -> bool:
@@ -523,7 +526,7 @@ class Limiter:
                 self._costs.learn_level(announcement, reservation.number, reservation.at, call.estimate, call.provider)
         if rates != (self.budget.request_rate, self.budget.token_rate):
             self._learned()
-        self._note_changes(now)
+            self._note_changes(now)
 
     def count_usage(self, attempt: Attempt, usage: Usage) -> bool:
         """Take what the server reports as used, during a stream or after its end.
