@@ -142,9 +142,14 @@ class BudgetStats:
     def __str__(self) -> str:
         limits = ", ".join(map(str, self.windows)) or "no limit known"
         paused = "" if self.pause is None else f"{self.pause}, "
+        observed = ""
+        if not self.enforced:
+            half, longest = spell(self.waits.p50), spell(self.waits.longest)
+            observed = f" | only observed: half would wait up to {half}, the longest {longest}; "
+            observed += f"{self.turned_away} would have failed"
         return (
             f"{self.name}: {paused}{self.waiting} waiting, {self.in_flight} in flight of {self.concurrency_limit}, "
-            f"{self.succeeded} succeeded, {self.refused} refused | {limits}"
+            f"{self.succeeded} succeeded, {self.refused} refused | {limits}{observed}"
         )
 
 

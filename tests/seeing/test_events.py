@@ -218,6 +218,7 @@ async def test_shadow_mode_delays_no_call_and_says_how_long_each_would_have_wait
     assert await gather(*(call(t, seconds=0.1) for _ in range(11))) == [0.0] * 11
     [budget] = t.stats().budgets
     assert (budget.enforced, budget.waits.p50, budget.waits.longest) == (False, 5.0, 10.0)
+    assert str(budget).endswith("only observed: half would wait up to 5.0 s, the longest 10 s; 0 would have failed")
     assert [event.queued for event in of(events, Admitted)] == [float(n) for n in range(11)]
     assert (t.waiting, t.in_flight) == (0, 0)
 

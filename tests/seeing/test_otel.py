@@ -93,10 +93,15 @@ def test_waits_and_attempts_are_spans_in_the_trace_of_the_call(threads):
             await call(t)
 
     async def main():
-        t = throttle(limits=Limits(rpm=6000, burst=0.01), threads=threads)
+        t = throttle(rpm=6000, threads=threads)
         telemetry = Telemetry(t)
         await call(t)  # outside of a trace
-        await gather(*(one(t, telemetry, name) for name in "abc"))
+        t.pause()
+        calls = asyncio.gather(*(one(t, telemetry, name) for name in "abc"))
+        while t.stats().waiting < 3:
+            await asyncio.sleep(0.01)
+        t.resume()
+        await calls
         while t.stats().in_flight:
             await asyncio.sleep(0.01)
         telemetry.end()

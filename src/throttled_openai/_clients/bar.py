@@ -111,7 +111,11 @@ class RichBar:
         if bars is None:
             rich = importlib.import_module("rich.progress")
             console = importlib.import_module("rich.console").Console(stderr=True)
-            columns = rich.BarColumn(), rich.MofNCompleteColumn(), rich.TextColumn("{task.description}", markup=False)
+            columns = (
+                rich.BarColumn(_WIDTH),
+                rich.MofNCompleteColumn(),
+                rich.TextColumn("{task.description}", markup=False),
+            )
             bars = rich.Progress(*columns, console=console, auto_refresh=False)
             bars.start()
         self._bars = bars
