@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 from openai import AsyncAzureOpenAI, AzureOpenAI, DefaultAsyncHttpxClient
 
 from throttled_openai._admission.call import Call, Outcome, QueueOptions
-from throttled_openai._admission.throttle import dispatcher_of
+from throttled_openai._admission.throttle import dispatcher_of, most_refusals
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import PERMIT
 from throttled_openai._pool import http_client
@@ -29,6 +29,7 @@ from throttled_openai.errors import AdmissionError, redacted
 from . import answers
 from .credentials import credentials_of, fields_of, names_account
 from .http_client import unthrottled, wrap_http_client
+from .live import begin_if_asked
 from .options import OPTIONS, QUEUE_OPTIONS, THROTTLE_OPTIONS, current_queue_options, given_of, read_options
 from .sdk import hooked, known_platform, platform_from_thread, retries_of
 from .signature import sign
@@ -166,6 +167,7 @@ class ThrottledBase:
 
     def _take_options(self, options: dict[str, Any]) -> Kind | None:
         """Take our options out of `options`; the rest is the SDK's. Returns `pool`."""
+        begin_if_asked()
         self._throttles, self._queue_options, self._dialect, pool = read_options(options, threads=self._threads)
         return pool
 
@@ -335,7 +337,7 @@ class AsyncThrottledMixin(ThrottledBase):
             permit, current.permit = current.permit, None
             renew = functools.partial(self._renewed, current, request)
             admit = functools.partial(self._admitted, current)
-            return await send_admitted(current.throttle.max_refusals, permit, request, send, admit, renew)
+            return await send_admitted(most_refusals(current.throttle), permit, request, send, admit, renew)
 
         async def _renewed(self, current: Current, request: Any) -> Any:
             """The request of a further attempt, with fresh credentials, as the SDK's own retries make it."""

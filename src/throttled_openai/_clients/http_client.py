@@ -10,7 +10,7 @@ import types
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from throttled_openai._admission.call import Call
-from throttled_openai._admission.throttle import dispatcher_of
+from throttled_openai._admission.throttle import dispatcher_of, most_refusals
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import ADMITTED, PERMIT
 from throttled_openai._protocol.account import account_at, credentials_in
@@ -147,7 +147,7 @@ class _View:
                     error.request = redacted(request)
                     raise
 
-            response = await send_admitted(throttle.max_refusals, await admit(call), request, send, admit)
+            response = await send_admitted(most_refusals(throttle), await admit(call), request, send, admit)
             _watch(response)
             return response
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from throttled_openai._clients.install import VARIABLES, checked, first_process, install, installed_stats
+from throttled_openai._clients.live import VARIABLE as TOP
 from throttled_openai._stats import spell
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def add_arguments(parser: Parser) -> None:
         "learnt from the server. Clients of one account share its limits; each process has the whole limit."
     )
     add_options(parser)
+    parser.add_argument("--shadow", action="store_true", help="only observe: report what throttling would have done")
+    parser.add_argument("--top", action="store_true", help="let `throttled-openai top` look at the program")
     parser.add_argument("--quiet", action="store_true", help="print no summary at the end")
     parser.allow_abbrev = False
     parser.program = "program"
@@ -92,6 +95,10 @@ def run(arguments: argparse.Namespace) -> int:
             f"with {ignored} Python ignores the environment, through which programs are throttled; leave {ignored} out"
         )
     environment = environment_of(given, quiet=arguments.quiet)
+    if vars(arguments).get("top"):
+        environment[TOP] = "1"
+    if vars(arguments).get("shadow"):
+        environment["THROTTLED_OPENAI_ENFORCE"] = "0"
     try:
         try:
             return _become(command, environment)

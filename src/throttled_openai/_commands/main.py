@@ -19,6 +19,7 @@ from .parser import Parser
 from .proxy import cli as proxy
 from .run import cli as run
 from .run import validate
+from .top import cli as top
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,7 @@ COMMANDS: Final = (
     ("demo", "make the same calls with AsyncOpenAI and ThrottledAsyncOpenAI, and compare", demo),
     ("exec", "run a program unchanged, with every client of the SDK throttled", _exec),
     ("proxy", "serve any program on this machine: admit its calls, pace them and pass them on", proxy),
+    ("top", "look at a running program: its limits, why its calls wait, and for how long", top),
     ("run", "send a file of requests and write a file of results, losing nothing", run),
     ("validate", "check a file of requests without sending any", validate),
     ("bench", "measure a live endpoint, and find how many calls in flight it handles best", bench),
