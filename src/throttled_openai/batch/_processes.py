@@ -200,10 +200,10 @@ def _sum(budgets: list[BudgetStats]) -> BudgetStats:
     for window in [window for each in budgets for window in each.windows]:
         key = window.dimension, window.period
         before = windows.get(key)
+        sums: dict[str, Any] = {name: getattr(before or window, name) for name in _ADDED}
         if before is not None:
-            sums: dict[str, Any] = {name: getattr(before, name) + getattr(window, name) for name in _ADDED}
-            window = dataclasses.replace(before, **sums)
-        windows[key] = window
+            sums = {name: value + getattr(window, name) for name, value in sums.items()}
+        windows[key] = dataclasses.replace(window, **sums)
     return dataclasses.replace(
         budgets[0],
         **counts,
