@@ -188,7 +188,8 @@ class Server:
         settings = self.settings
         usual = settings.completion_tokens
         tokens = request.completion_tokens(usual)
-        answer = Answer(request, self._requests, EPOCH + int(now), tokens, tokens < usual)
+        shortened = tokens < request.whole_tokens(usual)
+        answer = Answer(request, self._requests, EPOCH + int(now), tokens, shortened)
         latency = settings.latency * math.exp(self._latencies.gauss(0, settings.latency_sigma))
         reply = answer_reply(answer, fault, headers, latency)
         if reply.status == 200 and request.endpoint == "responses" and request.body.get("store") is not False:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from .fields import BadRequestError, check_fields, read_body
+from .wanted import Wanted, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,10 +46,16 @@ class MeteredRequest:
     body: dict[str, Any]
     cost: int
     prompt_tokens: int
+    wanted: Wanted | None = None
 
     def completion_tokens(self, usual: int) -> int:
-        limit = self._most_tokens
-        return usual if limit is None else max(1, min(usual, limit))
+        """Tokens of one answer, where `usual` is the length of prose."""
+        limit, whole = self._most_tokens, self.whole_tokens(usual)
+        return whole if limit is None else max(1, min(whole, limit))
+
+    def whole_tokens(self, usual: int) -> int:
+        """The same without the limit that the request sets."""
+        return usual if self.wanted is None else self.wanted.tokens
 
     @property
     def reserved_tokens(self) -> int:
@@ -95,7 +102,7 @@ def parse(endpoint: str, raw: bytes, deployment: str | None = None) -> MeteredRe
     check_fields(endpoint, body)
     stream = body.get("stream") is True and endpoint not in {"embeddings", "moderations"}
     cost, prompt_tokens = _measure(endpoint, body)
-    return MeteredRequest(endpoint, model, stream, body, cost, prompt_tokens)
+    return MeteredRequest(endpoint, model, stream, body, cost, prompt_tokens, wanted(endpoint, body))
 
 
 def _measure(endpoint: str, body: dict[str, Any]) -> tuple[int, int]:
