@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._wording.errors import error
 from .._wording.headers import go_duration
 from .bodies import Answer, Json, answer_object, message, output_item, part, response, to_bytes, tool_call
+from .media import media_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,8 @@ def events(answer: Answer) -> tuple[bytes, ...]:
         return tuple(
             _named({**event, "sequence_number": number}) for number, event in enumerate(_response_events(answer))
         )
+    if answer.request.endpoint.startswith(("images/", "audio/")):
+        return tuple(_named(event) for event in media_events(answer))
     chunks = _chat_chunks(answer) if answer.request.endpoint == "chat/completions" else _text_chunks(answer)
     return (*(_data(chunk) for chunk in _with_usage(answer, chunks)), _DONE)
 

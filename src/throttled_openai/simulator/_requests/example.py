@@ -41,7 +41,7 @@ _TYPES: Final = {
 def example(schema: object, name: str) -> Any:
     """A value that fits `schema`. Raises `BadRequestError` for a schema that fits nothing, or is none."""
     try:
-        return _Example(schema, name).value(schema, frozenset())
+        return _Example(schema, name).value(schema, frozenset({"#"}))
     except _EndlessError as problem:
         raise BadRequestError(f"Invalid schema for '{name}': it refers to itself without an end.", name) from problem
 

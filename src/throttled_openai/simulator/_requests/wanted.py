@@ -59,7 +59,7 @@ def _tool(endpoint: str, body: dict[str, Any]) -> Wanted | None:
 def _callable(tool: dict[str, Any]) -> Wanted | None:
     """The call of this tool; None for one that OpenAI runs itself."""
     kind, name = tool.get("type"), _name(tool)
-    if kind not in {"function", "custom"} or name is None:
+    if name is None or (kind != "function" and kind != "custom"):  # noqa: PLR1714  # it may be of any type
         return None
     if kind == "custom":
         return Wanted(_INPUT, name, custom=True)
