@@ -12,10 +12,10 @@ from .._wording.dates import EPOCH
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .store import Store
-
     # The path and body of a request, to the status and body of its answer.
     AnswerLine = Callable[[str, object], tuple[int, dict[str, Any]]]
+    # The name, content, purpose and time of a file, to its object.
+    AddFile = Callable[[str, bytes, str, float], dict[str, Any]]
 
 Json = dict[str, Any]
 
@@ -69,7 +69,7 @@ def new_batch(body: Json, number: int, content: bytes, now: float, latency: floa
     return Batch(batch, now + latency, lines)
 
 
-def advance(batch: Batch, store: Store, answer: AnswerLine, now: float) -> Json:
+def advance(batch: Batch, add_file: AddFile, answer: AnswerLine, now: float) -> Json:
     """Bring the batch up to `now`, and give its object."""
     body, at = batch.body, EPOCH + int(now)
     if body["status"] not in {"validating", "in_progress"}:
@@ -81,7 +81,7 @@ def advance(batch: Batch, store: Store, answer: AnswerLine, now: float) -> Json:
         total = {"total": len(batch.lines), "completed": 0, "failed": 0}
         body |= {"status": "in_progress", "in_progress_at": body["in_progress_at"] or at, "request_counts": total}
     else:
-        _complete(batch, store, answer, now)
+        _complete(batch, add_file, answer, now)
     return body
 
 
@@ -121,7 +121,7 @@ def _problems(lines: list[bytes], endpoint: str) -> list[Json]:
     return problems
 
 
-def _complete(batch: Batch, store: Store, answer: AnswerLine, now: float) -> None:
+def _complete(batch: Batch, add_file: AddFile, answer: AnswerLine, now: float) -> None:
     body, at = batch.body, EPOCH + int(now)
     output: list[bytes] = []
     errors: list[bytes] = []
@@ -137,7 +137,7 @@ def _complete(batch: Batch, store: Store, answer: AnswerLine, now: float) -> Non
         (output if status == 200 else errors).append(json.dumps(result).encode() + b"\n")
     for name, lines in (("output", output), ("error", errors)):
         if lines:
-            file = store.add_file(f"{body['id']}_{name}.jsonl", b"".join(lines), "batch_output", now)
+            file = add_file(f"{body['id']}_{name}.jsonl", b"".join(lines), "batch_output", now)
             body[f"{name}_file_id"] = file["id"]
     counts = {"total": len(batch.lines), "completed": len(output), "failed": len(errors)}
     times = {"in_progress_at": body["in_progress_at"] or at, "finalizing_at": at, "completed_at": at}

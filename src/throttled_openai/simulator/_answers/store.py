@@ -102,11 +102,11 @@ class Store:
             case "files", _:
                 found = self._files.get(name)
             case "batches", "":
-                batches = [advance(batch, self, answer, now) for batch in reversed(self._batches.values())]
+                batches = [advance(batch, self.add_file, answer, now) for batch in reversed(self._batches.values())]
                 found = _page(batches, query, usual=20)
             case "batches", _:
                 batch = self._batches.get(name)
-                found = None if batch is None else advance(batch, self, answer, now)
+                found = None if batch is None else advance(batch, self.add_file, answer, now)
             case "responses", _ if name.endswith("/input_items"):
                 items = self._inputs.get(name.removesuffix("/input_items"))
                 found = None if items is None else _page(items, query, usual=20)
