@@ -2,7 +2,7 @@
 
 The rooms of the library, from the top. Each one imports only rooms below it:
 
-    _commands    RUN      the command line: run, validate, exec, bench, demo, simulate
+    _commands    RUN      the command line: run, validate, exec, proxy, bench, demo, simulate
     batch        BATCH    many requests, from a file or from Python
     _clients     CALL     the SDK's clients with a throttle, and the ways to get one
     _exchange    SEND     one attempt over HTTP, and sending refused calls again
@@ -12,6 +12,9 @@ The rooms of the library, from the top. Each one imports only rooms below it:
     _control     DECIDE   when the next attempt may go: pacing, server windows, concurrency
     _protocol    READ     what providers write: headers, refusals, usage; and what requests cost
     simulator    OPPOSE   a simulated server with limits, independent of all others
+
+Below them lie single files: `_limits` (what users configure), `_stats` (what they read), `_spelling` (suggestions for
+mistyped names) and `_numbers` (numbers in messages).
 """
 
 from typing import TYPE_CHECKING

@@ -69,7 +69,7 @@ class Limiter:
         in_flight: InFlight,
         owner: PermitOwner,
     ) -> None:
-        """`in_flight`: of all models together. `owner`: of the permits; it receives what happens to them."""
+        """`in_flight`: of all models together. `owner`: of the permits, which pass on through it what happens."""
         self.account = account
         self.name = name
         self.budget = Budget(limits)

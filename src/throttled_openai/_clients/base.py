@@ -104,7 +104,7 @@ class ThrottledBase:
     _throttles: Throttles
     _queue_options: QueueOptions
     _dialect: str | None
-    _whose: _Whom | None = None  # of the client itself, while its fields stay the same
+    _whose: _Whom | None = None  # the client's own, as long as its fields stay
     _line: tuple[Any, Waits] = None, set()  # the HTTP client, and the calls that wait to be sent through it
 
     @property

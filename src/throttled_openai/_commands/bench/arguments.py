@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from throttled_openai._commands.numbers import count, number, positive
+from throttled_openai._commands.argument_types import count, number, positive
 
 from .endpoint import Kind
 
