@@ -62,13 +62,14 @@ def test_wrong_usage_is_2(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "usage", "says"),
     [
-        (["dmo"], "[-h]", "there is no command 'dmo'; did you mean 'demo'?"),
-        (["simulator"], "[-h]", "did you mean 'simulate'?"),
-        (["--verson"], "[-h]", "did you mean '--version'?"),
+        (["dmo"], "", "there is no command 'dmo'; did you mean 'demo'?"),
+        (["simulator"], "", "did you mean 'simulate'?"),
+        (["--verson"], "", "did you mean '--version'?"),
         (["demo", "--cals=5"], "demo", "unrecognized arguments: --cals=5; did you mean '--calls'?"),
         (["bench", "--modle", "m"], "bench", "unrecognized arguments: --modle; did you mean '--model'?"),
         (["simulate", "--prot", "6"], "simulate", "did you mean '--port'?"),
         (["demo", "--zzz"], "demo", "unrecognized arguments: --zzz\n"),
+        (["help", "dmo"], "help", "there is no command 'dmo'; did you mean 'demo'?"),
     ],
 )
 def test_mistyped_commands_and_options_are_named(arguments, usage, says, capsys):
@@ -76,8 +77,57 @@ def test_mistyped_commands_and_options_are_named(arguments, usage, says, capsys)
         cli.main(arguments)
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"usage: throttled-openai {usage}")
-    assert says in said
+    first, _, rest = said.partition("\n")
+    program = f"throttled-openai {usage}".strip()
+    assert first.startswith(f"{program}: ")
+    assert says in f"{first}\n"
+    assert rest.startswith(f"\nusage: {program} [options]")
+    assert rest.endswith(f"help: {program} --help\n")
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["help", "bench"]])
+def test_help_is_a_command_too(arguments, capsys):
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main([*arguments[1:], "--help"])
+    assert capsys.readouterr().out == said
+
+
+def test_the_version_has_a_short_option(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["-V"])
+    assert ended.value.code == 0
+    assert "Python" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_can_complete(shell, capsys):
+    pytest.importorskip("shtab")
+    assert cli.main(["completion", shell]) == 0
+    said = capsys.readouterr().out
+    assert "--max-concurrency" in said
+    assert "simulate" in said
+
+
+def test_without_the_library_of_completions_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert cli.main(["completion", "bash"]) == 1
+    assert "pip install shtab" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such pipes")
+@pytest.mark.parametrize("command", [["--help"], ["help", "bench"], ["-V"]])
+def test_a_reader_that_leaves_gets_no_traceback(command):
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    env.pop("PYTHONUNBUFFERED", None)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "throttled_openai", *command], stdout=write, stderr=subprocess.PIPE, env=env, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_options_may_be_shortened_as_before(monkeypatch):

@@ -1,8 +1,4 @@
-"""What the recipes share: an account with limits, served on a real port, and the reckoning at the end.
-
-The simulator answers in prose. `Account` also fills in forms, as agents and extractors need: where tools
-are offered it calls the first, once; where a JSON schema is asked for it answers in it. Streams stay prose.
-"""
+"""What the recipes share: an account with limits, served on a real port, and the reckoning at the end."""
 
 import asyncio
 import contextlib
@@ -22,12 +18,6 @@ class Account(Simulator):
 
     url = ""
     opened_at = 0.0
-
-    def receive(self, method, path, headers, body, now):
-        reply = super().receive(method, path, headers, body, now)
-        if method == "POST" and reply.status == 200 and not reply.stream:
-            reply.pieces = (json.dumps(filled(json.loads(body), json.loads(reply.pieces[0]))).encode(),)
-        return reply
 
     def settles(self, throttle, *, calls):
         """Each of `calls` was admitted once, when it was due, and answered; none is left over."""
@@ -59,46 +49,3 @@ def counted(url):
     """What a simulator in another process has counted."""
     with urllib.request.urlopen(f"{url.removesuffix('/v1')}/simulator/stats") as response:
         return json.load(response)
-
-
-def filled(asked, answer):
-    """`answer`, or the form that `asked` wants filled in."""
-    tool = next(iter(asked.get("tools") or ()), None)
-    if answer.get("object") == "chat.completion":
-        choice = answer["choices"][0]
-        schema = asked.get("response_format", {}).get("json_schema", {}).get("schema")
-        # Told what the tool found, a model answers, unless it has to call it again.
-        if tool and (asked["messages"][-1]["role"] != "tool" or isinstance(asked.get("tool_choice"), dict)):
-            function = {"name": tool["function"]["name"], "arguments": example(tool["function"]["parameters"])}
-            choice["message"]["tool_calls"] = [{"id": "call_1", "type": "function", "function": function}]
-            choice["message"]["content"] = None
-            choice["finish_reason"] = "tool_calls"
-        elif schema:
-            choice["message"]["content"] = example(schema)
-    if answer.get("object") == "response":
-        schema = asked.get("text", {}).get("format", {}).get("schema")
-        told = isinstance(asked["input"], list) and asked["input"][-1].get("type") == "function_call_output"
-        if tool and not told:
-            call = {"name": tool["name"], "arguments": example(tool["parameters"]), "status": "completed"}
-            answer["output"] = [{"id": "fc_1", "call_id": "call_1", "type": "function_call", **call}]
-        elif schema:
-            answer["output"][0]["content"][0]["text"] = example(schema)
-    return answer
-
-
-def example(schema):
-    """The simplest text that fits."""
-    named = schema.get("$defs", {})
-
-    def value(part):
-        if "$ref" in part:
-            return value(named[part["$ref"].rpartition("/")[2]])
-        match part.get("type"):
-            case "object":
-                return {name: value(field) for name, field in part["properties"].items()}
-            case "array":
-                return [value(part["items"])]
-            case kind:
-                return {"integer": 1, "number": 1.5, "boolean": True}.get(kind, "some text")
-
-    return json.dumps(value(schema))

@@ -52,7 +52,7 @@ def test_its_repr_is_a_status_line():
     server = Simulator(rpm=1, tpm=30_000)
     post(server, chat(10))
     post(server, chat(10))
-    assert repr(server) == "<Simulator [0 in flight, 1 succeeded, 1 refused | 1 rpm, 30000 tpm]>"
+    assert repr(server) == "<Simulator [0 in flight, 1 succeeded, 1 refused | 1 rpm, 30,000 tpm]>"
 
 
 @pytest.mark.parametrize(

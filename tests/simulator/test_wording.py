@@ -79,7 +79,7 @@ def test_every_response_has_an_id_of_its_own_and_its_processing_time():
         ("POST", "/v1/chat/completions", b"[]", 400, "must be a JSON object"),
         ("POST", "/v1/chat/completions", b'{"messages": []}', 400, "you must provide a model parameter"),
         ("POST", "/v1/chat/completions", b'{"model": "m"}', 400, "Missing required parameter: 'messages'."),
-        ("POST", "/v1/audio/speech", b"{}", 404, "Invalid URL (POST /v1/audio/speech)"),
+        ("POST", "/v1/fine_tuning/jobs", b"{}", 404, "Invalid URL (POST /v1/fine_tuning/jobs)"),
         ("GET", "/", b"", 404, "Invalid URL (GET /)"),
         ("POST", "/v1/files", b"{}", 400, "multipart"),
         ("POST", "/simulator/settings", b'{"rpm": 0}', 400, "rpm must be at least 1, got 0"),

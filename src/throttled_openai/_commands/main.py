@@ -12,7 +12,9 @@ from throttled_openai._commands.versions import versions
 from throttled_openai._spelling import did_you_mean
 from throttled_openai.simulator import _cli as simulator
 
+from . import completion
 from . import exec as _exec
+from . import help as _help
 from .bench import cli as bench
 from .demo import cli as demo
 from .parser import Parser
@@ -44,6 +46,8 @@ COMMANDS: Final = (
         "serve OpenAI's interface with rate limits, for tests and for use without a key",
         simulator,
     ),
+    ("completion", "print the script that completes commands and options in a shell", completion),
+    ("help", "explain a command", _help),
 )
 
 
@@ -92,12 +96,14 @@ def _parser() -> Parser:
         description="AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s.",
     )
     parser.add_argument(
+        "-V",
         "--version",
         action="version",
         version="throttled-openai {throttled-openai}, openai {openai}, Python {python}".format(**versions()),
     )
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.set_defaults(parser=parser, commands=commands.choices)
     for name, summary, command in COMMANDS:
         subparser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         command.add_arguments(subparser)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from throttled_openai._spelling import did_you_mean
 
@@ -12,8 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+try:
+    from rich_argparse import RichHelpFormatter
+except ImportError:  # an extra; help is then without colours
+    _Formatter: type[argparse.HelpFormatter] = argparse.HelpFormatter
+else:
+
+    class _Formatter(RichHelpFormatter):  # type: ignore[no-redef]
+        group_name_formatter = str  # "usage:", as without the library
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors about unknown options show the usage of the subcommand, and suggest the right option."""
+    """A parser whose errors say first what is wrong, then the usage in short, and suggest the right option."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _Formatter, **options})
 
     program: str | None = None
     """The attribute for another program's command line, which starts at the first argument that is no option."""
@@ -50,6 +64,17 @@ class Parser(argparse.ArgumentParser):
         """Whether argparse recognises `word` as an option, which may be abbreviated."""
         name = word.partition("=")[0]
         return any(option.startswith(name) for option in self._option_string_actions)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and how to learn more, and exit with 2."""
+        usage = self.usage % {"prog": self.prog} if self.usage else f"{self.prog} {self._arguments()}"
+        with suppress(OSError, ValueError):
+            print(f"{self.prog}: {message}\n\nusage: {usage}\nhelp: {self.prog} --help", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
+
+    def _arguments(self) -> str:
+        names = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
+        return " ".join(["[options]", *names])
 
     def _refuse(self, unknown: list[str]) -> None:
         if unknown:

@@ -1,13 +1,15 @@
-"""The command `simulate`: converts its arguments to settings and back, and serves until Ctrl-C."""
+"""The command `simulate`: converts its arguments to settings and back, and serves until Ctrl-C or SIGTERM."""
 # ruff: noqa: T201  # a command prints
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from contextlib import AsyncExitStack, suppress
 from dataclasses import fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, get_args
 
 from ._carriers.tcp import serve
@@ -87,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until Ctrl-C. The first line on stdout is the base URL; everything else goes to stderr."""
+    """Serve until Ctrl-C or SIGTERM. The first line on stdout is the base URL; everything else goes to stderr."""
     try:
         settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
     except ValueError as problem:
@@ -95,19 +97,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     simulator = Simulator(settings, faults=arguments.faults)
     try:
-        asyncio.run(_serve(simulator, arguments.host, arguments.port, quiet=arguments.quiet))
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_serve(simulator, arguments.host, arguments.port, quiet=arguments.quiet))
     except _CannotListenError as problem:
         print(f"simulate: cannot listen on {arguments.host}:{arguments.port}: {problem}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        if arguments.quiet:
-            return 0
-        seen = simulator.counters
-        print(
-            f"{seen.attempts} attempts: {seen.succeeded} succeeded, {seen.refused} refused, {seen.failed} failed, "
-            f"{seen.abandoned + seen.in_flight} abandoned; at most {seen.peak_in_flight} in flight",
-            file=sys.stderr,
-        )
+    if not arguments.quiet:
+        _say(_summary(simulator))
     return 0
 
 
@@ -143,13 +139,35 @@ async def _serve(simulator: Simulator, host: str, port: int, *, quiet: bool) -> 
     raise_file_limit()
     async with AsyncExitStack() as stack:
         try:
-            url = await stack.enter_async_context(serve(simulator, host=host, port=port))
+            url = await stack.enter_async_context(
+                serve(simulator, host=host, port=port, access_log=None if quiet else _access_log)
+            )
         except (OSError, UnicodeError) as problem:  # UnicodeError: an impossible host name
             raise _CannotListenError(problem) from problem
+        ended = asyncio.Event()
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # on Windows, and not in the main thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
         print(url, flush=True)
         if not quiet:
-            print(f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any", file=sys.stderr, flush=True)
-        await asyncio.get_running_loop().create_future()
+            _say(f"export OPENAI_BASE_URL={url} OPENAI_API_KEY=any")
+        await ended.wait()
+
+
+def _summary(simulator: Simulator) -> str:
+    seen = simulator.counters
+    return (
+        f"{seen.attempts:,} attempts: {seen.succeeded:,} succeeded, {seen.refused:,} refused, {seen.failed:,} failed, "
+        f"{seen.abandoned + seen.in_flight:,} abandoned; at most {seen.peak_in_flight:,} in flight"
+    )
+
+
+def _access_log(line: str) -> None:
+    _say(f"{datetime.now().astimezone():%H:%M:%S} {line}")
+
+
+def _say(line: str) -> None:
+    with suppress(OSError, ValueError):  # what reads stderr may have ended; clients are served on
+        print(line, file=sys.stderr, flush=True)
 
 
 def raise_file_limit() -> None:

@@ -11,8 +11,9 @@ from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Unpack
+from urllib.parse import parse_qsl
 
-from ._answers.bodies import Answer, response
+from ._answers.bodies import Answer, body_of, response
 from ._answers.reply import Reply, answer_reply, fault_reply, json_reply, reply_of
 from ._answers.store import Store
 from ._backend import Backend
@@ -20,7 +21,7 @@ from ._gate import Gate, limit_headers
 from ._log import Attempt, Counters, Dimension
 from ._network import Network
 from ._quotas.charge import charge_of
-from ._requests.fields import BadRequestError
+from ._requests.fields import BadRequestError, read_body
 from ._requests.metered import MeteredRequest, metered_path, parse
 from ._settings import Settings, SettingsOptions
 from ._wording.dates import EPOCH
@@ -87,20 +88,20 @@ class Server:
         return {**asdict(self.counters), "models": left, "neighbours": taken}
 
     def receive(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Reply:
-        """Decide on one complete request at the instant of its arrival."""
+        """Decide on one complete request at the instant of its arrival. `path` may end in a query."""
         self._latest = now
         self._requests += 1
         try:
-            metered = metered_path(path) if method == "POST" else None
+            metered = metered_path(path.partition(_QUERY)[0]) if method == "POST" else None
             if metered is not None:
                 endpoint, deployment = metered
-                reply = self._meter(parse(endpoint, body, deployment), headers, now)
+                reply = self._meter(parse(endpoint, body, deployment, headers.get("content-type", "")), headers, now)
             else:
                 reply = self._serve_unmetered(method, path, headers, body, now)
         except BadRequestError as problem:
             reply = reply_of(400, invalid_request_body(str(problem), problem.param))
         reply.headers += (
-            ("content-type", "text/event-stream; charset=utf-8" if reply.stream else "application/json"),
+            ("content-type", "text/event-stream; charset=utf-8" if reply.stream else reply.content_type),
             ("x-request-id", f"req_{self._requests:032x}"),
             ("openai-version", "2020-10-01"),
         )
@@ -135,6 +136,8 @@ class Server:
         self.counters.attempts += 1
         charge = charge_of(request, self.settings)
         reply, dimension = self._decide(number, request, charge, now)
+        model = "".join(letter if letter.isprintable() else "?" for letter in request.model[:100])
+        reply.note = f"{model}, {f'refused: {dimension}' if dimension is not None else f'{charge.total:,} tokens'}"
         retry_count = headers.get("x-stainless-retry-count", "0")
         self._log.append(
             Attempt(
@@ -188,34 +191,71 @@ class Server:
         settings = self.settings
         usual = settings.completion_tokens
         tokens = request.completion_tokens(usual)
-        answer = Answer(request, self._requests, EPOCH + int(now), tokens, tokens < usual)
+        shortened = tokens < request.whole_tokens(usual)
+        answer = Answer(request, self._requests, EPOCH + int(now), tokens, shortened)
         latency = settings.latency * math.exp(self._latencies.gauss(0, settings.latency_sigma))
         reply = answer_reply(answer, fault, headers, latency)
         if reply.status == 200 and request.endpoint == "responses" and request.body.get("store") is not False:
-            self._store.keep_response(response(answer))
+            self._store.keep_response(response(answer), request.body["input"])
         return reply
 
     def _serve_unmetered(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Reply:
         """Answer a request that the limits do not apply to."""
+        path, _, query = path.partition(_QUERY)
         match method, path:
             case "GET", "/simulator/stats":
-                return json_reply(self.stats(now))
+                found: dict[str, Any] | bytes | None = self.stats(now)
             case "GET", "/simulator/log":
-                return json_reply({"attempts": [asdict(attempt) for attempt in self._log]})
+                found = {"attempts": [asdict(attempt) for attempt in self._log]}
             case "POST", "/simulator/settings":
-                return json_reply(self._change_by(body, now))
-            case "POST", "/v1/files":
-                return json_reply(self._store.keep_file(headers.get("content-type", ""), body, now))
-        found = None
-        if path.startswith("/v1/") and method == "GET":
-            found = self._store.find(path.removeprefix("/v1/"), self._gate.limits)
-        elif path.startswith("/v1/") and method == "DELETE":
-            found = self._store.delete(path.removeprefix("/v1/"))
-        return (
-            json_reply(found)
-            if found is not None
-            else reply_of(404, invalid_request_body(f"Invalid URL ({method} {path})"))
-        )
+                found = self._change_by(body, now)
+            case "POST", _:
+                found = self._post(_AZURE.sub("/v1/", path), headers, body, now)
+            case "GET", _:
+                found = self._get(_AZURE.sub("/v1/", path), query, now)
+            case "DELETE", _:
+                found = self._store.delete(_AZURE.sub("/v1/", path).removeprefix("/v1/"))
+            case _:
+                found = None
+        if found is None:
+            return reply_of(404, invalid_request_body(f"Invalid URL ({method} {path})"))
+        if isinstance(found, bytes):
+            return Reply(200, [], (found,), content_type="application/octet-stream")
+        return json_reply(found)
+
+    def _post(self, path: str, headers: Mapping[str, str], body: bytes, now: float) -> dict[str, Any] | None:
+        if path == "/v1/files":
+            return self._store.keep_file(headers.get("content-type", ""), body, now)
+        if path == "/v1/batches":
+            return self._store.start_batch(read_body(body), now, self.settings.latency)
+        if path == "/v1/responses/input_tokens":
+            counted = parse("responses", body, "any").prompt_tokens
+            return {"object": "response.input_tokens", "input_tokens": counted}
+        cancelled = _CANCEL.fullmatch(path)
+        return self._store.cancel_batch(cancelled[1], now) if cancelled is not None else None
+
+    def _get(self, path: str, query: str, now: float) -> dict[str, Any] | bytes | None:
+        if (file := _CONTENT.fullmatch(path)) is not None:
+            return self._store.content(file[1])
+        if not path.startswith("/v1/"):
+            return None
+        asked = dict(parse_qsl(query, errors="replace"))
+        return self._store.find(path.removeprefix("/v1/"), asked, self._gate.limits, self._answer_line, now)
+
+    def _answer_line(self, path: str, body: object) -> tuple[int, dict[str, Any]]:
+        """Answer a line of a batch, to which no limits apply."""
+        self._requests += 1
+        try:
+            request = parse(path.removeprefix("/v1/"), json.dumps(body).encode())
+        except BadRequestError as problem:
+            refused: dict[str, Any] = json.loads(invalid_request_body(str(problem), problem.param))
+            return 400, refused
+        usual = self.settings.completion_tokens
+        tokens = request.completion_tokens(usual)
+        created = EPOCH + int(self._latest)
+        answer = Answer(request, self._requests, created, tokens, tokens < request.whole_tokens(usual))
+        answered: dict[str, Any] = json.loads(body_of(answer))
+        return 200, answered
 
     def _change_by(self, body: bytes, now: float) -> dict[str, Any]:
         """Change settings over HTTP; the answer is all settings."""
@@ -236,6 +276,12 @@ class Server:
         except RuntimeError:
             return self._latest
 
+
+# Azure's paths of what is not metered, which name no deployment.
+_QUERY: Final = "?"
+_AZURE: Final = re.compile(r"^/openai/(?:v1/)?")
+_CONTENT: Final = re.compile(r"/v1/files/([^/]+)/content")
+_CANCEL: Final = re.compile(r"/v1/batches/([^/]+)/cancel")
 
 _SETTINGS: Final = tuple(field.name for field in fields(Settings))
 

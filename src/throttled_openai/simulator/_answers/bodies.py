@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .._requests.metered import MeteredRequest
+    from .._requests.wanted import Wanted
 
 Json = dict[str, Any]
 
 # The most deltas of a stream. A longer answer puts several tokens into each: more deltas would only cost time.
 _MOST_DELTAS: Final = 20
+
+_TEXT_FORMAT: Final = {"format": {"type": "text"}}
 
 _WORDS: Final = ("This", " answer", " is", " simulated", ",", " token", " by", " token", ".", "\n")
 
@@ -56,15 +59,26 @@ class Answer:
 
     @property
     def pieces(self) -> tuple[str, ...]:
-        return _pieces(self.tokens)
+        """The text in parts, as streams send it."""
+        wanted = self.request.wanted
+        return _pieces(self.tokens) if wanted is None else _parts_of(wanted.text, self.tokens)
 
     @property
     def text(self) -> str:
         return "".join(self.pieces)
 
     @property
+    def tool(self) -> Wanted | None:
+        """The call that this answer is; None if it is text."""
+        wanted = self.request.wanted
+        return None if wanted is None or wanted.tool is None else wanted
+
+    @property
     def finish_reason(self) -> str:
-        return "length" if self.shortened else "stop"
+        if self.shortened:
+            return "length"
+        # As at OpenAI: a call that was forced is no reason of its own.
+        return "tool_calls" if self.tool is not None and not self.tool.forced else "stop"
 
     @property
     def usage(self) -> Json:
@@ -97,6 +111,8 @@ def answer_object(answer: Answer) -> Json:
 
 def _chat(answer: Answer) -> Json:
     message: Json = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
+    if answer.tool is not None:
+        message |= {"content": None, "tool_calls": [tool_call(answer, answer.text)]}
     choices = [
         {"index": index, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
         for index in range(answer.request.choices)
@@ -111,6 +127,13 @@ def _chat(answer: Answer) -> Json:
         "service_tier": "default",
         "system_fingerprint": None,
     }
+
+
+def tool_call(answer: Answer, text: str) -> Json:
+    """The call of a tool, of a chat."""
+    assert answer.tool is not None
+    kind, filled = ("custom", "input") if answer.tool.custom else ("function", "arguments")
+    return {"id": f"call_{answer.number:024x}", "type": kind, kind: {"name": answer.tool.tool, filled: text}}
 
 
 def _completion(answer: Answer) -> Json:
@@ -151,15 +174,15 @@ def response(answer: Answer, *, started: bool = False) -> Json:
         "max_output_tokens": body.get("max_output_tokens"),
         "metadata": body.get("metadata") or {},
         "model": answer.request.model,
-        "output": [] if started else [message(answer)],
+        "output": [] if started else [output_item(answer)],
         "parallel_tool_calls": True,
         "previous_response_id": body.get("previous_response_id"),
         "reasoning": {"effort": None, "summary": None},
         "service_tier": "default",
         "store": True,
         "temperature": 1.0,
-        "text": {"format": {"type": "text"}},
-        "tool_choice": "auto",
+        "text": _TEXT_FORMAT if answer.request.wanted is None else body.get("text") or _TEXT_FORMAT,
+        "tool_choice": body.get("tool_choice") or "auto",
         "tools": body.get("tools") or [],
         "top_p": 1.0,
         "truncation": "disabled",
@@ -167,8 +190,24 @@ def response(answer: Answer, *, started: bool = False) -> Json:
     }
 
 
-def message(answer: Answer, *, started: bool = False) -> Json:
+def output_item(answer: Answer, *, started: bool = False) -> Json:
     """The one output item of a Response."""
+    if answer.tool is None:
+        return message(answer, started=started)
+    kind, filled = ("custom_tool_call", "input") if answer.tool.custom else ("function_call", "arguments")
+    item = {
+        "id": f"{'ctc' if answer.tool.custom else 'fc'}_{answer.number:032x}",
+        "type": kind,
+        "call_id": f"call_{answer.number:024x}",
+        "name": answer.tool.tool,
+        filled: "" if started else answer.text,
+    }
+    if not answer.tool.custom:
+        item["status"] = "in_progress" if started else "incomplete" if answer.shortened else "completed"
+    return item
+
+
+def message(answer: Answer, *, started: bool = False) -> Json:
     final = "incomplete" if answer.shortened else "completed"
     return {
         "id": f"msg_{answer.number:032x}",
@@ -212,6 +251,13 @@ def _moderation(answer: Answer) -> Json:
         "model": answer.request.model,
         "results": [result] * (len(given) if several else 1),
     }
+
+
+def _parts_of(text: str, tokens: int) -> tuple[str, ...]:
+    """As much of `text` as the tokens are enough for, in no more parts than prose has."""
+    text = text[: 4 * tokens]
+    step = -(-len(text) // _MOST_DELTAS) or 1
+    return tuple(text[start : start + step] for start in range(0, len(text), step))
 
 
 @lru_cache(maxsize=1024)

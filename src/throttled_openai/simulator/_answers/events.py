@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._wording.errors import error
 from .._wording.headers import go_duration
-from .bodies import Answer, Json, answer_object, message, part, response, to_bytes
+from .bodies import Answer, Json, answer_object, message, output_item, part, response, to_bytes, tool_call
+from .media import media_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,8 @@ def events(answer: Answer) -> tuple[bytes, ...]:
         return tuple(
             _named({**event, "sequence_number": number}) for number, event in enumerate(_response_events(answer))
         )
+    if answer.request.endpoint.startswith(("images/", "audio/")):
+        return tuple(_named(event) for event in media_events(answer))
     chunks = _chat_chunks(answer) if answer.request.endpoint == "chat/completions" else _text_chunks(answer)
     return (*(_data(chunk) for chunk in _with_usage(answer, chunks)), _DONE)
 
@@ -75,6 +78,14 @@ def _chat_chunks(answer: Answer) -> Iterator[Json]:
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
             yield {**frame, "choices": [choice]}
 
+    if answer.tool is not None:
+        call = tool_call(answer, "")
+        filled = "input" if answer.tool.custom else "arguments"
+        yield from chunks({"role": "assistant", "content": None, "refusal": None, "tool_calls": [{"index": 0, **call}]})
+        for piece in answer.pieces:
+            yield from chunks({"tool_calls": [{"index": 0, call["type"]: {filled: piece}}]})
+        yield from chunks({}, answer.finish_reason)
+        return
     yield from chunks({"role": "assistant", "content": "", "refusal": None})
     for piece in answer.pieces:
         yield from chunks({"content": piece})
@@ -93,11 +104,15 @@ def _text_chunks(answer: Answer) -> Iterator[Json]:
 def _response_events(answer: Answer) -> Iterator[Json]:
     whole = response(answer)
     started = response(answer, started=True)
-    item = message(answer)
+    item = output_item(answer)
     place: dict[str, Any] = {"item_id": item["id"], "output_index": 0, "content_index": 0}
 
     yield {"type": "response.created", "response": started}
     yield {"type": "response.in_progress", "response": started}
+    if answer.tool is not None:
+        yield from _call_events(answer, item)
+        yield {"type": f"response.{whole['status']}", "response": whole}
+        return
     yield {"type": "response.output_item.added", "output_index": 0, "item": message(answer, started=True)}
     yield {"type": "response.content_part.added", **place, "part": part("")}
     for piece in answer.pieces:
@@ -106,6 +121,20 @@ def _response_events(answer: Answer) -> Iterator[Json]:
     yield {"type": "response.content_part.done", **place, "part": part(answer.text)}
     yield {"type": "response.output_item.done", "output_index": 0, "item": item}
     yield {"type": f"response.{whole['status']}", "response": whole}
+
+
+def _call_events(answer: Answer, item: Json) -> Iterator[Json]:
+    """The call of a tool, from its start to its end."""
+    assert answer.tool is not None
+    custom = answer.tool.custom
+    kind, filled = ("custom_tool_call_input", "input") if custom else ("function_call_arguments", "arguments")
+    place: Json = {"item_id": item["id"], "output_index": 0}
+    yield {"type": "response.output_item.added", "output_index": 0, "item": output_item(answer, started=True)}
+    for piece in answer.pieces:
+        yield {"type": f"response.{kind}.delta", **place, "delta": piece}
+    done = {filled: answer.text} if custom else {filled: answer.text, "name": answer.tool.tool}
+    yield {"type": f"response.{kind}.done", **place, **done}
+    yield {"type": "response.output_item.done", "output_index": 0, "item": item}
 
 
 def _data(event: Json) -> bytes:

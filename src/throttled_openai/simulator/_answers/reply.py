@@ -11,6 +11,7 @@ from .._wording.errors import error_body
 from .._wording.headers import retry_headers
 from .bodies import body_of, to_bytes
 from .events import broken_off, events
+from .media import media
 
 if TYPE_CHECKING:
     from .._fault import Fault, FaultKind
@@ -39,6 +40,9 @@ class Reply:
     pause: float = 0.0
     stream: bool = False
     fault: FaultKind | None = None
+    content_type: str = "application/json"
+    # What an access log says of it.
+    note: str = field(default="", kw_only=True)
     in_flight: bool = field(default=False, kw_only=True)
     queued: bool = field(default=False, kw_only=True)
     # The limits to settle when it ends, and the charge.
@@ -74,6 +78,9 @@ def answer_reply(answer: Answer, fault: Fault | None, headers: Headers, latency:
     if fault is not None and not fault.kind.startswith("stream"):
         return fault_reply(fault, headers, latency)
     if not answer.request.stream:
+        if answer.request.endpoint.startswith(("images/", "audio/")):
+            kind, body = media(answer)
+            return Reply(200, headers, (body,), delay=latency, content_type=kind)
         return Reply(200, headers, (body_of(answer),), delay=latency)
     pieces = events(answer)
     pause = (1 - _TO_FIRST_EVENT) * latency / len(pieces)
@@ -81,8 +88,8 @@ def answer_reply(answer: Answer, fault: Fault | None, headers: Headers, latency:
         pieces = broken_off(answer, pieces, fault)
     elif fault is not None:
         pieces = pieces[: len(pieces) // 2]
-    kind = None if fault is None else fault.kind
-    return Reply(200, headers, pieces, _TO_FIRST_EVENT * latency, pause, stream=True, fault=kind)
+    performed = None if fault is None else fault.kind
+    return Reply(200, headers, pieces, _TO_FIRST_EVENT * latency, pause, stream=True, fault=performed)
 
 
 def fault_reply(fault: Fault, headers: Headers, latency: float) -> Reply:

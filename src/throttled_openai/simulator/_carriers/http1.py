@@ -25,6 +25,7 @@ class Request:
     headers: dict[str, str]
     keep_alive: bool
     body: bytes = b""
+    query: str = ""
 
 
 class RequestReader:
@@ -73,7 +74,8 @@ class RequestReader:
         if headers.get("transfer-encoding", "").lower() == "chunked":
             self._length = None
         keep_alive = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
-        self._request = Request(method, unquote(target.partition("?")[0]), headers, keep_alive)
+        path, _, query = target.partition("?")
+        self._request = Request(method, unquote(path), headers, keep_alive, query=query)
         self.expects_continue = headers.get("expect", "").lower() == "100-continue"
         return True
 

@@ -41,7 +41,8 @@ class _Transport:
         # A client that leaves now leaves no trace at the server.
         await timeout.travel(simulator.network.to_server(simulator.settings))
         now = asyncio.get_running_loop().time()
-        reply = simulator.receive(request.method, request.url.path, request.headers, body, now)
+        path = request.url.path + (f"?{request.url.query.decode('latin-1')}" if request.url.query else "")
+        reply = simulator.receive(request.method, path, request.headers, body, now)
         try:
             await timeout.wait_for_slot(reply)
             await timeout.sleep(reply.delay)

@@ -16,7 +16,7 @@ from .._wording.errors import error_body
 from .http1 import MalformedRequestError, Request, RequestReader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from .._answers.reply import Reply
     from .._server import Server
@@ -29,11 +29,18 @@ _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
 @asynccontextmanager
-async def serve(simulator: Server, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-    """Serve on a TCP port (0: any free one) and give the base URL, which ends in /v1."""
+async def serve(
+    simulator: Server, *, host: str = "127.0.0.1", port: int = 0, access_log: Callable[[str], object] | None = None
+) -> AsyncIterator[str]:
+    """Serve on a TCP port (0: any free one) and give the base URL, which ends in /v1.
+
+    `access_log` gets a line for each request, at its end.
+    """
     connections: set[_ClientConnection] = set()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _ClientConnection(simulator, connections), host, port, backlog=_BACKLOG)
+    server = await loop.create_server(
+        lambda: _ClientConnection(simulator, connections, access_log), host, port, backlog=_BACKLOG
+    )
     bound = server.sockets[0].getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     try:
@@ -47,8 +54,14 @@ async def serve(simulator: Server, *, host: str = "127.0.0.1", port: int = 0) ->
 class _ClientConnection(asyncio.Protocol):
     """One client's connection. It answers one request at a time, in a task that is cancelled when the client leaves."""
 
-    def __init__(self, simulator: Server, connections: set[_ClientConnection]) -> None:
+    def __init__(
+        self,
+        simulator: Server,
+        connections: set[_ClientConnection],
+        access_log: Callable[[str], object] | None = None,
+    ) -> None:
         self._simulator = simulator
+        self._access_log = access_log
         self._connections = connections
         self._reader = RequestReader()
         self._task: asyncio.Task[None] | None = None
@@ -93,6 +106,7 @@ class _ClientConnection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def _answer(self, request: Request) -> None:
+        began = self._loop.time()
         reply = self._receive(request)
         delivered = False
         try:
@@ -106,6 +120,8 @@ class _ClientConnection(asyncio.Protocol):
         finally:
             self._simulator.finish(reply, delivered=delivered)
             self._task = None
+            if self._access_log is not None:
+                self._access_log(_access_line(request, reply, self._loop.time() - began, delivered=delivered))
         if not request.keep_alive or reply.fault in {"disconnect", "stream_cut"}:
             self._transport.close()
         elif not self._transport.is_closing():
@@ -113,8 +129,9 @@ class _ClientConnection(asyncio.Protocol):
 
     def _receive(self, request: Request) -> Reply:
         now = self._loop.time()
+        path = f"{request.path}?{request.query}" if request.query else request.path
         try:
-            return self._simulator.receive(request.method, request.path, request.headers, request.body, now)
+            return self._simulator.receive(request.method, path, request.headers, request.body, now)
         except Exception as problem:  # noqa: BLE001  # one request must not leave its client without an answer
             self._loop.call_exception_handler({"message": "the simulator failed", "exception": problem})
             return reply_of(500, error_body(f"The simulator failed: {type(problem).__name__}", "server_error"))
@@ -127,6 +144,15 @@ class _ClientConnection(asyncio.Protocol):
             self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         if reply.fault != "stream_cut":
             self._transport.write(b"0\r\n\r\n")
+
+
+def _access_line(request: Request, reply: Reply, seconds: float, *, delivered: bool) -> str:
+    """Such as `200 POST /v1/chat/completions 0.52 s gpt-4o, 24 tokens`; nothing of what was asked or answered."""
+    path = "".join(letter if letter.isprintable() else "?" for letter in request.path[:200])
+    end = "" if delivered else ", the client left"
+    if reply.fault is not None:
+        end = f", fault: {reply.fault}"
+    return f"{reply.status} {request.method} {path} {seconds:.2f} s {reply.note}{end}".rstrip(" ,")
 
 
 async def _wait(delay: float) -> None:

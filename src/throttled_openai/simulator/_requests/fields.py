@@ -96,6 +96,17 @@ def _whole(least: int, most: int) -> Check:
     return check
 
 
+def _one_of(*known: str) -> Check:
+    """One of the formats that the simulator writes; OpenAI has more."""
+
+    def check(name: str, value: Any) -> None:
+        _of(str)(name, value)
+        if value not in known:
+            raise BadRequestError(f"Invalid '{name}': the simulator writes {', '.join(known)} only.", name)
+
+    return check
+
+
 def _objects(name: str, value: Any) -> None:
     _array_of(_of(dict), "an array of objects")(name, value)
 
@@ -163,14 +174,33 @@ _GENERATES: Final[dict[str, Check]] = {
     "max_completion_tokens": _whole(0, _MOST_TOKENS),
     "max_output_tokens": _whole(0, _MOST_TOKENS),
 }
+_PICTURES: Final[dict[str, Check]] = {
+    **_ANY,
+    "prompt": _of(str),
+    "n": _whole(1, 10),
+    "stream": _of(bool),
+    "response_format": _of(str),
+}
+_TRANSCRIBES: Final[dict[str, Check]] = {
+    **_ANY,
+    "prompt": _of(str),
+    "stream": _of(bool),
+    "response_format": _one_of("json", "text", "srt", "vtt", "verbose_json", "diarized_json"),
+}
 _FIELDS: Final[dict[str, dict[str, Check]]] = {
-    "chat/completions": {**_GENERATES, "messages": _array_of(_message, "an array of objects"), "tools": _objects},
+    "chat/completions": {
+        **_GENERATES,
+        "messages": _array_of(_message, "an array of objects"),
+        "tools": _objects,
+        "response_format": _of(dict),
+    },
     "completions": {**_GENERATES, "prompt": _texts},
     "responses": {
         **_GENERATES,
         "input": _content,
         "instructions": _content,
         "tools": _objects,
+        "text": _of(dict),
         "store": _of(bool),
         "previous_response_id": _of(str),
     },
@@ -181,4 +211,10 @@ _FIELDS: Final[dict[str, dict[str, Check]]] = {
         "encoding_format": _of(str),
     },
     "moderations": {**_ANY, "input": _moderated},
+    "images/generations": _PICTURES,
+    "images/edits": _PICTURES,
+    "images/variations": _PICTURES,
+    "audio/speech": {**_ANY, "input": _of(str), "response_format": _one_of("mp3", "wav", "pcm")},
+    "audio/transcriptions": _TRANSCRIBES,
+    "audio/translations": _TRANSCRIBES,
 }

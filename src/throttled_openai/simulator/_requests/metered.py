@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from .fields import BadRequestError, check_fields, read_body
+from .form import form_fields
+from .wanted import Wanted, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +21,20 @@ METERED: Final = {
     "responses": "input",
     "embeddings": "input",
     "moderations": "input",
+    "images/generations": "prompt",
+    "images/edits": "image",
+    "images/variations": "image",
+    "audio/speech": "input",
+    "audio/transcriptions": "file",
+    "audio/translations": "file",
 }
+# Models of endpoints that do not require one.
+_USUAL_MODELS: Final = {
+    "moderations": "omni-moderation-latest",
+    **dict.fromkeys(("images/generations", "images/edits", "images/variations"), "gpt-image-1"),
+}
+
+_NEVER_STREAMED: Final = {"embeddings", "moderations", "images/variations", "audio/speech", "audio/translations"}
 
 # The names under which a client may limit the answer.
 _LIMITS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
@@ -45,10 +60,16 @@ class MeteredRequest:
     body: dict[str, Any]
     cost: int
     prompt_tokens: int
+    wanted: Wanted | None = None
 
     def completion_tokens(self, usual: int) -> int:
-        limit = self._most_tokens
-        return usual if limit is None else max(1, min(usual, limit))
+        """Tokens of one answer, where `usual` is the length of prose."""
+        limit, whole = self._most_tokens, self.whole_tokens(usual)
+        return whole if limit is None else max(1, min(whole, limit))
+
+    def whole_tokens(self, usual: int) -> int:
+        """The same without the limit that the request sets."""
+        return usual if self.wanted is None else self.wanted.tokens
 
     @property
     def reserved_tokens(self) -> int:
@@ -60,7 +81,7 @@ class MeteredRequest:
 
     @property
     def generates(self) -> bool:
-        return self.endpoint not in {"embeddings", "moderations"}
+        return self.endpoint in {"chat/completions", "completions", "responses"}
 
     @property
     def choices(self) -> int:
@@ -83,19 +104,19 @@ def metered_path(path: str) -> tuple[str, str | None] | None:
     return found["endpoint"], found["deployment"]
 
 
-def parse(endpoint: str, raw: bytes, deployment: str | None = None) -> MeteredRequest:
+def parse(endpoint: str, raw: bytes, deployment: str | None = None, content_type: str = "") -> MeteredRequest:
     """Read the body of a metered request, or raise `BadRequestError`."""
-    body = read_body(raw)
-    model = deployment or body.get("model") or ("omni-moderation-latest" if endpoint == "moderations" else None)
+    body = form_fields(content_type, raw) if content_type.startswith("multipart/form-data") else read_body(raw)
+    model = deployment or body.get("model") or _USUAL_MODELS.get(endpoint)
     if not isinstance(model, str):
         raise BadRequestError("you must provide a model parameter", "model")
     required = METERED[endpoint]
     if body.get(required) is None:
         raise BadRequestError(f"Missing required parameter: '{required}'.", required)
     check_fields(endpoint, body)
-    stream = body.get("stream") is True and endpoint not in {"embeddings", "moderations"}
+    stream = body.get("stream") is True and endpoint not in _NEVER_STREAMED
     cost, prompt_tokens = _measure(endpoint, body)
-    return MeteredRequest(endpoint, model, stream, body, cost, prompt_tokens)
+    return MeteredRequest(endpoint, model, stream, body, cost, prompt_tokens, wanted(endpoint, body))
 
 
 def _measure(endpoint: str, body: dict[str, Any]) -> tuple[int, int]:
@@ -111,8 +132,10 @@ def _measure(endpoint: str, body: dict[str, Any]) -> tuple[int, int]:
         tokens = math.ceil(size / 4) + images * _IMAGE
         functions = any(tool.get("type") == "function" for tool in body.get("tools") or ())
         return tokens + (_RESPONSE_WITH_FUNCTIONS if functions else _RESPONSE), tokens
-    given = _given_tokens(body[METERED[endpoint]])
-    size, _ = _sizes(body[METERED[endpoint]])
+    # Images and sound cost nothing here, so these are limited by the number of requests alone.
+    text = body.get("prompt") if endpoint.startswith(("images/", "audio/tr")) else body[METERED[endpoint]]
+    given = _given_tokens(text)
+    size, _ = _sizes(text)
     rounded = round(size / 4) if endpoint == "embeddings" else math.ceil(size / 4)
     return given + rounded, given + math.ceil(size / 4)
 
