@@ -23,6 +23,7 @@ from .overtaking import Overtaking
 from .permit import Attempt, Permit
 from .queue import Queue, Waiter, resolve
 from .rates import Rates
+from .sharing import Sharing
 from .timer import Timer
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .home import Home
     from .in_flight import InFlight
     from .permit import PermitOwner
+    from .sharing import Shared
 
 logger = logging.getLogger("throttled_openai")  # asked for its level only; `notices.say` logs
 
@@ -60,18 +62,23 @@ class Limiter:
     matters, when it is to be called again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # made in one place
         self,
         name: str,
         limits: Limits | None,
         account: Account,
         in_flight: InFlight,
         owner: PermitOwner,
+        shared: Shared | None = None,
     ) -> None:
-        """`in_flight`: of all models together. `owner`: of the permits, which pass on through it what happens."""
+        """`in_flight`: of all models together. `owner`: of the permits, which pass on through it what happens.
+
+        `shared`: if other processes draw on the same limits.
+        """
         self.account = account
         self.name = name
-        self.budget = Budget(limits)
+        self.sharing = None if shared is None else Sharing.of(self, shared)
+        self.budget = Budget(limits, None if self.sharing is None else self.sharing.share)
         self.concurrency = ConcurrencyLimit(in_flight.unproven_ceiling, in_flight.ceiling)
         self.limit = self.concurrency.value()
         self.in_flight = 0
@@ -90,7 +97,7 @@ class Limiter:
         self._overtaking = Overtaking()
         self._occupancy = 0.0  # integral of attempts in flight over time
         self._occupancy_at = -math.inf
-        self._learned()
+        self.learned()
 
     # Admission
 
@@ -200,6 +207,13 @@ class Limiter:
         """Whether one more attempt may be in flight."""
         limit = self._all_in_flight.unproven_ceiling if self.gate.aside else self.limit
         return self.in_flight < limit and self._all_in_flight.has_room()
+
+    @property
+    def free(self) -> int:
+        """How many more attempts may be in flight."""
+        every = self._all_in_flight
+        free = self.limit - self.in_flight
+        return min(free, every.ceiling - len(every.attempts)) if every.divided else free
 
     def _look_for_room(self, now: float) -> float | None:
         """None if there is room for one more attempt; else the instant at which to look again.
@@ -381,7 +395,7 @@ class Limiter:
         else:
             self._slow_down(attempt, refusal, response, announced, now, jitter())
         if rates != (budget.request_rate, budget.token_rate):
-            self._learned()
+            self.learned()
 
     def _slow_down(  # noqa: PLR0917
         self,
@@ -434,7 +448,7 @@ class Limiter:
             if call.estimate is not None:
                 self._costs.learn_level(announcement, reservation.number, reservation.at, call.estimate, call.provider)
         if rates != (self.budget.request_rate, self.budget.token_rate):
-            self._learned()
+            self.learned()
             say(logging.INFO, "%s: limits are now %s", self.name, ", ".join(map(str, self.budget.stats())))
 
     def count_usage(self, attempt: Attempt, usage: Usage) -> bool:
@@ -458,7 +472,8 @@ class Limiter:
             if final is not None:
                 attempt.budget.settle(attempt.reservation, final)
 
-    def _learned(self) -> None:
+    def learned(self) -> None:
+        """The rate that the budget comes to has changed."""
         self.concurrency.expect(self.rates.known)
         self.limit = self.concurrency.value()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from throttled_openai._limits import Limits, LimitsBook
 from throttled_openai._spelling import suggesting
@@ -11,6 +11,7 @@ from .call import check_count
 from .dispatcher import Dispatcher
 from .file_limit import within_file_limit
 from .in_flight import MAX_CONCURRENCY, MOST_IN_FLIGHT
+from .sharing import sharing_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,12 @@ class Throttle:
     usage, learnt limits and refusals of one account do not affect another. Only `max_concurrency` is
     for all accounts together.
 
+    `shared`: where processes that share the limits meet: the address of a Redis or Valkey server such as
+    `redis://host:6379/0`, or `"local"` for the processes of this machine. All of them together then have
+    each limit once. Where processes were given different limits, the lowest one counts, as long as a process
+    with it is at work. `shared_fallback`: what a process does while it cannot reach the others:
+    `"open"`, by default, goes on with its last share; `"closed"` waits.
+
     It serves synchronous clients in any thread, and asynchronous ones on any number of event loops.
     It makes its decisions on the event loop of its calls, as long as there is one at a time. With the
     first synchronous call, or a second event loop at the same time, it moves to a thread that all
@@ -54,10 +61,13 @@ class Throttle:
         tpd: float | None = None,
         max_concurrency: int | None = None,
         max_refusals: int | None = None,
+        shared: str | None = None,
+        shared_fallback: Literal["open", "closed"] | None = None,
         threads: bool = False,
     ) -> None:
         options: dict[str, Any] = {"rpm": rpm, "tpm": tpm, "rpd": rpd, "tpd": tpd, "limits": limits}
         options |= {"max_concurrency": max_concurrency, "max_refusals": max_refusals, "threads": threads}
+        options |= {"shared": shared, "shared_fallback": shared_fallback}
         self._options: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         each_model = None
         if not rpm is tpm is rpd is tpd is None:
@@ -78,6 +88,7 @@ class Throttle:
             unproven_ceiling=min(MAX_CONCURRENCY if max_concurrency is None else max_concurrency, ceiling),
             file_limited=max_concurrency is None and ceiling < MOST_IN_FLIGHT,
             threads=threads,
+            sharing=sharing_at(shared, shared_fallback),
         )
 
     def changed(self, **options: Any) -> Throttle:

@@ -28,6 +28,8 @@ class ThrottleOptions(TypedDict, total=False):
     limits: Limits | Mapping[str, Limits] | None
     max_concurrency: int | None
     max_refusals: int | None
+    shared: str | None
+    shared_fallback: Literal["open", "closed"] | None
 
 
 class Options(ThrottleOptions, total=False):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 from typing import TYPE_CHECKING, Final
 
-from throttled_openai._limits import Limits
+from throttled_openai._limits import BURST, Limits
 from throttled_openai._protocol.durations import DAY, MINUTE
 from throttled_openai._stats import WindowStats
 
@@ -16,12 +18,15 @@ from .diagnosis import Diagnosis
 from .pacer import Pacer
 from .reservation import Reservation
 from .server_window import Checkpoint, ServerWindow
+from .share import View
 from .sightings import DOUBTED
 from .slow_start import SlowStart
 
 if TYPE_CHECKING:
     from throttled_openai._protocol.headers import Announcement, Dimension
     from throttled_openai._protocol.refusals import Refusal
+
+    from .share import Share
 
 # Seconds between two changes of the pacers with time. In this time a burst grows by about 1 %, which is fine enough.
 STEP: Final = 0.05
@@ -37,8 +42,10 @@ class Budget:
     loop's clock.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, share: Share | None = None) -> None:
+        """`share`: of the same budget of other processes, if it has one."""
         self.limits = limits or Limits()
+        self.share = share
         self.newest = 0  # number of the newest attempt
         self._event_at = 0  # number of the newest attempt at the last congestion event
         self._changed_at = -math.inf  # when the pacers last changed with time
@@ -118,6 +125,8 @@ class Budget:
             if missing > delay and key in self._announced.doubtful:
                 missing = min(missing, doubted)
             delay = max(delay, missing)
+        if self.share is not None:
+            delay = max(delay, self.share.delay(tokens + held, now))
         return max(0.0, delay)
 
     def used_up(self, tokens: float) -> WindowStats | None:
@@ -136,6 +145,8 @@ class Budget:
         self._changed_at = now
         if whole < math.inf:
             pressed = max(pacer.pressed(elapsed) for pacer in self.pacers.values())
+            if self.share is not None:
+                pressed = max(pressed, self.share.pressed(elapsed, now))
             for pacer in self.pacers.values():
                 pacer.learner.pause(whole - elapsed)
                 pacer.pass_time(elapsed, pressed, now)
@@ -158,6 +169,8 @@ class Budget:
         self.newest += 1
         self._left_at = now
         self._slow_start.sent(self.newest, now)
+        if self.share is not None:
+            self.share.reserve(tokens, now)
         spent = self._spent
         spent["requests"] += 1.0
         spent["tokens"] += tokens
@@ -178,6 +191,9 @@ class Budget:
             self.pacers[dimension].give_back(amount, reservation.at, charged=charged)
             if not charged:
                 self._give_back(reservation, dimension, amount)
+        if self.share is not None:
+            charged = not request and self.pacers["requests"].known is not None
+            self.share.adjust(0.0 if charged else -1.0, -reservation.tokens)
 
     def _give_back(self, reservation: Reservation, dimension: Dimension, amount: float) -> None:
         self._spent[dimension] -= amount
@@ -192,6 +208,8 @@ class Budget:
             reservation.tokens = tokens
             self.pacers["tokens"].adjust(change)
             self._give_back(reservation, "tokens", -change)
+            if self.share is not None:
+                self.share.adjust(0.0, change)
 
     # Evidence
 
@@ -326,6 +344,8 @@ class Budget:
                 # A window that the server does not announce, or a rate that is not known.
                 self.pacers[dimension].refused(amount, wait, now, event=event, sure=sure)
                 bucket_holds = True
+                if self.share is not None:
+                    self.share.refused_at(dimension, self.pacers[dimension].level)
         return window_is_empty, bucket_holds
 
     def tighten(self, now: float) -> None:
@@ -350,6 +370,45 @@ class Budget:
             pacer.rebind(same_clock=same_clock)
         for window in self.windows.values():
             window.rebind(same_clock=same_clock)
+        if self.share is not None:
+            self.share.rebind(same_clock=same_clock)
+
+    # Sharing with other processes
+
+    def view(self, now: float) -> View:
+        """What this process knows by itself."""
+        requests, tokens = self.pacers["requests"], self.pacers["tokens"]
+        day = [
+            0.0 if limit is None or (dimension, DAY) in self._announced else limit / DAY
+            for dimension, limit in self._per_day.items()
+        ]
+        return View(
+            rates=(requests.known or 0.0, tokens.known or 0.0, *day),
+            burst=BURST if self.limits.burst is None else self.limits.burst,
+            learnt=(requests.learner.rate or 0.0, tokens.learner.rate or 0.0),
+            pause=max(0.0, self._backoff.until - now),
+        )
+
+    @property
+    def lessons(self) -> int:
+        """How often refusals have taught something about a rate."""
+        return sum(pacer.learner.lessons for pacer in self.pacers.values())
+
+    def write_lessons(self, now: float) -> str:
+        return json.dumps([pacer.learner.write(now) for pacer in self.pacers.values()])
+
+    def read_lessons(self, text: str, age: float, now: float) -> None:
+        """Go by what a refusal has taught another process, `age` seconds ago. What cannot be read changes nothing."""
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            for pacer, state in zip(self.pacers.values(), json.loads(text), strict=True):
+                pacer.adopt(state, age, now)
+
+    def hear_of_others(self, now: float) -> None:
+        """What other processes have spent since the last time counts as sent: the server's limit is for all."""
+        if self.share is not None:
+            for pacer, amount in zip(self.pacers.values(), self.share.take_others(), strict=True):
+                if amount > 0:
+                    pacer.learner.others_sent(amount, now)
 
     # Statistics
 

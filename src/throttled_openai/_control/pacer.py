@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 from throttled_openai._limits import BURST
 
@@ -118,6 +118,11 @@ class Pacer:
                 self._burst = min(self._burst, BURST)
             self.learner.forget()  # that was another limit
             self._rebuild()
+
+    def adopt(self, lessons: dict[str, Any], age: float, now: float) -> None:
+        """Go by what a refusal taught another process."""
+        self.learner.read(lessons, age, now)
+        self._rebuild()
 
     def forget(self) -> None:
         """Forget what refusals taught."""
