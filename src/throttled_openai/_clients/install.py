@@ -54,7 +54,7 @@ def install(**options: Unpack[Options]) -> None:
     (`THROTTLED_OPENAI_RPM`, `THROTTLED_OPENAI_MAX_WAIT`, ...). `pool` is for asynchronous clients.
 
     Throttling is for this process: others that it starts and that are not forked have to call `install()`
-    themselves, and each process has the whole limit.
+    themselves, and each process has the whole limit, unless `shared` says where they meet.
 
     Raises `RuntimeError` when it is installed already, `ValueError` or `TypeError` for invalid options.
     """
@@ -91,11 +91,11 @@ def _warn_of_process() -> None:
     """Warn once that this process, which the program has started, uses the whole limit by itself."""
     global _warned  # noqa: PLW0603
     process = os.getpid()
-    if process not in (first_process(), _warned):
+    if process not in (first_process(), _warned) and not (_installed or {}).get("shared"):
         _warned = process
         logger.warning(
-            "process %d, which the program has started, has the whole limit: processes do not share limits yet. "
-            "Where several work at once, give each its part, such as %sRPM=100 of 500 for five",
+            "process %d, which the program has started, has the whole limit. Where several work at once, "
+            "%sSHARED=local or the address of a Redis server lets them share it",
             process,
             _PREFIX,
         )

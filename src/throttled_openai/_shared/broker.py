@@ -48,8 +48,9 @@ def directory() -> Path:
 class LocalLine:
     """Steps in the broker, which is in this process if there is none yet."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, starts: bool = True) -> None:
         self._name = name
+        self._starts = starts
         self._connection: socket.socket | None = None
         self._rest = b""
 
@@ -77,7 +78,7 @@ class LocalLine:
                 return connection
             except OSError:
                 connection.close()
-                if time.monotonic() - begun > PATIENCE:
+                if not self._starts or time.monotonic() - begun > PATIENCE:
                     raise
                 if not start_broker(path):
                     time.sleep(0.01)  # another process is about to listen

@@ -90,7 +90,7 @@ class Ledger:
         answer += [*map(kept, self.spent), *(kept(arrival - now) for arrival in self.arrival[:2])]
         for i, (version, _) in enumerate(NOTES):
             note = "" if float(asked[version]) == self.version[i] else self.note[i]
-            answer += [kept(self.version[i]), note, kept(now - self.noted[i])]
+            answer += [kept(self.version[i]), note, kept(max(0.0, now - self.noted[i]))]
         self.pause, self.last = rounded(self.pause), rounded(self.last)
         self.arrival, self.in_force = [*map(rounded, self.arrival)], [*map(rounded, self.in_force)]
         self.rate, self.burst = [*map(rounded, self.rate)], [*map(rounded, self.burst)]

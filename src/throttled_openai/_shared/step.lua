@@ -170,7 +170,7 @@ for i = 1, 2 do answer[#answer + 1] = kept(s['arrival' .. i] - now) end
 for i, at in ipairs({19, 23, 25}) do
   answer[#answer + 1] = kept(s['version' .. i])
   answer[#answer + 1] = tonumber(ARGV[at]) == s['version' .. i] and '' or s['note' .. i]
-  answer[#answer + 1] = kept(now - s['noted' .. i])
+  answer[#answer + 1] = kept(math.max(0, now - s['noted' .. i]))
 end
 answer[#answer + 1] = tostring(granted)
 for _, slot in ipairs(slots) do answer[#answer + 1] = slot end

@@ -56,6 +56,8 @@ def add_arguments(parser: Parser) -> None:
                        ("tpd", "tokens per day")):  # fmt: skip
         limits.add_argument(f"--{name}", type=_positive, metavar="N", help=f"{what} of each model")
     limits.add_argument("--limits", metavar="TOML", help="limits by model: a table [model] with rpm, tpm, rpd, tpd")
+    limits.add_argument("--shared", metavar="URL", help="where this run shares its limits with other processes: a "
+                        "Redis or Valkey address, or 'local' for those of this machine")  # fmt: skip
     limits.add_argument("--max-concurrency", type=_count, metavar="N", help="most requests in flight; found by itself")
     limits.add_argument("--max-wait", type=_positive, metavar="SECONDS", help="wait through an outage, or for a limit "
                         "that comes back later, at most this long; without it the run ends for now")  # fmt: skip

@@ -89,6 +89,11 @@ def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"limits": read_limits_file(arguments.limits)}
 
 
+def sharing_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where the limits are shared with other processes, as a client takes it."""
+    return {} if arguments.shared is None else {"shared": arguments.shared}
+
+
 def book_of(arguments: argparse.Namespace) -> LimitsBook:
     given = limits_of(arguments)
     return (
@@ -126,7 +131,7 @@ def read_limits_file(path: str) -> dict[str, Limits]:
 
 def client_of(arguments: argparse.Namespace) -> AsyncOpenAI:
     """Raises `ValueError` and `TypeError`."""
-    options: dict[str, Any] = limits_of(arguments)
+    options: dict[str, Any] = {**limits_of(arguments), **sharing_of(arguments)}
     named = ("max_concurrency", "max_wait", "dialect", "base_url", "timeout")
     options |= {name: value for name in named if (value := getattr(arguments, name)) is not None}
     options["default_headers"] = headers_of(arguments.header)
