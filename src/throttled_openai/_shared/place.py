@@ -62,7 +62,10 @@ def read_place(written: object) -> Place:
     prefix = dict(query).get("prefix", PREFIX)
     place = Place(kind, address, f"{parts.scheme}://{hosts}{parts.path}", prefix)  # type: ignore[arg-type]
     try:
-        client_of(place).close()  # connects to nothing
+        client = client_of(place)
+        if kind == "server":
+            client.connection_pool.make_connection()  # checks the rest of the address, and connects to nothing
+        client.close()
     except ImportError:
         raise ImportError(
             f"shared={_redacted(written)!r} needs the package redis: pip install 'throttled-openai[redis]'"
