@@ -1,4 +1,4 @@
-"""What must be so before any test: nothing but the state of the process."""
+"""The state of the process before any test."""
 
 import gc
 import signal

@@ -9,10 +9,13 @@ import json
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
+import pytest
+
 from throttled_openai import ThrottledAsyncOpenAI
 
 # SDK 2 brings httpx and, from 2.47, takes httpx2 clients where that is installed; SDK 3 the other way round.
 FAMILIES = ["httpx", *(["httpx2"] if find_spec("httpx2") else [])]
+families = pytest.mark.parametrize("family", FAMILIES)
 HI = [{"role": "user", "content": "hi"}]
 URL = "http://server/v1"
 
@@ -128,9 +131,9 @@ class Seen:
 
 
 class Script:
-    """A server that says these responses in turn, then a success to everything, and keeps what it was asked.
+    """A server that gives these responses in turn, then successes, and keeps the requests.
 
-    It takes request bodies as a socket would: what cannot be read twice is gone after the first time.
+    It reads request bodies as a socket would: a body that cannot be read twice is consumed.
     """
 
     def __init__(self, *responses):

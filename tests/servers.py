@@ -1,4 +1,4 @@
-"""A real server on a local port that says what a test wants, and its certificate."""
+"""A real server on a local port that answers what a test wants, and its certificate."""
 
 import asyncio
 import contextlib

@@ -46,6 +46,11 @@ def throttle(limits=None, **options):
     return made
 
 
+def lane(t, model="m"):
+    """The limiter of a model."""
+    return t._dispatcher.limiters.find(model)
+
+
 async def proven(limits=None, **options):
     """A throttle whose server has accepted a call before, so that its whole burst may leave; 100 s later."""
     made = throttle(limits, **options)
@@ -71,7 +76,7 @@ async def call(t, tokens=1, *, seconds=0.0, model="m", outcome=Outcome.SUCCESS, 
 
 
 def refuse(permit, told, headers=(), *, code="rate_limit_exceeded"):
-    """The server turns an attempt away, saying `told`."""
+    """The server refuses an attempt with the refusal `told`."""
     permit.settle(Outcome.REFUSED, told, answer(headers, code))
 
 
@@ -101,7 +106,7 @@ def announcement(*, rpm=None, rpm_left=None, tpm=None, tpm_left=None, period=60.
 
 
 class Account:
-    """What a server truly allows: a bucket that fills at `rate` units a second, exactly; nobody sees into it."""
+    """What a server truly allows: a bucket that fills at `rate` units a second, exactly; clients cannot see it."""
 
     def __init__(self, rate, capacity, level=None):
         self.rate = rate
@@ -113,7 +118,7 @@ class Account:
         return min(self.capacity, self._level + self.rate * (at - self._at))
 
     def take(self, amount, at):
-        """Whether it was there."""
+        """Take `amount` if that much is available; returns whether it was."""
         level = self.level(at)
         taken = level >= amount
         self._level, self._at = level - amount * taken, at
@@ -192,6 +197,7 @@ __all__ = [
     "call",
     "gather",
     "goodput",
+    "lane",
     "now",
     "pass_time",
     "proven",

@@ -1,4 +1,18 @@
-"""AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s."""
+"""AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s.
+
+The rooms of the library, from the top. Each one imports only rooms below it:
+
+    _commands    RUN      the command line: run, validate, exec, bench, demo, simulate
+    batch        BATCH    many requests, from a file or from Python
+    _clients     CALL     the SDK's clients with a throttle, and the ways to get one
+    _exchange    SEND     one attempt over HTTP, and sending refused calls again
+    _pool        CONNECT  connections to servers
+    _admission   WAIT     the throttle, its queues, and the permits that calls wait for
+    errors                the errors of calls that were not sent
+    _control     DECIDE   when the next attempt may go: pacing, server windows, concurrency
+    _protocol    READ     what providers write: headers, refusals, usage; and what requests cost
+    simulator    OPPOSE   a simulated server with limits, independent of all others
+"""
 
 from typing import TYPE_CHECKING
 
@@ -26,6 +40,8 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .batch import BatchResult, BatchStoppedError, run_batch, run_file
+
+    __version__: str
 
 __all__ = [
     "AccountBlocked",
@@ -63,7 +79,12 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """What is for files of requests is imported at its first use."""
+        """The version is looked up, and what is for files of requests is imported, at its first use."""
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415
+
+            found = globals()[name] = version("throttled-openai")
+            return found
         if name not in {"BatchResult", "BatchStoppedError", "run_batch", "run_file"}:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from . import batch  # noqa: PLC0415

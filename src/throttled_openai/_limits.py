@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
+from ._numbers import number
+
 # Seconds of the limit that may leave at once. OpenAI documents that it may enforce a limit per minute second by second
 # (60,000/min as 1,000/s), so the default stays under one second. The remaining 0.15 s allow for calls that reach the
 # server closer together than they were admitted.
@@ -58,7 +60,7 @@ def check_number(name: str, value: object, instead: str, *, least: float = 0.0, 
         raise TypeError(f"{name} must be {instead}; got {value!r}")
     # Compared rather than converted, because an integer may be too large for a float.
     if not 0 < value < math.inf or value < least or value > min(most, sys.float_info.max):
-        bounds = f"between {least:g} and {most:g}" if math.isfinite(most) else "positive and finite"
+        bounds = f"between {number(least)} and {number(most)}" if math.isfinite(most) else "positive and finite"
         raise ValueError(f"{name} must be {bounds}: write {instead}; got {value!r}")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ._numbers import number
+
 
 def spell(seconds: float) -> str:
     """A duration in words for messages: `0.4 s`, `3 min 20 s`, `2 h 5 min`, `3 days`."""
@@ -34,7 +36,7 @@ class WindowStats:
     announced: bool
 
     def __str__(self) -> str:
-        unit = {60.0: "min", 3600.0: "h", 86_400.0: "day"}.get(self.period, f"{self.period:g} s")
+        unit = {60.0: "min", 3600.0: "h", 86_400.0: "day"}.get(self.period, f"{number(self.period)} s")
         return f"{self.limit:,.0f} {self.dimension}/{unit}"
 
 

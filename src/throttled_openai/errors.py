@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import openai
 
+from ._numbers import literal, number
 from ._protocol.error_body import parse_json
 
 __all__ = [
@@ -44,7 +45,8 @@ class AdmissionTimeout(AdmissionError, openai.APITimeoutError):
     def __init__(self, *, max_wait: float, waited: float, ahead: int, reason: str) -> None:
         self.max_wait, self.waited, self.ahead = max_wait, waited, ahead
         super().__init__(
-            f"not admitted within max_wait={max_wait:g} s: {ahead} calls ahead, {reason}; raise max_wait or send less"
+            f"not admitted within max_wait={literal(max_wait)} s: {ahead} calls ahead, {reason}; "
+            "raise max_wait or send less"
         )
 
 
@@ -69,7 +71,7 @@ class RequestTooLarge(AdmissionError):
     def __init__(self, *, tokens: int, limit: float, model: str) -> None:
         self.tokens, self.limit = tokens, limit
         super().__init__(
-            f"request is estimated at {tokens} tokens but {model} admits at most {limit:g}; "
+            f"request is estimated at {number(tokens)} tokens but {model} admits at most {number(limit)}; "
             "shorten the input or split it into several calls"
         )
 

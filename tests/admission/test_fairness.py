@@ -1,4 +1,4 @@
-"""Large and small calls before one limit of tokens: who passes whom, and for how long."""
+"""Large and small calls under one token limit: which may overtake which, and for how long."""
 
 import asyncio
 import itertools
@@ -28,7 +28,7 @@ from throttled_openai._protocol.durations import DAY
 
 
 async def told(left=60_000, *, limits=None, **announced):
-    """A throttle whose server allows 1,000 tokens a second and has `left`; whatever leaves may leave at once."""
+    """A throttle whose server allows 1,000 tokens a second and has `left`; all of that may leave at once."""
     t = throttle(limits)
     permit = await admit(t, 0)
     for _ in range(2):  # announced once, it would be doubtful
@@ -101,7 +101,7 @@ async def test_calls_of_about_one_size_go_in_their_order_even_where_a_later_one_
 
 
 @virtual
-async def test_nobody_passes_while_the_requests_are_what_is_missing():
+async def test_no_call_overtakes_while_the_request_limit_binds():
     t = await proven(Limits(rpm=30, tpm=60_000, burst=60))
     await gather(*(call(t, 0) for _ in range(30)))
     large, small = await leave(t, 59_000, 10)
@@ -248,7 +248,7 @@ def test_the_oldest_waits_for_its_own_tokens_at_half_the_refill_at_most(arrivals
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(arrivals)
-def test_nobody_is_passed_by_a_call_as_large_and_those_of_a_size_keep_their_order(arrivals):
+def test_no_call_is_overtaken_by_one_as_large_and_calls_of_one_size_keep_their_order(arrivals):
     async def walk():
         return await served(await told(150), arrivals)
 

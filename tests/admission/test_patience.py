@@ -1,4 +1,4 @@
-"""How long a refused call is sent again, and how long others wait for what it met: never longer than is worth it."""
+"""How long a refused call is sent again, and how long other calls wait because of its refusal."""
 
 import asyncio
 import logging
@@ -57,7 +57,7 @@ ODD = [
 
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("before", [0, 20])
-def test_one_odd_refusal_costs_one_call_at_most_and_holds_nobody(odd, before):
+def test_one_odd_refusal_costs_at_most_one_call_and_holds_no_other(odd, before):
     async def main():
         client = throttled(Server(lambda number: odd if number == before else None, delay=0.2))
         await ends(client, before)
@@ -162,7 +162,7 @@ def test_where_the_server_only_refuses_every_call_hears_of_it_in_about_a_minute(
     assert any("was answered in" in record.getMessage() for record in caplog.records)
 
 
-def test_without_retries_of_the_sdk_it_is_told_why_a_call_is_not_answered(caplog):
+def test_without_sdk_retries_a_warning_says_why_a_call_is_not_answered(caplog):
     async def main():
         client = throttled(Server(lambda number: BARE), max_retries=0)
         assert kinds(await ends(client, 1)) == {"RateLimitError": 1}
@@ -373,7 +373,7 @@ def test_a_limit_that_is_announced_once_is_forgotten(odd, normal, before):
 
 
 def test_two_limits_in_turn_leave_no_debt_behind():
-    """Nodes of a gateway that were told different limits."""
+    """Nodes of a gateway with different configured limits."""
 
     async def main():
         few, many = [
@@ -441,7 +441,7 @@ def test_calls_wait_for_a_day_s_limit_that_was_configured_or_for_as_long_as_they
     virtual_run(main())
 
 
-def test_a_call_refused_for_a_day_s_limit_nobody_configured_is_raised_as_with_the_sdk_alone():
+def test_a_refusal_for_an_unconfigured_daily_limit_is_raised_as_by_the_plain_sdk():
     async def main():
         server = Server(used_up)
         assert kinds(await ends(throttled(server), 1)) == {"RateLimitError": 1}
@@ -466,7 +466,7 @@ def test_calls_behind_a_used_up_limit_wait_with_a_warning_that_says_until_when(c
     assert "with max_wait= they fail instead" in caplog.records[0].getMessage()
 
 
-def test_a_wait_of_more_than_a_minute_is_told_of_once_in_ten_minutes(caplog):
+def test_a_wait_of_more_than_a_minute_is_logged_once_in_ten_minutes(caplog):
     async def main():
         client = throttled(Script(refuses(headers={"retry-after": "100"}), refuses(headers={"retry-after": "100"})))
         assert kinds(await ends(client, 5)) == {"done": 5}

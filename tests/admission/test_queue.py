@@ -1,4 +1,4 @@
-"""The queue: who waits, in order and by size, and until when."""
+"""The queue: the order of waiting calls, their sizes and their deadlines."""
 
 import asyncio
 import collections
@@ -21,7 +21,7 @@ MANY = 100_000
 
 
 def waiter(number, tokens=1, *, priority=0, since=0.0, max_wait=None):
-    """The call that came as the `number`th."""
+    """A waiter with the arrival number `number`."""
     asked = Call("m", tokens, QueueOptions(priority=priority, max_wait=max_wait))
     return Waiter(asked, (-priority, number), since, asyncio.get_running_loop().create_future())
 
@@ -34,7 +34,7 @@ def queue_of(*waiters):
 
 
 def give_up(queue, waiter):
-    """What a lane does when the caller has gone."""
+    """What a limiter does when the caller has gone."""
     waiter.future.cancel()
     queue.waiting -= 1
 
@@ -43,7 +43,7 @@ def give_up(queue, waiter):
 
 
 @virtual
-async def test_the_oldest_of_each_size_are_told_the_oldest_of_all_first():
+async def test_oldest_lists_the_oldest_of_each_size_by_age():
     waiters = [waiter(n, tokens) for n, tokens in enumerate([100, 1, 90, 1, 2000, 3, 2, 0])]
     queue = queue_of(*reversed(waiters))
     # 64 to 127; 1; 1024 to 2047; 2 and 3; 0
@@ -91,7 +91,7 @@ async def test_whose_turn_it_is_by_age_stays_first_while_smaller_ones_pass():
 
 
 @virtual
-async def test_adding_tells_whether_it_is_now_the_oldest_of_its_size():
+async def test_add_returns_whether_the_call_is_now_the_oldest_of_its_size():
     queue = Queue()
     assert queue.add(waiter(5, 100))
     assert not queue.add(waiter(6, 127))
@@ -100,8 +100,8 @@ async def test_adding_tells_whether_it_is_now_the_oldest_of_its_size():
 
 
 @virtual
-async def test_who_comes_after_those_who_have_given_up_is_looked_at():
-    """Or nobody would wake it: the timer went with the last of them."""
+async def test_a_call_added_behind_cancelled_ones_may_be_first():
+    """Or nothing would wake it: the timer went with the last of them."""
     gone = [waiter(n) for n in range(3)]
     queue = queue_of(*gone)
     for one in gone:
@@ -112,7 +112,7 @@ async def test_who_comes_after_those_who_have_given_up_is_looked_at():
 
 
 @virtual
-async def test_nobody_is_after_all_others():
+async def test_the_position_of_an_empty_queue_sorts_last():
     assert Queue().head() == LAST
     assert Queue().oldest() == []
     assert LAST > (10**9, 10**9)
@@ -122,7 +122,7 @@ async def test_nobody_is_after_all_others():
 
 
 @virtual
-async def test_who_has_given_up_is_neither_counted_nor_told():
+async def test_cancelled_waiters_are_neither_counted_nor_listed():
     waiters = [waiter(n, 1 + n % 2) for n in range(6)]
     queue = queue_of(*waiters)
     for one in waiters[:3]:
@@ -135,7 +135,7 @@ async def test_who_has_given_up_is_neither_counted_nor_told():
 
 
 @virtual
-async def test_of_very_many_who_have_given_up_only_some_are_cleared_away_at_once():
+async def test_cancelled_waiters_are_removed_in_bounded_portions():
     waiters = [waiter(n) for n in range(2 * CANCELLED_AT_ONCE + 10)]
     queue, last = queue_of(*waiters), waiter(10**6)
     queue.add(last)
@@ -150,7 +150,7 @@ async def test_of_very_many_who_have_given_up_only_some_are_cleared_away_at_once
 
 
 @virtual
-async def test_those_who_give_up_behind_one_that_waits_are_let_go():
+async def test_cancelled_waiters_behind_a_waiting_one_are_removed():
     queue, first = Queue(), waiter(0)
     queue.add(first)
     for number in range(1, 10 * CANCELLED_KEPT):
@@ -164,7 +164,7 @@ async def test_those_who_give_up_behind_one_that_waits_are_let_go():
 
 
 @virtual
-async def test_those_whose_deadline_has_passed_are_taken_out_by_their_deadlines():
+async def test_expired_waiters_are_removed_in_the_order_of_their_deadlines():
     waiters = [waiter(n, max_wait=wait) for n, wait in enumerate([5.0, None, 1.0, 3.0, 1.0])]
     queue = queue_of(*waiters)
     assert queue.next_deadline() == 1
@@ -188,11 +188,11 @@ async def test_a_deadline_counts_what_was_waited_before():
 
 
 @virtual
-async def test_clearing_tells_who_was_left_and_still_counts_whom_a_lane_has_yet_to_count_out():
+async def test_clear_returns_the_waiters_and_still_counts_those_cancelled_in_the_same_tick():
     waiters = [waiter(n, n) for n in range(5)]
     queue = queue_of(*waiters)
     give_up(queue, waiters[0])
-    waiters[1].future.cancel()  # in this very tick: the lane will hear of it in the next
+    waiters[1].future.cancel()  # in this very tick: the limiter notices in the next
     assert sorted(queue.clear()) == waiters[2:]
     assert queue.waiting == 1
     queue.waiting -= 1
@@ -204,7 +204,7 @@ async def test_clearing_tells_who_was_left_and_still_counts_whom_a_lane_has_yet_
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1))
-def test_it_tells_what_a_sorted_list_would_tell(seed):
+def test_the_queue_behaves_like_a_sorted_list(seed):
     async def walk():
         random, queue, left, now = Random(seed), Queue(), [], 0.0
         for number in range(200):

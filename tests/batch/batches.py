@@ -10,8 +10,8 @@ import sys
 import time
 
 from scripted import throttled
-from throttled_openai.batch._file import FileRun, Rules
-from throttled_openai.batch._input import Asked, Input
+from throttled_openai.batch._file import FileRun, Rules, calls_of
+from throttled_openai.batch._input import Input, InputOptions
 from throttled_openai.simulator import Simulator
 
 # The example lines of vLLM's documentation of `vllm run-batch`, shortened in their texts only.
@@ -47,6 +47,11 @@ def lines(count, **body):
     return "".join(json.dumps(request(number, **body)) + "\n" for number in range(1, count + 1))
 
 
+def everyone(count):
+    """The ids of the requests of `lines(count)`."""
+    return sorted(f"request-{number}" for number in range(1, count + 1))
+
+
 def results(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -62,7 +67,8 @@ def steady(**options):
 
 def job(client, source, output, *, asked=None, **rules):
     rules = {"max_retries": 0, "max_outage": 0.0, **rules}
-    return FileRun(client, Input(str(source), asked or Asked()), str(output), Rules(**rules))
+    rules = Rules(**rules)
+    return FileRun(calls_of(client, rules), Input(str(source), asked or InputOptions()), str(output), rules)
 
 
 async def run(server, source, output, *, options=None, asked=None, **rules):

@@ -1,8 +1,24 @@
-"""The tests of the folder above lend their servers and clients."""
+"""Fixtures of the tests of files of requests; they also use the servers and clients of the folder above."""
 
 import sys
 from pathlib import Path
 
+import pytest
+
+from throttled_openai.simulator import spawn
+
 for folder in (Path(__file__).parent, Path(__file__).parents[1]):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The URL of a simulator in a process of its own."""
+    with spawn(latency=0.05, rpm=60_000) as url:
+        yield url
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out.jsonl"

@@ -9,9 +9,8 @@ import sys
 
 import pytest
 
-from batches import command, ids, kill, lines, request, results, told, wait_for
+from batches import command, everyone, ids, kill, lines, request, results, told, wait_for
 from throttled_openai._commands import main as cli
-from throttled_openai.simulator import spawn
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
@@ -19,26 +18,11 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 SEED = 17
 
 
-@pytest.fixture(scope="module")
-def server():
-    with spawn(latency=0.05, rpm=60_000) as url:
-        yield url
-
-
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text(lines(200))
     return path
-
-
-@pytest.fixture
-def output(tmp_path):
-    return tmp_path / "out.jsonl"
-
-
-def everyone(count=200):
-    return sorted(f"request-{number}" for number in range(1, count + 1))
 
 
 def lines_in(path):
@@ -60,7 +44,7 @@ def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(server, 
             file.write(b'{"id":"batch_req_'[: dice.randint(0, 17)])
     code, _, err = told(*arguments)
     assert (code, err) == (0, "")
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(200)
     assert all(each["response"]["status_code"] == 200 for each in results(output))
 
 
@@ -70,8 +54,8 @@ def test_ctrl_c_waits_for_what_is_in_flight_and_says_so(server, source, output):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "requests in flight are waited for; once more stops at once" in err
-    assert "the same command goes on with them" in err
+    assert "requests in flight are finished first; interrupt again to stop at once" in err
+    assert "run the same command again to continue" in err
     assert "Traceback" not in err
     done = lines_in(output)
     assert 10 <= done < 200
@@ -79,7 +63,7 @@ def test_ctrl_c_waits_for_what_is_in_flight_and_says_so(server, source, output):
     second = told("run", source, "-o", output, "--base-url", server, "--rpm", "60000", "--json")
     summary = json.loads(second[2].splitlines()[-1])
     assert (second[0], summary["before"], summary["done"]) == (0, done, 200 - done)
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(200)
 
 
 def test_two_runs_on_one_output_are_refused(server, source, output):
@@ -114,7 +98,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(server, source, o
     assert output.read_bytes().endswith(b"}\n")
     assert 0 < len(ids(output)) < 200
     assert told(*arguments)[0] == 0
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(200)
 
 
 def test_from_standard_input_to_standard_output(server):
@@ -125,7 +109,24 @@ def test_from_standard_input_to_standard_output(server):
     assert [json.loads(line)["custom_id"] for line in out.splitlines()] == ["line-1", "line-2", "line-4"]
 
 
-def test_results_that_nobody_reads_end_the_run_without_a_word(server, source):
+def test_from_standard_input_a_run_goes_on_with_the_same_lines_only(server, source, output):
+    def fed(text, *options):
+        process = command("run", "-", "-o", output, "--base-url", server, "--quiet", *options, stdin=subprocess.PIPE)
+        _, err = process.communicate(text, timeout=60)
+        return process.returncode, err
+
+    text = source.read_text()
+    fed(text, "--limit", "20")
+    assert len(ids(output)) == 20
+    code, err = fed(text.replace("request-", "other-"))
+    assert code == 2
+    assert "line 1 of standard input has the custom_id 'other-1'" in err
+    assert len(ids(output)) == 20
+    assert fed(text)[0] == 0
+    assert sorted(ids(output)) == everyone(200)
+
+
+def test_a_closed_output_pipe_ends_the_run_silently(server, source):
     process = command("run", source, "-o", "-", "--base-url", server, "--rpm", "600", "--quiet")
     process.stdout.readline()
     process.stdout.close()
@@ -146,7 +147,7 @@ def test_a_pipe_that_waits_does_not_hold_up_ctrl_c_nor_the_results(server):
     assert process.returncode == 130
 
 
-def test_validate_tells_every_kind_of_bad_line(tmp_path, capsys):
+def test_validate_reports_every_kind_of_bad_line(tmp_path, capsys):
     source = tmp_path / "in.jsonl"
     source.write_bytes(b"\n".join([json.dumps(request(1)).encode()] * 2 + [b"{", b"\xff", b'{"custom_id": "x"}']))
     codes = "duplicate_custom_id", "invalid_json", "invalid_utf8", "invalid_url"
@@ -182,7 +183,7 @@ def test_a_dry_run_counts_without_a_key_and_sends_nothing(source, output, tmp_pa
     ("arguments", "says"),
     [
         (["run"], "the following arguments are required"),
-        (["run", "{in}", "-o", "{in}"], "the output is the input"),
+        (["run", "{in}", "-o", "{in}"], "the output and the input are the same file"),
         (["run", "{in}", "-o", "none/out"], "there is no directory"),
         (["run", "-", "-o", "out", "--format", "csv", "--model", "m"], "a table cannot come from standard input"),
         (["run", "{in}", "-o", "out", "--rpm", "0"], "must be a positive number"),

@@ -1,4 +1,4 @@
-"""A run over a file: it goes on where it ended, and nothing is lost or doubled."""
+"""A run over a file: it continues where it stopped, and nothing is lost or duplicated."""
 
 import asyncio
 import gzip
@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from batches import ids, job, lines, request, results, run, running, steady, wait_for
+from batches import everyone, ids, job, lines, request, results, run, running, steady, wait_for
 from scripted import Says, Script, throttled
 from support import virtual, virtual_run
 from throttled_openai import run_file
 from throttled_openai.batch import Price, Prices, WrongRunError
-from throttled_openai.batch._input import Asked
+from throttled_openai.batch._input import InputOptions
 from throttled_openai.simulator import Fault
 
 
@@ -23,19 +23,10 @@ def source(tmp_path):
     return path
 
 
-@pytest.fixture
-def output(tmp_path):
-    return tmp_path / "out.jsonl"
-
-
-def everyone(count=50):
-    return sorted(f"request-{number}" for number in range(1, count + 1))
-
-
 @virtual
 async def test_every_line_has_its_result(source, output):
     summary = await run(steady(), source, output)
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(50)
     assert (summary.done, summary.failed, summary.left, summary.exit_code) == (50, 0, 0, 0)
     assert summary.output_tokens == 50 * 16
     assert "50 requests served and 0 failed" in str(summary)
@@ -58,7 +49,7 @@ async def test_a_limit_sends_some_now_and_the_rest_later(source, output):
     assert (summary.done, summary.left, summary.exit_code) == (20, 30, 0)
     summary = await run(steady(), source, output)
     assert (summary.before, summary.done) == (20, 30)
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(50)
 
 
 @virtual
@@ -73,7 +64,7 @@ async def test_a_cancelled_run_keeps_what_is_finished_and_goes_on(source, output
         assert client.throttle.in_flight == client.throttle.waiting == 0
     summary = await run(steady(), source, output)
     assert summary.before == done
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(50)
 
 
 def test_no_thread_is_left_behind(source, output):
@@ -89,7 +80,10 @@ async def test_an_interrupt_waits_for_what_is_in_flight_and_sends_nothing_more(s
         async with running(this.run()) as task:
             while client.throttle.in_flight < 10:
                 await asyncio.sleep(0.1)
-            assert this.interrupt() == "interrupted: 10 requests in flight are waited for; once more stops at once"
+            assert (
+                this.interrupt()
+                == "interrupted: 10 requests in flight are finished first; interrupt again to stop at once"
+            )
             summary = await task
     assert server.counters.attempts == 10
     assert len(ids(output)) == 10
@@ -104,7 +98,7 @@ async def test_a_second_interrupt_waits_for_nothing(source, output):
             while client.throttle.in_flight < 10:
                 await asyncio.sleep(0.1)
             this.interrupt()
-            assert this.interrupt() == "stopped: requests in flight are given up"
+            assert this.interrupt() == "stopped: the requests in flight are dropped"
             summary = await task
         assert client.throttle.in_flight == 0
     assert (summary.exit_code, summary.done) == (130, 0)
@@ -127,7 +121,7 @@ async def test_failures_are_results_that_are_sent_again_when_asked(source, outpu
     again = await run(server, source, output, retry_errors=True)
     assert (again.before, again.done, again.exit_code) == (45, 5, 0)
     assert server.counters.attempts == 5
-    assert sorted(ids(output)) == everyone()
+    assert sorted(ids(output)) == everyone(50)
 
 
 @virtual
@@ -198,15 +192,15 @@ async def test_another_input_is_refused_before_anything_is_sent(source, output):
 
 @virtual
 async def test_another_model_is_refused(source, output):
-    await run(steady(), source, output, asked=Asked(model="gpt-4o"))
+    await run(steady(), source, output, asked=InputOptions(model="gpt-4o"))
     with pytest.raises(WrongRunError, match="model is 'gpt-4', it was 'gpt-4o'"):
-        await run(steady(), source, output, asked=Asked(model="gpt-4"))
+        await run(steady(), source, output, asked=InputOptions(model="gpt-4"))
 
 
 @virtual
 async def test_a_file_that_is_no_output_of_a_run_is_left_alone(source, output):
     output.write_text("mine\n")
-    with pytest.raises(WrongRunError, match=r"out\.jsonl is there, and is not the output of a run"):
+    with pytest.raises(WrongRunError, match=r"out\.jsonl exists and is not the output of a run"):
         await run(steady(), source, output)
     assert output.read_text() == "mine\n"
     assert not output.with_name("out.jsonl.run.json").exists()
@@ -214,7 +208,7 @@ async def test_a_file_that_is_no_output_of_a_run_is_left_alone(source, output):
 
 @virtual
 async def test_the_input_is_never_the_output(source):
-    with pytest.raises(ValueError, match="the output is the input"):
+    with pytest.raises(ValueError, match="the output and the input are the same file"):
         await run(steady(), source, source)
 
 
@@ -233,7 +227,7 @@ async def test_an_unpaid_bill_ends_the_run_at_once_and_it_goes_on_when_it_is_pai
 
 
 @virtual
-async def test_what_it_may_cost_is_never_passed(source, output):
+async def test_the_cost_never_exceeds_max_cost(source, output):
     prices = Prices({"gpt-4o": Price(input=0.0, output=1e6)})
     source.write_text(lines(50, max_completion_tokens=16))
     summary = await run(steady(), source, output, prices=prices, max_cost=16.0 * 20)
@@ -245,7 +239,7 @@ async def test_what_it_may_cost_is_never_passed(source, output):
 
 
 @virtual
-async def test_the_status_is_told_while_it_runs(source, output):
+async def test_the_status_is_reported_while_a_run_runs(source, output):
     seen = []
     async with throttled(steady(), rpm=600) as client:
         await run_file(client, source, output, watch=seen.append)

@@ -1,4 +1,4 @@
-"""Ids that were seen before, in a table on disk."""
+"""Ids seen before, in a table on disk."""
 
 import contextlib
 
@@ -25,3 +25,12 @@ def test_it_leaves_no_file_behind(tmp_path):
     with contextlib.closing(Ids(str(tmp_path))) as ids:
         ids.add(b"a", 1)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_the_line_of_an_id_is_found_without_adding_it(tmp_path):
+    ids = Ids(str(tmp_path))
+    for line in range(1, 5001):
+        ids.add(b"%d" % line, line)
+    assert [ids.line_of(b"%d" % line) for line in (1, 2500, 5000, 5001)] == [1, 2500, 5000, None]
+    assert ids.add(b"5001", 5001) is None
+    ids.close()

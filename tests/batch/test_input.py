@@ -5,13 +5,13 @@ import json
 import pytest
 
 from batches import request
-from throttled_openai.batch._input import Asked, Input
+from throttled_openai.batch._input import Input, InputOptions
 from throttled_openai.batch._request import BadLineError
 
 
 def requests(name, **asked):
     found = []
-    source = Input(str(name), Asked(**asked))
+    source = Input(str(name), InputOptions(**asked))
     for chunk in source.chunks():
         for record in chunk:
             try:
@@ -30,11 +30,11 @@ def bodies(found):
     return [each.body for each in found]
 
 
-def test_the_first_line_that_tells_says_what_the_lines_are(tmp_path):
+def test_the_first_recognisable_line_decides_the_format(tmp_path):
     told = json.dumps(request(1))
-    assert Input(str(put(tmp_path / "a.jsonl", "nonsense\n\n" + told)), Asked()).kind == "batch"
-    assert Input(str(put(tmp_path / "b.jsonl", json.dumps(request(1)["body"]))), Asked()).kind == "bodies"
-    assert Input("-", Asked()).kind == "batch"
+    assert Input(str(put(tmp_path / "a.jsonl", "nonsense\n\n" + told)), InputOptions()).kind == "batch"
+    assert Input(str(put(tmp_path / "b.jsonl", json.dumps(request(1)["body"]))), InputOptions()).kind == "bodies"
+    assert Input("-", InputOptions()).kind == "batch"
 
 
 def test_the_cookbooks_sample_is_an_input_as_it_is(tmp_path):
@@ -80,7 +80,7 @@ def test_a_column_of_a_table(tmp_path):
     assert found[0].body["messages"][0]["content"] == "Ann says hello"
 
 
-def test_what_is_not_utf8_costs_its_row(tmp_path):
+def test_invalid_utf8_fails_only_its_row(tmp_path):
     path = put(tmp_path / "in.csv", "text\nfine\nb\udcffd\nfine\n")
     found = requests(path, model="m")
     assert [isinstance(each, str) for each in found] == [False, True, False]
@@ -100,10 +100,10 @@ def test_what_is_not_utf8_costs_its_row(tmp_path):
         ("in.jsonl", {"path": "/embeddings"}, "--url is for inputs whose lines have none"),
     ],
 )
-def test_options_that_do_not_fit_the_input_are_told(tmp_path, name, asked, says):
+def test_options_that_do_not_fit_the_input_are_reported(tmp_path, name, asked, says):
     content = {"in.txt": "x", "in.csv": "a,b\n1,2\n", "in.jsonl": json.dumps(request(1))}[name]
     with pytest.raises(ValueError, match=says):
-        Input(str(put(tmp_path / name, content)), Asked(**asked))
+        Input(str(put(tmp_path / name, content)), InputOptions(**asked))
 
 
 def test_a_model_for_all_goes_over_that_of_each_request(tmp_path):

@@ -1,4 +1,4 @@
-"""The output as its own journal: what is done, what is torn, in which order."""
+"""The output: which requests are done, incomplete and damaged lines, and the order of results."""
 
 import errno
 import gzip
@@ -92,7 +92,7 @@ def test_results_are_appended_and_handed_over_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("room", [0, 10, len(result(2)), len(result(2)) + 5])
-def test_what_a_full_disk_did_not_take_whole_is_taken_back(tmp_path, monkeypatch, room):
+def test_a_line_cut_off_by_a_full_disk_is_removed(tmp_path, monkeypatch, room):
     failures = []
     path = write(tmp_path / "out", result(1))
     output = Output(path, failures.append)

@@ -1,4 +1,4 @@
-"""What is shown of a run, and the reason it gives for its pace."""
+"""The progress of a run as it is shown, and the reason given for its speed."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def stats(*budgets):
         (budget(window("requests", 0, period=86_400.0)), "request limit, per day, binds"),
         (budget(in_flight=10), "room binds: 10 in flight"),
         (budget(), "the pace is being learnt"),
-        (budget(waiting=0), "nothing waits: the input, or this machine, is what binds"),
+        (budget(waiting=0), "nothing waits: the input or this machine is the bottleneck"),
         (budget(in_flight=0, waiting=0), "beginning"),
     ],
 )
@@ -73,7 +73,7 @@ def test_json_is_a_line_each(capsys):
     shown.say("stopped")
     first, second = map(json.loads, capsys.readouterr().err.splitlines())
     assert (first["event"], first["total"], first["waiting"]) == ("progress", 5, 5)
-    assert second == {"event": "said", "message": "stopped"}
+    assert second == {"event": "message", "message": "stopped"}
 
 
 def test_on_a_terminal_all_is_shown_in_place(monkeypatch):

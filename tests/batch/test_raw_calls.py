@@ -19,7 +19,7 @@ REFUSAL = {"error": {"message": "Rate limit reached", "type": "requests", "code"
 
 
 def answers(*replies):
-    """These in turn, and the last one from then on."""
+    """Gives these answers in turn, and the last one from then on."""
     left = list(replies)
 
     async def answer(asked):

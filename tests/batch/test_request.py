@@ -159,7 +159,7 @@ values = st.recursive(scalars, lambda of: st.lists(of) | st.dictionaries(st.text
 
 @settings(max_examples=40)
 @given(values)
-def test_whatever_stands_in_a_line_costs_that_line_only(value):
+def test_any_content_of_a_line_fails_that_line_only(value):
     whole = json.dumps(value).encode()
     for raw in (whole, line(body=value), line(custom_id=value), line(url=value), line(method=value)):
         try:

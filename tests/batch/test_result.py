@@ -59,7 +59,7 @@ values = st.recursive(
     body=values,
     error=st.none() | st.dictionaries(st.text(), st.text()),
 )
-def test_what_was_written_is_read_back(line, custom_id, status, body, error):
+def test_a_written_result_is_read_back(line, custom_id, status, body, error):
     error = error if status is not None else {"code": "x"}
     result = BatchResult(line, custom_id, status, "req", body, error)
     found = written(encoded(result, RUN))
@@ -78,6 +78,6 @@ def test_zeros_that_a_power_cut_left_are_not_a_line():
     assert written(whole[:80] + bytes(20) + whole[100:]) is None
 
 
-def test_a_line_of_somebody_else_is_not_one():
+def test_a_line_of_another_program_is_not_a_result():
     assert written(b'{"id":"vllm-1","custom_id":"a","response":null,"error":null}\n') is None
     assert written(b"\n") is None

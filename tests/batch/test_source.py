@@ -103,7 +103,7 @@ def test_parquet(tmp_path):
     assert source.columns(str(path), "parquet") == ["n", "text"]
 
 
-def test_what_an_extra_is_missing_for_is_told(monkeypatch, tmp_path):
+def test_a_missing_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
     with pytest.raises(InputError, match=r'pip install "throttled-openai\[run\]"'):
         records(put(tmp_path / "in.zst", b""))

@@ -127,7 +127,7 @@ def test_each_account_of_a_throttle_has_the_limits_for_itself():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_http_client_tells_accounts_apart_by_the_requests(family):
+def test_the_http_client_distinguishes_accounts_by_their_requests(family):
     async def main():
         script = Script(BILLED, BILLED)
         view = wrap_http_client(http_client(script, family))
@@ -280,7 +280,7 @@ def test_keys_that_a_function_gives_change_and_the_account_stays():
     assert account_of(client) == before == account_of(AsyncOpenAI(api_key=gives))
 
 
-def test_functions_are_told_apart_by_what_they_do():
+def test_functions_are_distinguished_by_code_and_closure():
     """Programs make a new function for each client."""
     assert CredentialSource(giver_of("a")) == CredentialSource(giver_of("a"))
     assert hash(CredentialSource(giver_of("a"))) == hash(CredentialSource(giver_of("a")))
@@ -301,7 +301,7 @@ def test_functions_are_told_apart_by_what_they_do():
     assert CredentialSource(keys.get) != CredentialSource(Keys().get)
 
 
-def test_azures_tokens_are_told_apart_by_what_gives_them():
+def test_azure_accounts_are_distinguished_by_their_token_providers():
     def client(**options):
         return openai.AsyncAzureOpenAI(azure_endpoint="https://a.openai.azure.com", api_version="1", **options)
 
@@ -338,7 +338,7 @@ def test_credentials_that_are_made_anew_are_one_accounts(one, other, same):
     assert (accounts[0] == accounts[1]) is same
 
 
-def test_requests_that_do_not_say_who_asks_are_taken_for_the_first_account_there():
+def test_requests_without_credentials_count_for_the_first_account_of_the_server():
     url = HTTP.URL(URL)
     nobody, a, b = (account_at(url, request(**headers)) for headers in ({}, {"api_key": "a"}, {"api_key": "b"}))
 

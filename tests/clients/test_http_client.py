@@ -1,4 +1,4 @@
-"""`wrap_http_client`: the same admission for whatever takes a `httpx` or `httpx2` client."""
+"""`wrap_http_client`: the same admission for libraries that take an `httpx` or `httpx2` client."""
 
 import asyncio
 import gc
@@ -10,7 +10,7 @@ import random
 import openai
 import pytest
 
-from scripted import CHAT, FAMILIES, HI, URL, Says, Script, http_client, now, say, settled, without_jitter
+from scripted import CHAT, FAMILIES, HI, URL, Says, Script, families, http_client, now, say, settled, without_jitter
 from servers import Server, real, says
 from throttled_openai import (
     AdmissionTimeout,
@@ -24,7 +24,6 @@ from throttled_openai import (
 )
 from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
 
-families = pytest.mark.parametrize("family", FAMILIES)
 BODY = {"model": "gpt-4o", "messages": HI}
 
 
@@ -94,7 +93,7 @@ def test_the_client_below_lives_as_long_as_the_view():
     virtual_run(main())
 
 
-def test_what_cannot_be_meant_is_told_at_once():
+def test_wrap_http_client_rejects_other_clients_and_invalid_limits():
     httpx = importlib.import_module(FAMILIES[-1])
     mine = httpx.AsyncClient()
     with pytest.raises(TypeError, match="AsyncClient"):

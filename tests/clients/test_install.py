@@ -1,4 +1,4 @@
-"""`install()` and `throttled-openai exec`: programs that know nothing of us."""
+"""`install()` and `throttled-openai exec`: throttling programs that do not import us."""
 
 import asyncio
 import copy
@@ -231,7 +231,7 @@ def test_settings_are_read_from_the_environment_and_arguments_go_over_them(monke
         ("POOL", "big", "pool must be one of"),
     ],
 )
-def test_settings_that_cannot_be_meant_fail_at_once(monkeypatch, name, text, says):
+def test_invalid_environment_variables_fail_at_install(monkeypatch, name, text, says):
     monkeypatch.setenv(f"THROTTLED_OPENAI_{name}", text)
     with pytest.raises(ValueError, match=says):
         throttled_openai.install()
@@ -284,7 +284,7 @@ def test_a_mistyped_variable_is_a_warning(monkeypatch, caplog):
     assert "did you mean 'THROTTLED_OPENAI_RPM'?" in record.getMessage()
 
 
-def test_a_process_that_the_program_started_is_told_once_that_it_has_the_whole_limit(monkeypatch, caplog):
+def test_a_child_process_logs_once_that_it_uses_the_whole_limit(monkeypatch, caplog):
     monkeypatch.setenv("THROTTLED_OPENAI_EXEC_PID", "1")
     throttled_openai.install(rpm=60)
     for key in "ab":

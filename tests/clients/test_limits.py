@@ -1,4 +1,4 @@
-"""Limits and queue_options are checked where they are written, and the message says what to write."""
+"""Limits and queue options are checked where they are written, and the message says what to write."""
 
 import math
 

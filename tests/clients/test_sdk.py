@@ -1,4 +1,4 @@
-"""SDKs we do not know: one warning, and everything that still works does."""
+"""Unknown SDK versions: one warning, and everything that still works is used."""
 
 import subprocess
 import sys

@@ -47,7 +47,7 @@ def ask(caller):
 
 
 @real
-async def test_when_the_queue_is_full_callers_are_told_when_to_come_back():
+async def test_callers_get_a_retry_after_when_the_queue_is_full():
     async with (
         serve(Simulator(latency=0.5, latency_sigma=0.0)) as account,
         service(account, max_concurrency=2, max_queued=3, max_wait=20.0) as (app, caller),
@@ -65,7 +65,7 @@ async def test_when_the_queue_is_full_callers_are_told_when_to_come_back():
 
 
 @real
-async def test_who_waits_too_long_is_told_so():
+async def test_callers_that_wait_too_long_get_503_with_retry_after():
     async with (
         serve(Simulator(latency=1.0, latency_sigma=0.0)) as account,
         service(account, max_concurrency=1, max_queued=10, max_wait=0.3) as (app, caller),

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from scripted import FAMILIES, HI
-from test_sync import module_of, serving, soon
+from sync_clients import module_of, serving, soon
 from throttled_openai import AdmissionTimeout, Throttle, ThrottledAsyncOpenAI, wrap_http_client
 from throttled_openai.simulator import Fault, Simulator
 
@@ -104,7 +104,7 @@ def test_cancelled_calls_leave_nothing():
         on_trio(url, main)
 
 
-def test_a_call_that_waits_too_long_is_told_so():
+def test_a_call_that_waits_longer_than_max_wait_raises_admission_timeout():
     async def main(client):
         async def call():
             with pytest.raises(AdmissionTimeout):

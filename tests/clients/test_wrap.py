@@ -111,7 +111,7 @@ def test_azures_client_becomes_azures():
 
 
 class Mine(openai.AsyncOpenAI):
-    """A client of somebody's own, with a constructor of its own."""
+    """A third-party client with its own constructor."""
 
     def __init__(self, simulator):
         self.simulator = simulator
@@ -168,7 +168,7 @@ def test_budgets_are_shared_by_giving_the_throttle():
     assert {id(client.throttle) for client in clients} == {id(shared)}
 
 
-def test_what_cannot_be_wrapped_is_told_what_to_write():
+def test_an_error_about_an_unsupported_client_says_what_to_write():
     with pytest.raises(TypeError, match=r"copy\(rpm=...\)"):
         wrap(ThrottledAsyncOpenAI(api_key="k"))
     with pytest.raises(TypeError, match="wrap_http_client"):
@@ -202,7 +202,7 @@ def test_manners_hold_for_calls_that_begin_inside():
     virtual_run(main())
 
 
-def test_manners_that_cannot_be_meant_fail_at_the_with():
+def test_invalid_queue_options_fail_at_the_with_statement():
     with pytest.raises(TypeError, match="priority"), queue_options(priority="high"):
         pass
     with pytest.raises(ValueError, match="max_wait"), queue_options(max_wait=-1):
@@ -322,7 +322,7 @@ def test_tracing_of_a_resource_is_kept():
     virtual_run(main())
 
 
-def test_a_replacement_that_shows_no_client_is_told(caplog):
+def test_a_replaced_method_without_a_visible_client_is_reported(caplog):
     client = stock(server())
     client.request = Hidden(client.request)
     with caplog.at_level(logging.WARNING, "throttled_openai"):
@@ -336,7 +336,7 @@ def test_a_replacement_that_shows_no_client_is_told(caplog):
 @pytest.mark.parametrize("traced_first", [True, False])
 def test_a_http_client_is_throttled_and_traced_in_either_order(name, tracer, family, traced_first):
     if tracer is Hidden and name != "send" and traced_first:
-        pytest.skip("nobody can see what it calls")
+        pytest.skip("it hides what it calls")
 
     async def main():
         SEEN.clear()
@@ -378,7 +378,7 @@ def test_tracing_that_is_put_on_a_http_client_later_or_taken_off_is_seen():
     virtual_run(main())
 
 
-def test_a_mock_in_the_place_of_a_method_is_taken_over_and_told(caplog):
+def test_a_mocked_method_is_copied_and_reported(caplog):
     async def main():
         client = stock(server())
         client.request = mock.AsyncMock(return_value="mocked")

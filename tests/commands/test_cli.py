@@ -94,7 +94,7 @@ def test_options_may_be_shortened_as_before(monkeypatch):
         (OSError(errno.ENOSPC, "No space left on device"), 1, "cannot write: No space left on device"),
     ],
 )
-def test_output_that_nobody_takes_is_no_traceback(problem, code, says, monkeypatch, capsys):
+def test_a_closed_or_full_output_prints_no_traceback(problem, code, says, monkeypatch, capsys):
     dropped = []
 
     def full(arguments):
@@ -127,7 +127,7 @@ def test_help_on_a_full_disk_says_so():
 
 
 @pytest.mark.parametrize("arguments", [["--host=no..such"], ["--port=PORT"]])
-def test_where_nobody_can_listen_simulate_says_so_and_is_1(arguments, capsys):
+def test_simulate_exits_with_1_if_the_port_is_taken(arguments, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert cli.main(["simulate", *(argument.replace("PORT", port) for argument in arguments)]) == 1

@@ -1,4 +1,4 @@
-"""The comparison in benchmarks: its arithmetic, its files, and what this library must come to in it."""
+"""The comparison in benchmarks: its arithmetic, its files, and the figures this library must reach in it."""
 
 import json
 import subprocess
@@ -75,7 +75,7 @@ def test_a_run_is_the_same_each_time_and_accounts_for_every_call():
     assert record["series"]["refused"][-1] == record["refused"]
 
 
-def test_a_clock_that_was_bound_in_one_run_tells_the_time_of_the_next():
+def test_a_clock_bound_in_one_run_works_in_the_next():
     code = """
 import sys
 from comparison.server import simulator

@@ -5,11 +5,9 @@ import importlib
 
 import pytest
 
-from scripted import FAMILIES, HI, Says, Script, now, say, text_of, throttled, without_jitter
+from scripted import HI, Says, Script, families, now, say, text_of, throttled, without_jitter
 from throttled_openai import Limits, ThrottledAsyncOpenAI
 from throttled_openai.simulator import Simulator, serve, virtual_run
-
-families = pytest.mark.parametrize("family", FAMILIES)
 
 # Seconds of a limit that may leave at once: by default, and before the server has accepted anything.
 BURST = 0.85
@@ -163,7 +161,7 @@ def test_before_anything_is_answered_attempts_double_every_50_ms(limits):
 
 @pytest.mark.parametrize("limits", [{"rpm": 3000}, {}])
 @pytest.mark.parametrize("announce", [True, False])
-def test_an_account_that_somebody_has_used_up_costs_a_few_refusals(limits, announce):
+def test_an_account_used_up_by_others_costs_a_few_refusals(limits, announce):
     """Whatever else tells it: headers, or only the refusals and their times."""
 
     async def main():
@@ -269,7 +267,7 @@ def test_an_older_answer_does_not_bring_back_an_older_limit():
 # Neighbours.
 
 
-def test_remaining_tells_what_a_neighbour_took():
+def test_the_remainder_shows_what_a_neighbour_took():
     async def main():
         simulator = server(rpm=600, burst=60.0, latency=0.0)
         client = throttled(simulator, limits=Limits(rpm=600, burst=60.0))

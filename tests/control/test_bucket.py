@@ -79,7 +79,7 @@ async def test_a_bucket_starts_full_and_refills_at_its_rate():
 
 
 @virtual
-async def test_delay_is_the_time_until_the_amount_is_there():
+async def test_delay_is_the_time_until_the_amount_has_refilled():
     bucket = TokenBucket(rate=2, capacity=10)
     bucket.spend(9)
     assert bucket.delay(1) == 0

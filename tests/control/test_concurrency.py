@@ -22,7 +22,7 @@ from throttled_openai._control.concurrency import (
 
 
 class Service:
-    """A server and the client that keeps to the limit, as the lane does. Prints its seed for a test that fails.
+    """A server and a client that keeps to the limit, as the limiter does. Prints its seed for a test that fails.
 
     `room`: the server refuses what arrives beyond it. `slots`: it works on as many, and the rest waits in line.
     `noise`: share it refuses whatever is in flight. `broken`: share that fails at once. `lost`: share it never
@@ -193,7 +193,7 @@ class Hand:
         return self.limit.value()
 
     def use(self):
-        """As the lane does when calls wait at the limit: what was tried is under way."""
+        """As the limiter does when calls wait at the limit: what was tried is under way."""
         self.limit.look(self.now)
         return self.limit.value()
 
@@ -300,7 +300,7 @@ def test_the_first_steps_are_of_one_and_then_each_is_twice_the_last_up_to_a_shar
 def test_a_try_that_was_not_under_way_is_not_taken_for_served():
     hand = Hand(found=12)
     hand.answer(PATIENCE)
-    assert hand.answer(100) == 13  # calls never waited, so that nobody looked
+    assert hand.answer(100) == 13  # calls never waited, so the limiter never looked
 
 
 def test_the_next_step_waits_until_bad_news_would_have_come():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from throttled_openai._control.cost_model import FIRST_OUTPUT, LEAST_RATIO, MOST_RATIO, ProviderCosts
+from throttled_openai._control.cost_model import FIRST_OUTPUT, LEAST_RATIO, MOST_RATIO, PRESUMED, ProviderCosts
 from throttled_openai._protocol.estimate import Estimate
 from throttled_openai._protocol.providers import OPENAI, PROVIDERS
 from throttled_openai._protocol.usage import Usage
@@ -33,6 +33,49 @@ estimates = st.builds(
 )
 usages = st.builds(lambda taken, given, cached: Usage(taken, given, min(taken, cached)), counts, counts, counts)
 providers = st.sampled_from(list(PROVIDERS.values()))
+
+
+# --- what is presumed ----------------------------------------------------------------
+
+UNSURE = [provider for provider in PROVIDERS.values() if provider.reserves_output is None or not provider.hosted]
+
+
+@pytest.mark.parametrize("provider", UNSURE, ids=lambda provider: provider.name)
+def test_where_nothing_is_known_reserving_is_presumed_from_the_first_announced_level_on(provider):
+    costs = ProviderCosts(provider)
+    assert costs.cost(ASKED) == 1000
+    costs.presume()
+    assert costs.cost(ASKED) == 2000
+
+
+@pytest.mark.parametrize("provider", [each for each in PROVIDERS.values() if each not in UNSURE], ids=lambda p: p.name)
+def test_nothing_is_presumed_of_a_provider_that_is_known(provider):
+    costs = ProviderCosts(provider)
+    before = costs.cost(ASKED)
+    costs.presume()
+    assert costs.cost(ASKED) == before
+
+
+def test_the_presumption_ends_with_the_levels_that_show_nothing():
+    costs = ProviderCosts(AZURE)
+    for _ in range(PRESUMED - 1):
+        costs.presume()
+    assert costs.cost(ASKED) == 2000
+    costs.presume()
+    assert costs.cost(ASKED) == 1000
+    costs.presume()
+    assert costs.cost(ASKED) == 1000
+
+
+@pytest.mark.parametrize(("charged", "count"), [(2000.0, 1), (1000.0, 3)])
+def test_levels_that_show_the_price_end_the_presumption_for_good(charged, count):
+    costs = ProviderCosts(AZURE)
+    for _ in range(count):
+        costs.presume()
+        costs.learn_charge(charged, ASKED, 1.0)
+    for _ in range(PRESUMED):
+        costs.presume()
+    assert costs.cost(ASKED) == charged
 
 
 # --- what is debited -----------------------------------------------------------------
@@ -310,7 +353,7 @@ def test_charges_are_compared_with_the_calibrated_input():
 # --- the same from refusals -------------------------------------------------------------
 
 
-def test_one_refusal_that_tells_what_was_requested_is_enough():
+def test_one_refusal_with_the_requested_tokens_is_enough():
     costs = ProviderCosts(AZURE)
     costs.learn_requested(2000, ASKED)
     assert costs.reserves_output

@@ -1,4 +1,4 @@
-"""The knee: how many calls a server that queues can work on, found from latency alone."""
+"""The latency gradient: how many calls a queueing server can work on, found from latency alone."""
 
 import heapq
 import itertools
@@ -127,7 +127,7 @@ def test_no_limit_is_a_trap_where_more_calls_bring_more_throughput(limit):
     assert limit >= 3
 
 
-def test_where_nobody_asks_for_more_a_window_says_nothing_about_the_limit():
+def test_a_window_without_demand_says_nothing_about_the_limit():
     knee = LatencyGradient()
     _, at = fill(knee, 1.0, 16, 16, at=0.0)
     _, at = fill(knee, 2.0, 60, 60, at=at)

@@ -62,7 +62,7 @@ def burst_of(pace, most=100_000):
     ],
 )
 @virtual
-async def test_what_may_leave_at_once(ceiling, burst, at_once):
+async def test_the_burst_that_may_leave_at_once(ceiling, burst, at_once):
     assert burst_of(pace(ceiling, burst), most=1000 if ceiling is None else 100_000) == at_once
 
 
@@ -105,7 +105,7 @@ async def test_what_is_charged_although_it_was_refused_is_not_given_back_where_a
         (10.0, 10.0, None, math.inf),
         (20.0, 10.0, None, math.inf),
         (10.0, 20.0, None, 8.5),  # the user wants less than there is
-        (10.0, None, None, 8.5),  # and without announcements nobody knows
+        (10.0, None, None, 8.5),  # and without announcements it is not known
         (10.0, 10.0, 2.0, 20.0),  # what the user says stays
     ],
 )

@@ -59,7 +59,7 @@ def test_after_the_first_refusal_it_guesses_half_of_what_was_sent_lately(rate):
 
 
 def test_where_a_limit_is_known_the_first_refusal_teaches_nothing():
-    """Others had used up what we were told."""
+    """Others had used up the announced limit."""
     learner = RateLearner()
     fails(learner, drive(learner, 0.0, 10, 10), known=10.0)
     assert learner.rate is None
@@ -171,7 +171,7 @@ def test_without_pressing_it_does_not_change():
         assert learner.rate == pytest.approx(before)
 
 
-def test_it_forgets_when_the_limit_is_told():
+def test_forget_drops_the_learnt_rate():
     learner = knows(10.0)
     learner.forget()
     assert learner.rate is None
@@ -221,7 +221,7 @@ def test_whatever_is_refused_the_rate_stays_above_its_floor_and_below_what_it_wa
 
 
 def run(rate, seconds, *, limits=None, changes=(), neighbour=None, size=60.0, tokens=0, **server):
-    """Ask a server that allows `rate` for more, without being told anything; its log, and what was learnt."""
+    """Ask a server for more than the `rate` it allows, which it does not announce; its log, and the learnt rate."""
 
     async def main():
         account, loop = Account(rate, max(1.0, size * rate, 2.0 * tokens)), asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""The server window: what it makes of snapshots that are old, out of order, and about other clients too."""
+"""The server window: snapshots that are old, out of order, or include the traffic of other clients."""
 
 import asyncio
 import math
@@ -268,7 +268,7 @@ async def test_an_older_snapshot_does_not_undo_what_a_refusal_has_just_taught(ol
 
 
 async def beside(share, seconds, *, every=0.5, limit=600.0):
-    """A window whose limit a neighbour uses too, told what is left `every` so often."""
+    """A window whose limit a neighbour uses too; the server announces the remainder once in `every` seconds."""
     made, account = window(limit, left=limit), Account(limit / 60, limit, 0.0)
     asked = 0.0
     while now() < seconds:
@@ -315,7 +315,7 @@ def test_on_another_loop_the_level_stays_and_instants_are_forgotten():
     async def second():
         made.rebind(same_clock=False)
         assert made.level == 98
-        tell(made, 40, made.spend(1, now()), limit=60)  # not older than what the first loop was told at 5000
+        tell(made, 40, made.spend(1, now()), limit=60)  # not older than the announcement at 5000 on the first loop
         assert made.limit == 60
         assert made.level == pytest.approx(38.8)
 
@@ -454,7 +454,7 @@ async def errors(seed, *, rate, neighbour=0.3, latency=1.0, bursts=False, second
     """How far the window is above the truth, every half second from the 15th on.
 
     It starts full, the server a fifth full; a neighbour takes a share of the rate at random instants; attempts reach
-    the server in another order and their answers come later still; what is left is told in whole units.
+    the server in another order and their answers come later still; the remainder is announced in whole units.
     """
     random, loop = Random(seed), asyncio.get_running_loop()
     account, made = Account(rate, 60 * rate, 12 * rate), ServerWindow(60 * rate, MINUTE)

@@ -22,7 +22,7 @@ async def gather(client, calls, text="hi", **more):
 # Dialects.
 
 
-def test_a_dialect_nobody_knows_fails_in_the_constructor():
+def test_an_unknown_dialect_fails_in_the_constructor():
     with pytest.raises(ValueError, match=r"dialect must be one of 'openai', 'azure'.*got 'opnai'"):
         ThrottledAsyncOpenAI(api_key="x", dialect="opnai")
 
@@ -144,7 +144,7 @@ def test_a_rate_limit_error_inside_a_stream_counts_as_a_refusal(shape):
 
 
 @pytest.mark.parametrize(("status", "code"), [(429, "insufficient_quota"), (402, "insufficient_balance")])
-def test_a_bill_fails_whoever_waits_with_the_servers_own_response(status, code):
+def test_a_billing_refusal_fails_all_waiting_calls_with_the_servers_response(status, code):
     async def main():
         bill = refuses("Pay first.", code=code, kind=code, status=status)
         script = Script(Says(), bill, bill)  # one call confirms what another was refused for

@@ -1,4 +1,4 @@
-"""The HTTP seam: one permit around one exchange, whatever the HTTP client is made of."""
+"""The sender: one permit around one exchange, with any HTTP client."""
 
 import asyncio
 import gc
@@ -11,13 +11,23 @@ import threading
 import openai
 import pytest
 
-from scripted import CHAT, FAMILIES, Says, Script, http_client, refuses, say, settled, throttled, without_jitter
+from scripted import (
+    CHAT,
+    FAMILIES,
+    Says,
+    Script,
+    families,
+    http_client,
+    refuses,
+    say,
+    settled,
+    throttled,
+    without_jitter,
+)
 from throttled_openai import ThrottledAsyncOpenAI
 from throttled_openai._admission.call import Outcome
 from throttled_openai._exchange.send import is_replayable, outcome_of_error
 from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
-
-families = pytest.mark.parametrize("family", FAMILIES)
 
 
 def module_of(family):
@@ -243,7 +253,7 @@ def test_the_pool_is_never_the_queue(family):
     asyncio.run(main())
 
 
-# Streams nobody holds any more.
+# Dropped streams.
 
 
 @families

@@ -1,4 +1,4 @@
-"""A refused call that is sent again: with the credentials and the date of then, as the SDK's own retries."""
+"""A refused call is sent again with fresh credentials and a fresh date, like the SDK's own retries."""
 
 import asyncio
 import importlib
@@ -25,7 +25,7 @@ azure_functions = pytest.mark.skipif(
 
 
 class Tokens:
-    """Tokens that live 0.6 s on the loop's clock, and a server that lets nobody in with an old one."""
+    """Tokens that live 0.6 s on the loop's clock, and a server that rejects expired ones."""
 
     def __init__(self, clock):
         self.clock = clock

@@ -1,4 +1,4 @@
-"""A stream holds its permit until it is over, however it ends; one that nobody holds any more gives it back."""
+"""A stream holds its permit until it is over, however it ends; a dropped one gives it back."""
 
 import asyncio
 import contextlib
@@ -17,6 +17,7 @@ from scripted import (
     Says,
     Script,
     cancelled_at_the_end,
+    families,
     http_client,
     now,
     say,
@@ -26,8 +27,6 @@ from scripted import (
 )
 from throttled_openai import ThrottledAsyncOpenAI
 from throttled_openai.simulator import Fault, Simulator, serve, virtual_run
-
-families = pytest.mark.parametrize("family", FAMILIES)
 
 # What the SDKs raise where a stream breaks: before 3.14, some of them the HTTP client's own error.
 BROKEN = (openai.APIError, *(importlib.import_module(family).HTTPError for family in FAMILIES))
@@ -44,7 +43,7 @@ def idle(client, simulator):
 
 
 async def until_idle(client, simulator, *, seconds=5.0):
-    """On real sockets the server hears of it a moment later."""
+    """On real sockets the server notices it a moment later."""
     async with asyncio.timeout(seconds):
         while not idle(client, simulator):
             await asyncio.sleep(0.01)
@@ -415,7 +414,7 @@ def test_dropped_streams_of_one_model_are_looked_for_when_another_waits_for_thei
     virtual_run(main())
 
 
-def test_streams_that_somebody_holds_are_not_taken_away():
+def test_streams_still_in_use_keep_their_permits():
     async def main():
         simulator = server(latency=3600.0)
         client = throttled(simulator, max_concurrency=1, timeout=None)

@@ -51,7 +51,7 @@ async def asked(kind, calls, **options):
             await say(client)
 
 
-def test_an_admission_takes_as_many_steps_whatever_waits():
+def test_an_admission_takes_as_many_steps_however_many_calls_wait():
     virtual_run(admitted(10))
     few, many = (calls_of_functions(lambda n=n: virtual_run(admitted(n))) / n for n in (1_000, 10_000))
     # 196 with Python 3.11, asyncio's own task and future among them.

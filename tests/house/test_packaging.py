@@ -28,6 +28,7 @@ LAYERS = [
     {"_control"},
     {"_protocol"},
     {"simulator", "_limits", "_stats", "_spelling"},
+    {"_numbers"},
 ]
 # These may know the SDK and its HTTP libraries; the command line shows the SDK at work.
 SEAMS = {"_clients", "_exchange", "_pool", "batch", "errors", "_commands", "__main__"}
@@ -106,7 +107,7 @@ def test_every_public_name_can_be_imported_and_says_what_it_is():
         assert value.__doc__, name
 
 
-def test_the_package_tells_type_checkers_that_it_is_typed():
+def test_the_package_is_marked_as_typed():
     assert (PACKAGE / "py.typed").read_text() == ""
     project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "Typing :: Typed" in project["classifiers"]

@@ -15,7 +15,7 @@ from .timing import UNTRUE
 # pauses for a moment after a refusal.
 SLACK = 5.0
 # Seconds of a wait that the server named without keeping to it: a probe a minute finds that out. As
-# long ours may try where no call of a lane has been accepted since the first refusal.
+# long ours may try where no call of a limiter has been accepted since the first refusal.
 MINUTE = 60.0
 # Attempts of a call more than stock's that a refusal for rate or room may cost, as many as fit into `MINUTE`: six with
 # pauses that double from a quarter of a second, or as the server names them, then one every fifteen seconds.
@@ -144,7 +144,7 @@ def unproven(cell):
     wait = answer.wait or 0.0
     if cell.limit != "none":
         return max(MINUTE, KEPT_WAITS * wait if wait <= LONGEST_WAIT else 0.0)
-    # Refusals that come again and again may be a limit that nobody told. Of a single one the SDK keeps the wait where
+    # Refusals that come again and again may be an unannounced limit. Of a single one the SDK keeps the wait where
     # `max_refusals=0` leaves it to it.
     if cell.timing not in {"once", "third"}:
         return MINUTE

@@ -113,7 +113,7 @@ async def _run(cell, made, *, ours):
 
 
 async def left(throttle):
-    """What the calls left behind; a stream that nobody closed may stay until it is collected."""
+    """What the calls left behind; a stream that was not closed may stay until it is collected."""
     await settled()
     found, stats = [], throttle.stats()
     if stats.in_flight:

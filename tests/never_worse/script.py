@@ -1,4 +1,4 @@
-"""Named cases: a server that says what a function tells it, and a program that one client runs against it."""
+"""Named cases: a server that answers what a function returns, and a program that one client runs against it."""
 
 import asyncio
 from dataclasses import dataclass, field

@@ -46,7 +46,7 @@ def first_account_only(said):
 
 @pytest.mark.parametrize("said", [UNPAID, PAUSED], ids=["billing", "pause"])
 @pytest.mark.parametrize("other", OTHERS)
-def test_another_accounts_refusal_holds_nobody(other, said):
+def test_a_refusal_of_another_account_holds_no_call(other, said):
     async def two(client):
         refused = asyncio.create_task(ends(call(client, 0), within=300.0))
         await asyncio.sleep(1.0)

@@ -43,7 +43,7 @@ async def read(stream):
 
 @seams
 @pytest.mark.parametrize("fault", ["quota event first", "error event first", "error event", "odd events"])
-def test_an_error_inside_a_stream_hangs_nobody(make, fault):
+def test_an_error_inside_a_stream_hangs_no_call(make, fault):
     async def calls(client):
         streams = [asyncio.create_task(ends(read(call(client, number, stream=True)))) for number in range(4)]
         return await asyncio.wait_for(asyncio.gather(*streams, gather(client, 6)), 3600.0)
@@ -55,7 +55,7 @@ def test_an_error_inside_a_stream_hangs_nobody(make, fault):
 
 @seams
 @pytest.mark.parametrize("status", [402, 429, 503, 413, 529])
-def test_a_refusal_nested_without_end_hangs_nobody(make, status):
+def test_a_deeply_nested_refusal_hangs_no_call(make, status):
     said = says(status, b'{"error":' + DEEP + b"}")
 
     async def calls(client):

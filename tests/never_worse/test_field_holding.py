@@ -1,4 +1,4 @@
-"""Field cases, section B: one odd refusal, then a healthy server. Nobody is held for hours, or in silence."""
+"""Field cases, section B: one odd refusal, then a healthy server. No call is held for hours, or in silence."""
 
 import asyncio
 
@@ -68,7 +68,7 @@ def opens_at(instant):
     return Scripted(choose)
 
 
-def test_who_asks_to_wait_longer_waits_as_long_as_the_server_really_refuses():
+def test_a_longer_max_wait_waits_as_long_as_the_server_refuses():
     async def one(client):
         return [await ends(call(client))]
 

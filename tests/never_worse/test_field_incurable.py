@@ -143,7 +143,7 @@ def test_where_nothing_is_accepted_and_no_wait_was_named_it_is_given_up_in_a_min
     assert max(played.per_call.values()) <= retries + 1 + REFUSED_AGAIN
 
 
-def test_a_billing_refusal_of_an_account_that_was_served_seconds_ago_fails_nobody():
+def test_a_billing_refusal_of_an_account_served_seconds_ago_fails_no_waiting_call():
     """It is confirmed by one call before the queue fails; stock tries it again too."""
     said = says(429, error("You exceeded your current quota", code="insufficient_quota"))
 

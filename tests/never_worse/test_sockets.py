@@ -137,7 +137,7 @@ async def test_eager_tasks_change_nothing():
 
 
 @real
-async def test_a_port_that_nobody_listens_on_is_the_sdks_error():
+async def test_a_closed_port_raises_the_sdks_error():
     async with Server() as server:
         url = server.url
     async with ThrottledAsyncOpenAI(api_key=KEY, base_url=url, max_retries=0) as client:

@@ -61,5 +61,5 @@ ANNOUNCED = {
     "other windows each time": lambda attempt: _requests(10_000, 9_999, "0s", f"req-{attempt.number + 1}-second"),
     "nothing left": lambda attempt: _requests(6000, 0, "10ms"),
 }
-# Where the announcement stays one that the server does not keep to, which nobody can know.
+# Where the announcement stays one that the server does not keep to, which no client can know.
 UNTRUE = {"alternating"}

@@ -4,12 +4,9 @@ import asyncio
 import importlib
 
 import openai
-import pytest
 
 from scripted import FAMILIES
 from throttled_openai._pool import Pooled, PooledAsyncHttpxClient
-
-families = pytest.mark.parametrize("family", FAMILIES)
 
 
 def pooled(family=FAMILIES[-1], **options):

@@ -6,14 +6,12 @@ import sys
 
 import pytest
 
-from scripted import FAMILIES, now
+from scripted import families, now
 from servers import Server, real
 from support import virtual
 from test_connection import error, pooled
 from throttled_openai._pool import addresses as _addresses
 from throttled_openai._pool.addresses import DELAY, first
-
-families = pytest.mark.parametrize("family", FAMILIES)
 
 
 class Attempts:

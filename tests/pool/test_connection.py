@@ -9,11 +9,9 @@ import re
 
 import pytest
 
-from scripted import FAMILIES
+from scripted import families
 from servers import CERTIFICATE, Server, identity, real, says, trusting
 from throttled_openai._pool import Pooled
-
-families = pytest.mark.parametrize("family", FAMILIES)
 
 
 def pooled(family, **options):

@@ -6,8 +6,8 @@ import gc
 import openai
 import pytest
 
-from pooled import families, limits, module_of, origin_pool_of, pooled, soon
-from scripted import FAMILIES, say, throttled
+from pooled import limits, module_of, origin_pool_of, pooled, soon
+from scripted import FAMILIES, families, say, throttled
 from servers import Server, after, identity, real, says, trusting
 from support import virtual
 from throttled_openai import Throttle, ThrottledAsyncOpenAI

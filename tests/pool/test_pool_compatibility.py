@@ -11,8 +11,8 @@ import tracemalloc
 import openai
 import pytest
 
-from pooled import chunk, families, limits, module_of, pooled, sdk, soon
-from scripted import CHAT, HI, say, without_jitter
+from pooled import chunk, limits, module_of, pooled, sdk, soon
+from scripted import CHAT, HI, families, say, without_jitter
 from servers import Server, after, forward, identity, real, says, trusting
 from throttled_openai import ThrottledAsyncOpenAI, ThrottledOpenAI
 from throttled_openai._pool import PooledAsyncHttpxClient, SyncPooled

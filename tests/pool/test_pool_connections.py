@@ -5,8 +5,8 @@ import asyncio
 import openai
 import pytest
 
-from pooled import families, limits, module_of, pooled, sdk, soon
-from scripted import FAMILIES, HI
+from pooled import limits, module_of, pooled, sdk, soon
+from scripted import FAMILIES, HI, families
 from servers import Server, after, identity, real, says, trusting
 from throttled_openai._pool import origin_pool as _origin_pool
 

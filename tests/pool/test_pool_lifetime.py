@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from pooled import families, module_of, pooled, soon
+from pooled import module_of, pooled, soon
+from scripted import families
 from servers import Server, after, real
 from throttled_openai._pool import PooledAsyncHttpxClient
 from throttled_openai.simulator import Simulator, serve

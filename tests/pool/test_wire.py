@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the wire, next to h11: the same bytes come to the same, however they are cut."""
+"""HTTP/1.1 on the wire, compared with h11: the same bytes give the same result, however they are split."""
 
 import re
 

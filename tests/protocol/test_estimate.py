@@ -1,22 +1,21 @@
 """The cost of an attempt, against what OpenAI charged for recorded ones."""
 
-import csv
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
-from openai.types.responses import ResponseFunctionToolCall, ResponseUsage
+from openai.types.chat import ChatCompletionMessage
+from openai.types.responses import ResponseFunctionToolCall
 
+from header_samples import SAMPLES
 from throttled_openai._protocol.endpoints import is_metered, model_of
 from throttled_openai._protocol.estimate import Estimate, estimate, estimate_tokens
 from throttled_openai._protocol.providers import PROVIDERS
 from throttled_openai._protocol.text_size import OPAQUE_TOKENS
-from throttled_openai._protocol.usage import Usage, read_usage
+from throttled_openai._protocol.usage import read_usage
 
 CHAT = "/chat/completions"
 MISTRAL = PROVIDERS["mistral"]
@@ -27,9 +26,6 @@ WEATHER = {
 }
 # Its names and texts: 11 + 11, then the schema.
 WEATHER_BYTES = 22 + len("typeobjectpropertiescitytypestringrequiredcity")
-
-with (Path(__file__).parents[1] / "data" / "ratelimit-samples.csv").open(encoding="utf-8") as file:
-    SAMPLES = list(csv.DictReader(file))
 
 
 def charged(endpoint, since="2025-03-20"):
@@ -50,11 +46,6 @@ def charged(endpoint, since="2025-03-20"):
             and "h" not in row["reset_tokens"]
         ):
             yield row, int(row["limit_tokens"]) - int(row["remaining_tokens"])
-
-
-def used_tokens(body):
-    usage = read_usage(body)
-    return None if usage is None else usage.input + usage.output
 
 
 def split(size, count):
@@ -157,7 +148,7 @@ def test_parts_are_read_and_an_image_costs_765_whatever_its_size():
     assert estimate_tokens(CHAT, chat([image, image])) == 2 * 765 + 3
 
 
-def test_what_is_no_text_is_not_even_looked_at():
+def test_images_and_files_are_not_scanned():
     class Unread(str):
         __slots__ = ()
 
@@ -195,7 +186,7 @@ def test_what_is_no_text_is_not_even_looked_at():
         iter("x"),
     ],
 )
-def test_a_part_of_a_type_nobody_knows_is_opaque(part):
+def test_a_part_of_an_unknown_type_is_opaque(part):
     for path, body in [
         (CHAT, chat([{"type": "text", "text": "x" * 40}, part])),
         ("/responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x" * 40}, part]}]}),
@@ -325,7 +316,7 @@ def test_responses_cost_their_real_input_and_19_or_217_with_functions():
 
 
 def test_every_recorded_response_costs_its_input_and_19_or_217_with_functions():
-    """Reasoning models aside: they show 0 or much more, by no rule we know (1.3)."""
+    """Except for reasoning models, which show 0 or much more, by no rule we know."""
     for row in SAMPLES:
         if row["endpoint"] != "responses" or not row["model"].startswith("gpt-4") or not row["usage_in"]:
             continue
@@ -363,7 +354,7 @@ def test_completions_are_rounded_up_and_each_further_answer_costs_one():
     assert estimate_tokens("/completions", {"prompt": [[1, 2, 3], [4]], "n": 2, "best_of": 3}) == 4 + 5
 
 
-def test_what_else_takes_text_costs_its_text():
+def test_other_endpoints_that_take_text_cost_their_text():
     assert estimate_tokens("/moderations", {"input": ["x" * 40, "x" * 40]}) == 20
     assert estimate_tokens("/moderations", {"input": [{"type": "text", "text": "x" * 40}]}) == 10
     assert estimate_tokens("/images/generations", {"prompt": "x" * 40}) == 10
@@ -470,226 +461,6 @@ def test_an_input_that_is_partly_hidden_is_not_whole(more):
 @pytest.mark.parametrize("path", ["/audio/transcriptions", "/images/edits", "/threads/thread_1/runs"])
 def test_an_input_that_is_not_in_the_body_is_not_whole(path):
     assert not estimate(path, {"prompt": "x"}).whole
-
-
-# --- which attempts count, and for which model ------------------------------------
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/chat/completions",
-        "/completions",
-        "/embeddings",
-        "/responses",
-        "/responses/compact",
-        "/images/generations",
-        "/images/edits",
-        "/images/variations",
-        "/audio/speech",
-        "/audio/transcriptions",
-        "/audio/translations",
-        "/moderations",
-        "/threads/runs",
-        "/threads/thread_1/runs",
-        "/threads/thread_1/runs/run_1/submit_tool_outputs",
-        "https://host/v1/chat/completions",
-        "/openai/deployments/x/chat/completions?api-version=2024-06-01",
-    ],
-)
-def test_what_runs_a_model_is_metered(path):
-    assert is_metered("post", path, {})
-    assert is_metered("POST", path, None)
-    assert not is_metered("GET", path, {"model": "gpt-4o"})
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/files",
-        "/uploads",
-        "/uploads/upload_1/parts",
-        "/batches",
-        "/fine_tuning/jobs",
-        "/vector_stores/vs_1/files",
-        "/assistants",
-        "/threads",
-        "/threads/thread_1/messages",
-        "/threads/thread_1/runs/run_1",
-        "/threads/thread_1/runs/run_1/cancel",
-        "/evals",
-        "/evals/eval_1/runs",
-        "/containers",
-        "/conversations",
-        "/realtime/sessions",
-        "/realtime/client_secrets",
-        "/live/sessions/sess_1/accept",
-        "/organization/admin_api_keys",
-        "/responses/resp_1/cancel",
-        "/responses/input_tokens",
-        "/chat/completions/chatcmpl_1",
-        "/audio/voices",
-        "wss://api.openai.com/v1/responses",
-        "ws://localhost/v1/realtime?model=gpt-realtime",
-    ],
-)
-def test_what_runs_none_is_not_metered(path):
-    assert not is_metered("post", path, {"model": "gpt-4o"})
-
-
-BASES = [
-    "",
-    "/v1",
-    "/V1",
-    "/openai/v1",
-    "/v1beta/openai",
-    "/api/projects/P/openai/v1",
-    "/chat/v1",
-    "/files/v1",
-    "/models/v1",
-    "/live/containers",
-    "/v1/organization/team/gateway",
-    "/v1/acc0/gateway/openai",
-    "/v1/acc0/gateway/compat",
-    "/v1/projects/p/locations/l/endpoints/openapi",
-    "/openai/deployments/files",
-    "/team/files/v2.1",
-]
-
-
-@pytest.mark.parametrize("base", [*BASES, *(f"https://files.host:8080{base}" for base in BASES)])
-def test_an_endpoint_is_at_the_end_of_a_path_whatever_its_base(base):
-    for endpoint in ("chat/completions", "embeddings", "responses", "images/edits", "audio/speech", "Chat/Completions"):
-        for end in ("", "/", "?api-version=1", "/?a=b/files"):
-            path = f"{base}/{endpoint}{end}"
-            assert is_metered("POST", path, {"model": "m"}), path
-    model = "files" if "/deployments/" in base else "m"
-    assert model_of(f"{base}/chat/completions", {"model": "m"}) == model
-    assert estimate(f"{base}/responses", {"input": "hi"}).input == estimate("/responses", {"input": "hi"}).input
-
-
-@pytest.mark.parametrize("base", [*BASES[1:9], "https://host/v1", "/openai/deployments/chat"])
-def test_what_runs_none_is_not_metered_below_any_base_either(base):
-    if base != "/live/containers":
-        for endpoint in ("files", "fine_tuning/jobs", "responses/resp_1/cancel", "chat/completions/chatcmpl_1"):
-            assert not is_metered("POST", f"{base}/{endpoint}", {"model": "m"}), endpoint
-        assert is_metered("POST", f"{base}/rerank", {"model": "m"})
-
-
-def test_a_deployment_is_read_in_any_case():
-    assert model_of("/OpenAI/Deployments/Mine/chat/completions?x=/deployments/no", {"model": "m"}) == "Mine"
-
-
-def test_an_unknown_post_is_metered_if_it_names_a_model():
-    assert is_metered("post", "/videos", {"model": "sora-2"})
-    assert is_metered("post", "https://host/v2/rerank", {"model": "rerank-1"})
-    assert not is_metered("post", "/videos/video_1/remix", {"prompt": "…"})
-    assert not is_metered("post", "/whatever", None)
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "model"),
-    [
-        (CHAT, {"model": "gpt-4o"}, "gpt-4o"),
-        ("/openai/deployments/mine/chat/completions?api-version=1", {}, "mine"),
-        ("/openai/deployments/mine/chat/completions", {"model": "gpt-4o"}, "mine"),
-        ("https://x.openai.azure.com/openai/deployments/mine", {}, "mine"),
-        ("/images/generations", {"prompt": "…"}, "images/generations"),
-        ("https://host/v1/images/generations?x=1", None, "images/generations"),
-        ("https://host/v2/rerank", {"model": ""}, "rerank"),
-        (CHAT, {"model": 5}, "chat/completions"),
-        ("", None, "unknown"),
-        ("https://host", None, "unknown"),
-    ],
-)
-def test_every_attempt_has_a_model(path, body, model):
-    assert model_of(path, body) == model
-
-
-# --- what was used ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("body", "tokens"),
-    [
-        ({"usage": {"prompt_tokens": 11, "completion_tokens": 67, "total_tokens": 78}}, 78),
-        ({"usage": {"input_tokens": 11, "output_tokens": 67}}, 78),
-        ({"usage": {"prompt_tokens": 11}}, 11),
-        ({"usage": {"prompt_tokens": 11, "completion_tokens": 6, "input_tokens": 11, "output_tokens": 6}}, 17),
-        ({"usage": {"total_tokens": 0}}, 0),
-        ({"type": "response.completed", "response": {"usage": {"total_tokens": 5}}}, 5),
-        (SimpleNamespace(response=SimpleNamespace(usage=SimpleNamespace(total_tokens=5))), 5),
-        ({"usage": None, "choices": []}, None),
-        ({"usage": {"type": "duration", "seconds": 12}}, None),
-        ({}, None),
-        (None, None),
-        ("usage", None),
-        ([], None),
-    ],
-)
-def test_used_tokens_are_what_the_response_reports(body, tokens):
-    assert used_tokens(body) == tokens
-
-
-@pytest.mark.parametrize(
-    ("usage", "read"),
-    [
-        ({"prompt_tokens": 11, "completion_tokens": 67, "total_tokens": 78}, Usage(11, 67)),
-        ({"input_tokens": 11, "output_tokens": 67, "total_tokens": 78}, Usage(11, 67)),
-        ({"prompt_tokens": 0, "completion_tokens": 0, "input_tokens": 11, "output_tokens": 67}, Usage(11, 67)),
-        ({"prompt_tokens": 8, "total_tokens": 8}, Usage(8, 0)),
-        ({"completion_tokens": 8}, Usage(0, 8)),
-        ({"total_tokens": 8}, Usage(8, 0)),
-        ({"completion_tokens": 3, "total_tokens": 8}, Usage(5, 3)),
-        ({"prompt_tokens": 11, "completion_tokens": 67, "total_tokens": 5}, Usage(11, 67)),
-        ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(11, 0, 9)),
-        ({"input_tokens": 11, "input_tokens_details": {"cached_tokens": 9}}, Usage(11, 0, 9)),
-        ({"prompt_tokens": 11, "prompt_cache_hit_tokens": 9}, Usage(11, 0, 9)),
-        ({"prompt_tokens": 11, "cache_read_input_tokens": 9}, Usage(11, 0, 9)),
-        (
-            {"input_tokens": 2, "cache_read_input_tokens": 9, "cache_creation_input_tokens": 1, "output_tokens": 3},
-            Usage(12, 3, 9),
-        ),
-        (
-            {"input_tokens": 11, "input_tokens_details": {"cached_tokens": 9}, "cache_read_input_tokens": 9},
-            Usage(11, 0, 9),
-        ),
-        ({"prompt_tokens": 11, "cache_read_input_tokens": 99}, Usage(11, 0, 11)),
-        ({"prompt_tokens": 11, "prompt_tokens_details": None}, Usage(11, 0)),
-        ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 99}}, Usage(11, 0, 11)),
-        ({"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": -1}}, Usage(11, 0)),
-        ({"prompt_tokens": -1, "completion_tokens": "67"}, None),
-    ],
-)
-def test_usage_is_what_the_response_reports(usage, read):
-    assert read_usage({"usage": usage}) == read
-    assert read_usage({"type": "response.completed", "response": {"usage": usage}}) == read
-
-
-def test_reasoning_that_only_the_total_contains_is_output():
-    """xAI and Gemini leave it out of `completion_tokens`."""
-    usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 118}
-    assert read_usage({"usage": usage}) == Usage(11, 107)
-
-
-def test_usage_is_read_from_the_sdks_own_models():
-    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    body = {"id": "x", "choices": [], "created": 0, "model": "m", "object": "chat.completion", "usage": usage}
-    assert used_tokens(ChatCompletion.model_validate(body)) == 3
-    usage["prompt_cache_hit_tokens"] = 1  # DeepSeek's, which the SDK's model does not know
-    assert read_usage(ChatCompletion.model_validate(body)) == Usage(1, 2, 1)
-    assert read_usage(ChatCompletionChunk.model_construct(**{**body, "usage": None})) is None
-    details = {"input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0}, "output_tokens_details": {}}
-    whole = {"input_tokens": 5, "output_tokens": 6, "total_tokens": 11, **details}
-    event = SimpleNamespace(response=SimpleNamespace(usage=ResponseUsage.construct(**whole)))
-    assert read_usage(event) == Usage(5, 6, 4)
-
-
-@pytest.mark.parametrize("value", [-1, 1e400, float("nan"), 10**400, "78", True, 7.5, [], {}])
-def test_a_broken_usage_is_no_usage(value):
-    assert used_tokens({"usage": {"total_tokens": value}}) is None
-    assert read_usage({"usage": {"prompt_tokens": value, "completion_tokens": value}}) is None
-    assert read_usage({"usage": {"prompt_tokens": 5, "total_tokens": value}}) == Usage(5, 0)
 
 
 # --- hostile ------------------------------------------------------------------------

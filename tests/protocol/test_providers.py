@@ -148,7 +148,7 @@ def test_a_provider_is_found_by_its_name():
 
 @pytest.mark.parametrize("name", ["OpenAI", "", "gpt-4o", None, []])
 def test_another_name_is_an_error_that_lists_the_names(name):
-    with pytest.raises(ValueError, match=r"'openai', 'azure', .*'litellm', 'self-hosted', 'unknown'; got"):
+    with pytest.raises(ValueError, match=r"'openai', 'azure', .*'litellm', 'self-hosted', 'unknown', 'vllm', .*; got"):
         provider_named(name)
 
 
@@ -165,8 +165,13 @@ def test_what_is_known_of_output_at_admission():
     }
 
 
-def test_who_charges_the_real_usage():
+def test_the_providers_that_charge_real_usage():
     usage = {provider for provider in PROVIDERS.values() if provider.charges == "usage"}
     assert {provider.name for provider in usage} == {"anthropic", "fireworks", "gemini", "mistral", "xai"}
     assert {provider.name for provider in usage if provider.counts_output} == {"mistral", "xai"}
     assert {provider.name for provider in usage if not provider.counts_cached} == {"anthropic"}
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang", "ollama", "llama.cpp", "tgi", "nim"])
+def test_a_server_of_ones_own_may_be_named(name):
+    assert provider_named(name) is PROVIDERS["self-hosted"]

@@ -17,7 +17,7 @@ def sse(*events):
     return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
 
 
-def test_it_is_what_parsing_all_of_it_would_tell():
+def test_the_tail_finds_the_same_usage_as_parsing_the_whole_body():
     assert last_usage(json.dumps(CHAT).encode()) == read_usage(CHAT) == Usage(12, 5, 4)
     assert last_usage(json.dumps(CHAT, indent=4).encode()) == Usage(12, 5, 4)
     assert last_usage(json.dumps({"usage": USAGE, **CHAT}).encode()) == Usage(12, 5, 4)
@@ -35,7 +35,7 @@ def test_other_things_of_that_name_are_passed_over():
     assert last_usage(b"") is None
 
 
-def test_the_last_event_that_tells_is_the_one():
+def test_the_last_event_with_usage_counts():
     body = sse(
         {"usage": None}, {"usage": {"prompt_tokens": 3, "completion_tokens": 1}}, {"usage": USAGE}, {"usage": None}
     )
@@ -49,7 +49,7 @@ texts = st.text(st.sampled_from('a"\\usage:{} \u00e9\n'), max_size=30)
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(texts, max_size=5), st.booleans(), st.lists(st.integers(0, 400), max_size=12))
-def test_a_stream_cut_anywhere_tells_the_same(contents, tells, cuts):
+def test_usage_is_found_wherever_a_stream_is_split(contents, tells, cuts):
     events = [{"choices": [{"delta": {"content": text}}], "usage": None} for text in contents]
     body = sse(*events, *([{"choices": [], "usage": USAGE}] if tells else []))
     tail, at = Tail(), 0

@@ -1,4 +1,4 @@
-"""The dispatcher: where the limiters of one throttle are decided on, for calls of all threads and event loops."""
+"""The dispatcher: admits and settles the calls of one throttle, from all threads and event loops."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ PATIENCE: Final = 0.2
 class Dispatcher:
     """Admits calls and settles attempts, one after the other, on one event loop at a time.
 
-    That is the event loop of the calls, until a synchronous call or a second event loop at the same time
-    comes; from then on it is the portal's. After `os.fork()` the child begins anew.
+    That is the event loop of the calls, until the first blocking call, or until a second event loop calls
+    at the same time. From then on it is the portal's. A forked child starts with empty queues.
 
     `ceiling`: the most attempts in flight. `file_limited`: whether open files set it, not the user.
     """
@@ -83,7 +83,7 @@ class Dispatcher:
         self._reset()
 
     def _reset(self) -> None:
-        """Begin, also in a forked child: all calls are the parent's, and what it knew may be half written."""
+        """Start empty; also in a forked child, as all calls are the parent's and its state may be half written."""
         self._process = os.getpid()
         # Held for each decision, and while deciding moves to another loop; nothing waits while holding it.
         self._lock = threading.RLock()
@@ -121,7 +121,7 @@ class Dispatcher:
 
     @property
     def most_connections(self) -> int:
-        """Connections that its calls may need, and those of copies of its clients, which keep the connections."""
+        """The most connections that its calls may need, and those of copies, which keep the connections."""
         return max(self.ceiling, within_file_limit(MOST_IN_FLIGHT))
 
     # Admission
@@ -161,7 +161,7 @@ class Dispatcher:
     def admit_blocking(self, call: Call) -> PostedPermit:
         """As `admit`, for a blocking call."""
         decides = self._go_over()
-        # The calls in flight may belong to this thread's own event loop, which goes on when this one returns.
+        # Calls in flight may belong to this thread's own event loop, which stands still until this call returns.
         call.stalls = asyncio._get_running_loop() is not None  # noqa: SLF001  # of the module's public list
         return self._received(decides.run(functools.partial(self.admit_on_portal, call), _give_back))
 
@@ -198,8 +198,8 @@ class Dispatcher:
                 entered = limiter.enter(call, self._arrivals.__next__, self.random, self.loop, now)
                 if isinstance(entered, Waiter):
                     self._in_line.add(limiter)
-                    # Behind others nothing has changed: the timer is set for the oldest. Looking again would also
-                    # admit on what refills while a large gather starts, long before the loop sends any of it.
+                    # A call behind others changes nothing, as the timer is set for the oldest. Looking again would
+                    # also admit calls while a large gather still starts, long before the loop sends any of them.
                     if limiter.queue.add(entered) or entered.deadline < limiter.timer.at:
                         self.admit_waiting(limiter)
                 return entered, limiter
@@ -296,8 +296,8 @@ class Dispatcher:
         if not in_flight.divided or len(in_flight.attempts) < in_flight.ceiling - 1 or self._in_line <= {limiter}:
             self.admit_waiting(limiter)
             return
-        # The oldest first, or a busy model would keep the ceiling to itself. And now and then the
-        # longest waiting one, or a model whose calls are urgent would.
+        # The oldest call goes first, or one busy model would take all places under the ceiling. Now and
+        # then the longest waiting call goes first, or a model with urgent calls would take them all.
         waiting = [each for each in self._in_line if each.queue.waiting and each is not limiter]
         line = sorted([limiter, *waiting], key=lambda each: each.queue.head())
         longest = min(line, key=lambda each: each.queue.longest())
@@ -335,7 +335,7 @@ class Dispatcher:
         """Whether the running `loop` decides from now on; called holding the lock."""
         old = self._loop
         if self._portal is None and (isinstance(loop, TrioHome) or not self._is_left(old)):
-            assert portal.loop is not None  # starts it, or raises that it cannot
+            assert portal.loop is not None  # starts it, or raises
             self._portal = portal
         if isinstance(loop, TrioHome) or (self._portal is not None and not self._portal.runs(loop)):
             return False
@@ -506,7 +506,7 @@ class Dispatcher:
 
 
 class _Owner:
-    """The owner of one limiter's permits: passes on what happens to them to where that is decided."""
+    """The owner of one limiter's permits: passes everything on to the deciding event loop."""
 
     __slots__ = ("_dispatcher", "limiter")
 

@@ -1,4 +1,4 @@
-"""The gate of a limiter: refusals that concern more than its pace, and the errors and warnings for waiting calls."""
+"""The gate of a limiter: whether it sends at all, and the errors and warnings for calls that wait in vain."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 # Seconds: a longer wait is worth a warning, and so are this many seconds of nothing but refusals.
 WARN_AFTER: Final = 60.0
 SILENT: Final = 10.0
-# Seconds a call rests between two attempts while nothing is answered, doubled each time. Early on the budget's own
-# pauses are as long; later other calls probe the server instead, or a single one is not sent every few seconds.
+# Seconds a call rests between two attempts while nothing is answered, doubled each time. At first the budget's own
+# pauses are as long; later a resting call lets others probe the server, and is itself not sent every few seconds.
 REST: Final = 0.5
 LONGEST_REST: Final = 30.0
 FIRST_REST: Final = 6
-# Seconds over which a limiter that steps aside spreads its waiting calls: each one soon gets its refusal, and the
-# server is not overrun.
+# Seconds over which a limiter that steps aside spreads its waiting calls, so that each one soon gets its refusal
+# and the server is not flooded.
 SPREAD: Final = 2.0
 # Seconds between calls larger than the announced limit that are sent all the same: the server decides.
 OVERSIZE_INTERVAL: Final = 10.0
@@ -56,7 +56,7 @@ class Gate:
         self.patience = Patience()
         self.aside = False
         self._verdict: dict[str, Any] = {}  # of the refusal that opened the breaker
-        self._whole = True  # whether that came as a response, not in the middle of a stream
+        self._whole = True  # whether that refusal was a whole response, not an event in a stream
         self._largest_served = 0.0  # tokens of the largest answered call
         self._oversize_at = math.inf  # when the next call larger than the announced limit may go
         self._sent_at = -math.inf  # when the newest attempt was sent
@@ -116,7 +116,7 @@ class Gate:
         raise RequestTooLarge(tokens=round(call.tokens), limit=largest, model=self.name)
 
     def look(self, now: float) -> float:
-        """Step aside if waiting has proved vain by now; returns the instant to look again."""
+        """Step aside if waiting has not helped by now; returns the instant to look again."""
         since = self.patience.failing_since
         if since is None or self.aside:
             return math.inf
@@ -262,7 +262,7 @@ class Gate:
         self._verdict, self._whole = verdict, whole
         if breaker.open:
             failed = self.queue.fail(lambda call: not self._outlasts(call, now), lambda: self._error(now))
-            then = f"{failed} waiting calls failed, none sent for {breaker.every:g} s"
+            then = f"{failed} waiting calls failed, none sent for {spell(breaker.every)}"
         else:
             then = f"that may concern one call only: {self.queue.waiting} wait until another has tried"
         asked = (

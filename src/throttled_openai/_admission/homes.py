@@ -39,7 +39,7 @@ class Homes:
         return self.closed() | self._silent
 
     def call(self) -> None:
-        """Ask each event loop for a sign of life."""
+        """Ask each event loop to show that it still runs."""
         self._silent = set(self.known)
         for ref in self.known:
             loop = ref()

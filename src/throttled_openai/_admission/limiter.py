@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from throttled_openai._control.budget import Budget
 from throttled_openai._control.concurrency import ConcurrencyLimit
 from throttled_openai._control.cost_model import CostModel
+from throttled_openai._numbers import number
 from throttled_openai._protocol.headers import NOTHING, read_limits
 from throttled_openai._stats import BudgetStats, spell
 from throttled_openai.errors import AdmissionTimeout, QueueFull
@@ -44,14 +45,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("throttled_openai")  # asked for its level only; `notices.say` logs
 
-# Seconds that a delay holds while a rate is being learnt, before it is looked at again.
+# The longest delay, in seconds, before looking again while a rate is being learnt.
 LEARNING: Final = 1.0
 # Permits granted in one pass. A burst of hundreds would hold the event loop; and as the SDK takes a
 # millisecond to send each, the first reservations would be sent together with later ones.
 MAX_GRANTS_PER_PASS: Final = 32
-# Turns of the event loop after which every refusal has been heard that had arrived when they began: one reads the
-# socket, one hands the response to its task, and one is to spare. A loop that is busy, with hundreds of answers at
-# once, would otherwise take several steps up while the refusals of the first lie unread.
+# Turns of the event loop that process every refusal that has arrived: one reads the socket, one passes the response
+# to its task, and one is spare. On a busy loop, with hundreds of answers at once, the limit would otherwise grow
+# several times while refusals lie unread.
 TURNS: Final = 3
 
 
@@ -71,7 +72,7 @@ class Limiter:
         owner: PermitOwner,
         shared: Shared | None = None,
     ) -> None:
-        """`in_flight`: of all models together. `owner`: of the permits, which pass on through it what happens.
+        """`in_flight`: of all models together. `owner`: of the permits; it receives what happens to them.
 
         `shared`: if other processes draw on the same limits.
         """
@@ -261,7 +262,7 @@ class Limiter:
         return Permit(self._owner, attempt)
 
     def _pass_time(self, now: float) -> float:
-        """The integral of attempts in flight over time, from which follows how many an attempt had beside it."""
+        """The integral of attempts in flight over time, which gives the mean in flight during an attempt."""
         if self._occupancy_at > -math.inf:
             self._occupancy += self.in_flight * (now - self._occupancy_at)
         self._occupancy_at = now
@@ -425,10 +426,10 @@ class Limiter:
         if event:
             say(
                 logging.INFO,
-                "%s: refused (%s, retry after %s s); concurrency limit %d, paused for %.2f s",
+                "%s: refused (%s, %s); concurrency limit %d, paused for %.2f s",
                 self.name,
                 refusal.dimension or refusal.kind,
-                refusal.retry_after,
+                "no wait named" if refusal.retry_after is None else f"retry after {number(refusal.retry_after)} s",
                 self.concurrency.value(),
                 max(0.0, budget.paused_until - now),
             )
@@ -442,7 +443,7 @@ class Limiter:
             self.budget.observe(announcement, None, now)
         else:
             call, reservation = attempt.call, attempt.reservation
-            # A provider that charges by usage has yet to subtract what is in flight from the announced rest.
+            # A provider that charges by usage has not yet subtracted the attempts in flight from the remainder.
             later = self.outstanding - reservation.tokens if call.provider.charges == "usage" else None
             self.budget.observe(announcement, reservation, now, deferred_charge=later)
             if call.estimate is not None:

@@ -63,7 +63,7 @@ class Limiters:
         return limiter
 
     def known_as(self, account: Account) -> Account:
-        """The account its limiters are kept under: requests that name no owner count as the first one's there."""
+        """The account under which limiters are kept: requests without credentials count as the first owner's there."""
         server = account[:3]
         first, owner = self._firsts.setdefault(server, (account, account.owner))
         if account.owner and not owner:

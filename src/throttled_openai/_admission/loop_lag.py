@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import asyncio
 
-# Seconds between two measurements, and the delay from which latencies are not worth learning from.
+# Seconds between two measurements, and the delay above which latencies are ignored.
 INTERVAL: Final = 0.25
 LATE: Final = 0.1
 

@@ -1,4 +1,4 @@
-"""The rate of calls that a budget comes to."""
+"""The rate of calls that a budget allows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Rates:
 
     @property
     def known(self) -> float | None:
-        """Calls per second by the dimension that binds; None: not known."""
+        """Calls per second that all known limits allow; None if that is not known."""
         return self._calls_per_second(self.budget.request_rate, self.budget.token_rate)
 
     @property

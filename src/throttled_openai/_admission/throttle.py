@@ -115,7 +115,7 @@ class Throttle:
 
 
 def dispatcher_of(throttle: Throttle) -> Dispatcher:
-    """Where the calls of `throttle` are admitted; private, so that its face stays small."""
+    """The dispatcher of `throttle`; not a public attribute, so that users see only what they need."""
     return throttle._dispatcher  # noqa: SLF001
 
 

@@ -22,7 +22,7 @@ class Timer:
         self.handle: asyncio.TimerHandle | None = None
 
     def set(self, at: float, loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:
-        """Call `function` at the instant `at`, or up to then.
+        """Call `function` at the instant `at`, or earlier.
 
         A timer that fires too early only makes the limiter look again, which is cheaper than cancelling it each time.
         """

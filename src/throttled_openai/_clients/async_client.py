@@ -1,4 +1,4 @@
-"""The clients: the SDK's, with a throttle before every attempt."""
+"""The asynchronous clients: the SDK's, with a throttle before every attempt."""
 
 from __future__ import annotations
 

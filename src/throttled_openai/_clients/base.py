@@ -1,4 +1,4 @@
-"""What every throttled client does with its calls: mixins that come before a class of the SDK."""
+"""The base of all throttled clients, and the async mixin: they come before a class of the SDK."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class ThrottledBase:
     _throttles: Throttles
     _queue_options: QueueOptions
     _dialect: str | None
-    _whose: _Whom | None = None  # the client's own, as long as its fields stay
+    _whose: _Whom | None = None  # of the client itself, while its fields stay the same
     _line: tuple[Any, Waits] = None, set()  # the HTTP client, and the calls that wait to be sent through it
 
     @property
@@ -293,8 +293,8 @@ class AsyncThrottledMixin(ThrottledBase):
                 # options by then: 2 KB for each call that waits.
                 await self._admit(current)
                 if self._platform is None:
-                    # The SDK asks in a thread for every call that begins before the first answer is
-                    # there: ten thousand gathered calls start ten thousand thread jobs.
+                    # The SDK asks in a thread for every call that begins before the first answer arrives:
+                    # ten thousand gathered calls start ten thousand thread jobs.
                     self._platform = known_platform() or await platform_from_thread()
                 return await super().request(*args, **kwargs)
             finally:

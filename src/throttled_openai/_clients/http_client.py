@@ -171,7 +171,8 @@ def _call(request: Any, account: Account, queue_options: QueueOptions, dialect: 
 class _Method:
     """A method of a view, which takes precedence over an entry of the same name in the shared `__dict__`.
 
-    That is a wrapper which a tool has put around the client's method, to trace calls. It is put around the view's.
+    Such an entry is a wrapper that a tool has put around the client's method, to trace calls. Here it is put around
+    the view's method.
     """
 
     def __init__(self, name: str, function: Any) -> None:

@@ -1,8 +1,8 @@
-"""Raw calls: a throttled client's calls whose bodies are bytes, in and out, for files of requests.
+"""Raw calls: calls of a throttled client with bodies in bytes, for files of requests.
 
-What belongs here is how such a call passes admission, the pool, refusals and retries: the same rules as in
-`base`, without the SDK's resources and models. Clients that somebody has changed, and those whose credentials
-change, send through the SDK's public `post()` instead.
+A raw call passes admission, the pool, refusals and retries by the same rules as in `base`, without the SDK's
+resources and models. If the program has replaced methods of the client, or if its credentials change, the call goes
+through the SDK's public `post()` instead.
 """
 
 from __future__ import annotations
@@ -42,25 +42,31 @@ if TYPE_CHECKING:
     from throttled_openai._admission.throttle import Throttle
     from throttled_openai._pool import RawExchange, RawResponse
 
-# Statuses that the SDK tries again, and how long it rests before: as in `openai._base_client`.
-_TRIED_AGAIN: Final = frozenset({408, 409, 429})
-_FIRST_REST: Final = 0.5
-_LONGEST_REST: Final = 8.0
+# Statuses that the SDK retries, and its waits before a retry, as in `openai._base_client`.
+_RETRIED: Final = frozenset({408, 409, 429})
+_FIRST_DELAY: Final = 0.5
+_LONGEST_DELAY: Final = 8.0
 _LONGEST_ASKED: Final = 60.0
-# What a gateway says that reaches no server, and how long a call rests then that has been sent often enough.
+# Statuses of a gateway that reaches no server, and the longest wait between the retries that `patience` adds.
 _OUTAGES: Final = frozenset({502, 503, 504})
-_LONGEST_OUTAGE_REST: Final = 30.0
+_LONGEST_OUTAGE_DELAY: Final = 30.0
 
-# The class of responses that the SDK hands out as they are.
+# The class of responses that the SDK returns unparsed.
 _RESPONSE: Final[Any] = (sys.modules.get("httpx2") or sys.modules["httpx"]).Response
-# What gives credentials that change.
-_HIDDEN: Final = "_api_key_provider", "workload_identity", "_provider", "_azure_ad_token", "_azure_ad_token_provider"
+# Attributes of clients whose credentials change.
+_CREDENTIAL_SOURCES: Final = (
+    "_api_key_provider",
+    "workload_identity",
+    "_provider",
+    "_azure_ad_token",
+    "_azure_ad_token_provider",
+)
 
 
 class Answer(NamedTuple):
-    """What came back. `data`: `content` parsed, if that is JSON.
+    """The server's answer. `data`: `content` parsed; None if it is not JSON.
 
-    `waited`: seconds before admission, `took`: seconds of the last attempt.
+    `waited`: seconds before admission. `took`: seconds of the last attempt.
     """
 
     status: int
@@ -73,11 +79,11 @@ class Answer(NamedTuple):
 
 
 class RawCalls:
-    """Calls of one throttled client.
+    """Raw calls of one throttled client.
 
-    `waiting`: those that are not admitted yet, without those that go through the SDK. `retries`: how often a call is
-    sent again after an answer or a failure that the SDK would try again. `patience`: seconds for which it is sent
-    again, however often, while no connection is made or a gateway has no server.
+    `waiting`: calls not admitted yet, except those that go through the SDK. `retries`: how often a call is retried
+    where the SDK would retry it. `patience`: seconds for which a call is retried beyond that, while the server cannot
+    be reached.
     """
 
     def __init__(self, client: Any, *, retries: int | None = None, patience: float = 0.0) -> None:
@@ -85,7 +91,7 @@ class RawCalls:
         self.patience = patience
         self.retries: int = client.max_retries if retries is None else retries
         self.waiting = 0
-        self.moved: Callable[[], object] = _nothing  # called when a call waits no longer
+        self.on_wait_end: Callable[[], object] = _nothing  # called when a call stops waiting
         self._waits = waits_of(unthrottled(client._client))  # noqa: SLF001
         self._routes: dict[tuple[str, str], _Route | None] = {}
         self._fields: tuple[object, ...] | None = None
@@ -98,8 +104,8 @@ class RawCalls:
     async def post(self, path: str, content: bytes, body: Mapping[str, Any]) -> Answer:
         """Send `content`, which is `body` as JSON, to `path` below the base URL, such as `/chat/completions`.
 
-        Returns any answer of the server, also one that refuses. Raises the SDK's errors where there is none:
-        `APIConnectionError`, and those of admission.
+        Returns any answer of the server, errors included. If there is none, raises the SDK's `APIConnectionError` or
+        an error of admission.
         """
         route = await self._route(path, body)
         if route is None:
@@ -115,8 +121,8 @@ class RawCalls:
                 if isinstance(error, openai.OpenAIError) or not route.is_transports(error):
                     raise
                 failure = error
-            if answer is not None and not _may_try_again(answer):
-                # Another address is for httpx to go to.
+            if answer is not None and not _is_retryable(answer):
+                # A redirect, which httpx follows.
                 return await self._through_sdk(path, body) if 300 <= answer.status < 400 else answer
             is_outage = is_unreachable(failure) or (answer is not None and answer.status in _OUTAGES)
             if taken >= self.retries and not (is_outage and loop.time() - began < self.patience):
@@ -124,12 +130,14 @@ class RawCalls:
                     return answer
                 assert failure is not None
                 raise _named_by_sdk(failure) from failure
-            longest = _LONGEST_REST if taken < self.retries else _LONGEST_OUTAGE_REST
-            await wait(self._waits, asyncio.sleep(_rest(taken, {} if answer is None else answer.headers, longest)))
+            longest = _LONGEST_DELAY if taken < self.retries else _LONGEST_OUTAGE_DELAY
+            await wait(
+                self._waits, asyncio.sleep(_retry_delay(taken, {} if answer is None else answer.headers, longest))
+            )
             taken += 1
 
     def end_waits(self, tasks: set[asyncio.Task[Any]]) -> None:
-        """Calls of `tasks` that are not admitted, or rest before they are sent again, fail with `ClientClosed`."""
+        """Calls of `tasks` that wait for admission, or for a retry, fail with `ClientClosed`."""
         end_waits(self._waits, tasks)
 
     # Routes
@@ -151,10 +159,10 @@ class RawCalls:
     async def _made_route(self, path: str, body: Mapping[str, Any]) -> _Route | None:
         client = self.client
         plain = type(client) in {ThrottledAsyncOpenAI, ThrottledAsyncAzureOpenAI} and hooked()
-        if not plain or any(getattr(client, name, None) is not None for name in _HIDDEN):
+        if not plain or any(getattr(client, name, None) is not None for name in _CREDENTIAL_SOURCES):
             return None
         if not {"post", "request", "_build_request", "_prepare_request"}.isdisjoint(vars(client)):
-            return None  # somebody traces its calls
+            return None  # a tool traces its calls
         if client._platform is None:  # noqa: SLF001
             client._platform = known_platform() or await platform_from_thread()  # noqa: SLF001
         options = FinalRequestOptions.construct(method="post", url=path, json_data={"model": body.get("model")})
@@ -173,10 +181,10 @@ class RawCalls:
             raise
         finally:
             self.waiting -= 1
-            self.moved()
+            self.on_wait_end()
 
     async def _attempt(self, route: _Route, call: Call, content: bytes) -> Answer:
-        """One attempt, and those that follow it after refusals; every way out settles the permit."""
+        """One attempt, and further ones if it is refused. Every way out settles the permit."""
         permit = await self._admitted(route, call)
         try:
             raw = await route.exchange.post(content)
@@ -196,7 +204,7 @@ class RawCalls:
         return _answer_of(response, call)
 
     async def _through_sdk(self, path: str, body: Mapping[str, Any]) -> Answer:
-        """The same by the SDK's public means, with whatever stands around them."""
+        """The same call through the SDK's public `post()`, and so through any wrapper around it."""
         options: Any = {"max_retries": self.retries}
         try:
             response = await self.client.post(path, cast_to=_RESPONSE, body=dict(body), options=options)
@@ -208,7 +216,7 @@ class RawCalls:
 
 
 class _Route:
-    """One address of a client: whose limits its calls draw on, and how they are sent."""
+    """One endpoint of a client: the account whose limits apply, and how its calls are sent."""
 
     def __init__(self, client: Any, path: str, exchange: RawExchange, request: Any) -> None:
         self.exchange = exchange
@@ -230,12 +238,12 @@ class _Route:
         return call
 
     def is_transports(self, failure: Exception) -> bool:
-        """Whether `failure` is one of httpx, which the SDK tries again."""
+        """Whether `failure` is an error of httpx, which the SDK would retry."""
         return type(failure).__module__.partition(".")[0] == self._family
 
 
 class _Headers(Mapping[str, str]):
-    """Headers as they were received; few are asked for by name."""
+    """Headers as received. A look-up scans all of them, as only few are looked up."""
 
     __slots__ = ("raw",)
 
@@ -257,7 +265,7 @@ class _Headers(Mapping[str, str]):
 
 
 def _taken(permit: Permit, raw: RawResponse) -> Answer:
-    """The answer of an attempt that was served; settles it."""
+    """The answer of a successful attempt; settles its permit."""
     headers = _Headers(raw.headers)
     try:
         took = max(0.0, asyncio.get_running_loop().time() - permit.admitted_at)
@@ -272,7 +280,7 @@ def _taken(permit: Permit, raw: RawResponse) -> Answer:
 
 
 def _answer_of(response: Any, call: Call | None) -> Answer:
-    """The answer that a response of httpx is; its permit, if any, has been settled."""
+    """The answer in a response of httpx, whose permit, if it has one, is settled already."""
     content = response.content
     data = parsed(content)
     served = response.status_code < 300
@@ -301,21 +309,21 @@ _DECODER: Final = json.JSONDecoder(parse_constant=_not_finite)
 
 
 def parsed(content: bytes) -> object:
-    """What `content` says in JSON; None if it is none."""
+    """`content` parsed as JSON; None if it is not JSON."""
     try:
         return _DECODER.decode(content.decode("utf-8"))
     except NOT_JSON:
         return None
 
 
-def _may_try_again(answer: Answer) -> bool:
-    told = answer.headers.get("x-should-retry")
-    if told in {"true", "false"}:
-        return told == "true"
+def _is_retryable(answer: Answer) -> bool:
+    should_retry = answer.headers.get("x-should-retry")
+    if should_retry in {"true", "false"}:
+        return should_retry == "true"
     asked = _asked(answer.headers)
     if asked is not None and asked > _LONGEST_ASKED:
         return False
-    return answer.status >= 500 or answer.status in _TRIED_AGAIN
+    return answer.status >= 500 or answer.status in _RETRIED
 
 
 def _asked(headers: Mapping[str, str]) -> float | None:
@@ -325,15 +333,15 @@ def _asked(headers: Mapping[str, str]) -> float | None:
     return parse_delay(headers.get("retry-after"), time.time())
 
 
-def _rest(taken: int, headers: Mapping[str, str], longest: float) -> float:
+def _retry_delay(taken: int, headers: Mapping[str, str], longest: float) -> float:
     asked = _asked(headers)
     if asked is not None and 0 < asked <= _LONGEST_ASKED:
         return asked
-    return min(_FIRST_REST * 2.0 ** min(taken, 20), longest) * (1 - random.random() / 4)
+    return min(_FIRST_DELAY * 2.0 ** min(taken, 20), longest) * (1 - random.random() / 4)
 
 
 def is_unreachable(failure: BaseException | None) -> bool:
-    """Whether a failure of httpx is that there is no connection to the server at all."""
+    """Whether a failure of httpx means that no connection to the server was made."""
     return type(failure).__name__ in {"ConnectError", "ConnectTimeout", "ProxyError"}
 
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import sys
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
-
-import openai
 
 from throttled_openai._spelling import did_you_mean
 from throttled_openai.simulator import _cli as simulator
@@ -22,6 +18,7 @@ from .demo import cli as demo
 from .parser import Parser
 from .run import cli as run
 from .run import validate
+from .versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +89,11 @@ def _parser() -> Parser:
         prog="throttled-openai",
         description="AsyncOpenAI that finishes any number of calls as fast as the account allows, without 429s.",
     )
-    parser.add_argument("--version", action="version", version=_versions())
+    parser.add_argument(
+        "--version",
+        action="version",
+        version="throttled-openai {throttled-openai}, openai {openai}, Python {python}".format(**versions()),
+    )
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, summary, command in COMMANDS:
@@ -106,12 +107,3 @@ def _drop_output() -> None:
     """Discard the rest of stdout, because Python would try to write it again at exit, and print an error."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _versions() -> str:
-    """The versions that a bug report needs."""
-    try:
-        ours = version("throttled-openai")
-    except PackageNotFoundError:  # run from a checkout
-        ours = "(not installed)"
-    return f"throttled-openai {ours}, openai {openai.__version__}, Python {platform.python_version()}"

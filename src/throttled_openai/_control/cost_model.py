@@ -35,6 +35,9 @@ INPUT_ERROR: Final = 0.1
 CLOSE: Final = 0.25
 # Observations in a row that contradict the model before it changes.
 NEEDED: Final = 3
+# Announced levels for which a server of unknown habits is presumed to reserve output, unless they show it earlier. A
+# wrong presumption delays a few calls; its opposite costs a refusal for each call that leaves meanwhile.
+PRESUMED: Final = 16
 
 # Possible error of the estimated input of a refused request: this share of it, plus this number of tokens.
 REQUESTED_ERROR: Final = 0.3
@@ -92,6 +95,7 @@ class CostModel:
         if window is None or window.remaining is None:
             return
         level = _Level(sent_at, window.remaining, window.limit, window.rate, estimate, provider)
+        self._of(provider).presume()
         self._levels[number] = level
         while len(self._levels) > KEPT:
             self._levels.popitem(last=False)
@@ -117,15 +121,21 @@ class ProviderCosts:
     """What attempts cost at one provider.
 
     `reserves_output`: whether the server takes the largest output a request allows when it admits it. Starts with what
-    is known of the provider, or no; only evidence changes it.
+    is known of the provider, or no; only evidence changes it. Where nothing is known, it is presumed once the server
+    announces a limit of tokens, until its levels show what it takes.
     """
 
-    __slots__ = ("_against", "_answer", "_estimated", "_fresh", "_provider", "_read", "_used", "reserves_output")
+    __slots__ = (
+        "_against", "_answer", "_estimated", "_fresh", "_presumed", "_provider", "_read", "_used", "reserves_output",
+    )  # fmt: skip
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self.reserves_output = bool(provider.reserves_output)
         self._against = 0  # observations in a row that contradict `reserves_output`
+        # Levels for which reserving is presumed; 0: not at all, or no longer. A server of one's own that announces
+        # limits is a gateway, which may reserve.
+        self._presumed = PRESUMED if provider.reserves_output is None or not provider.hosted else 0
         # Moving averages, in tokens: of one answer, of estimated input, of real input. The ratio is taken between the
         # averages, so that a token counts as much in a long prompt as in a short one.
         self._answer = FIRST_OUTPUT
@@ -179,6 +189,15 @@ class ProviderCosts:
         self._estimated += ALPHA * (estimated - self._estimated)
         self._used += ALPHA * (used - self._used)
 
+    def presume(self) -> None:
+        """The server has announced a level."""
+        if self._presumed == PRESUMED:
+            self.reserves_output = True
+        if self._presumed > 0:
+            self._presumed -= 1
+            if self._presumed == 0:
+                self._set(reserves_output=False)
+
     def learn_charge(self, charged: float, estimate: Estimate, noise: float) -> None:
         """The server took `charged` for the attempts of `estimate`, give or take `noise` (a standard deviation).
 
@@ -189,7 +208,7 @@ class ProviderCosts:
             return
         share = (charged - taken) / output
         if abs(share - self.reserves_output) <= CLOSE:
-            self._against = 0
+            self._against = self._presumed = 0
         elif abs(share - (not self.reserves_output)) <= CLOSE:
             self._against += 1
             if self._against >= NEEDED:
@@ -210,7 +229,7 @@ class ProviderCosts:
 
     def _set(self, *, reserves_output: bool) -> None:
         self.reserves_output = reserves_output
-        self._against = 0
+        self._against = self._presumed = 0
 
     def _input(self, estimate: Estimate) -> float:
         if not estimate.real:

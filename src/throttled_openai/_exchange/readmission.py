@@ -1,4 +1,4 @@
-"""Sending a refused call again: what both senders decide, and how it is put to tenacity."""
+"""Readmission: whether a refused call is sent again; a policy for tenacity, used by both senders."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def may_be_readmitted(exchange: Exchange, max_refusals: int | None) -> bool:
 class Readmission(Generic[AnyPermit]):
     """The further attempts of one refused call. `last` is the newest exchange.
 
-    The wait between two attempts is the queue's, at the call's old place: the budget knows of all refusals,
-    not only of this one. So what the server asked this call to wait is not slept here.
+    Between two attempts the call waits in the queue, at its old place. It does not sleep as long as the
+    server asked this one call to wait, because the budget knows all refusals.
     """
 
     def __init__(self, call: Call, first: Exchange, max_refusals: int | None, *, replayable: bool) -> None:
@@ -71,7 +71,7 @@ class Readmission(Generic[AnyPermit]):
         return self.last
 
     def _stops(self, retry_state: RetryCallState) -> bool:
-        """Stop at a refusal that waiting cannot cure, or after more than the user wants. Else the limiter decides."""
+        """Whether to stop: at a refusal that waiting cannot cure, or after `max_refusals`. Else the limiter decides."""
         exchange, most = _exchange_of(retry_state), self._max_refusals
         refusal = exchange.refusal
         assert refusal is not None
@@ -109,7 +109,7 @@ def response_after(error: Exception, last: Exchange) -> httpx.Response:
 
 
 def _seconds_asked_for(retry_state: RetryCallState) -> float:
-    """What the server asked for; 0 if it did not say."""
+    """The wait that the server asked for; 0 if it asked for none."""
     refusal = _exchange_of(retry_state).refusal
     assert refusal is not None
     return refusal.retry_after or 0.0

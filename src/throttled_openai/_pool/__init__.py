@@ -1,4 +1,4 @@
-"""The connection pool: a stack of connections to each origin, as cheap with 1,000 connections as with 10.
+"""CONNECT. The connection pool: a stack of connections to each origin, as cheap with 1,000 connections as with 10.
 
 httpcore's pool examines all of its connections twice for every call. Here a call takes a connection
 off a stack and has exclusive use of it, and connections speak HTTP/1.1 on asyncio's own transports.
@@ -6,10 +6,10 @@ The httpx transport above, the exceptions, httpcore's trace events and its log l
 libraries that patch or wrap httpx or httpcore's pool (respx, vcrpy, OpenTelemetry) see every exchange.
 It serves `httpx` and `httpx2` alike. On trio httpcore's own pool sends.
 
-A client has a transport, whose pool (`_stack`) has one pool of connections for each origin
-(`_origin_pool`), on each event loop (`_loops`). A connection (`_connection`) puts requests and responses
-(`_wire`) on a stream (`_network`) to the first address of its server that answers (`_addresses`), and
-reports each step to listeners and the log (`_events`).
+A client has a transport, whose pool (`stack`) has one pool of connections for each origin
+(`origin_pool`), on each event loop (`loops`). A connection (`connection`) puts requests and responses
+(`wire`) on a stream (`network`) to the first address of its server that answers (`addresses`), and
+reports each step to listeners and the log (`events`).
 """
 
 from .client import (

@@ -1,8 +1,7 @@
-"""The raw exchange: bytes of a request in, bytes of its response out, on the connections of one of our clients.
+"""The raw exchange: sends the bytes of a request and returns the bytes of its response, on our own pool.
 
-What httpx does around an exchange (requests and responses as objects, hooks, cookies, redirects) costs as much
-as the exchange. Files of requests need none of it. A client that has hooks, or a transport or mock of somebody
-else, has no raw exchange.
+httpx's work around an exchange (request and response objects, hooks, cookies, redirects) costs as much as the exchange
+itself, and files of requests need none of it. A client with hooks, a mock or another transport has no raw exchange.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from .stack import StackPool
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Bytes of one answer, decoded. A server that never ends may cost one call, not the memory of all.
+# Bytes of one decoded answer. A server that sends without end may fail one call, but must not exhaust the memory.
 MOST: Final = 256 * 1024 * 1024
-# The one encoding that is decoded here; others are left to httpx.
+# The encoding that is decoded here; httpx decodes others.
 _ENCODINGS: Final = b"gzip"
 _GZIP_OR_ZLIB: Final = 47
 
 
 class RawResponse(NamedTuple):
-    """`headers`: as they were received. `content`: decoded."""
+    """A response. `headers`: as received. `content`: decoded."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -32,7 +31,7 @@ class RawResponse(NamedTuple):
 
 
 class RawExchange:
-    """POSTs to one address. `headers` and `timeouts` are those of every request."""
+    """Sends POST requests to the address of `template`, with its headers."""
 
     def __init__(self, pool: StackPool, family: Any, template: Any, timeouts: dict[str, float | None]) -> None:
         core, url = pool.core, template.url
@@ -48,7 +47,7 @@ class RawExchange:
         self._extensions = {"timeout": timeouts}
 
     async def post(self, content: bytes, more: Sequence[tuple[bytes, bytes]] = ()) -> RawResponse:
-        """Send `content`. Raises what httpx raises where there is no answer."""
+        """Send `content`. Raises what httpx raises if there is no answer."""
         core = self._core
         request = core.Request(b"POST", self._url, extensions=self._extensions)
         request.headers = [*self._headers, *more, (b"Content-Length", b"%d" % len(content))]
@@ -92,7 +91,7 @@ class RawExchange:
         return decoded
 
     def response(self, raw: RawResponse) -> Any:
-        """The same as a response of httpx, for code that needs one."""
+        """`raw` as a response of httpx."""
         headers = [pair for pair in raw.headers if pair[0].lower() not in {b"content-encoding", b"content-length"}]
         return self._family.Response(raw.status, headers=headers, content=raw.content, request=self._bare())
 
@@ -100,7 +99,7 @@ class RawExchange:
         return self._family.Request("POST", self._template.url)
 
     def _named_by_httpx(self, failure: Exception) -> Exception:
-        """Httpcore's error as httpx names it; others as they are."""
+        """The error of httpx that corresponds to one of httpcore; other errors unchanged."""
         for kind in type(failure).__mro__:
             named = getattr(self._family, kind.__name__, None) if kind.__module__.startswith("httpcore") else None
             if named is not None:
@@ -110,7 +109,7 @@ class RawExchange:
 
 
 def raw_exchange(http: Any, template: Any, timeouts: dict[str, float | None]) -> RawExchange | None:
-    """The raw exchange with the address of `template`, a request of httpx; None where `http` needs httpx."""
+    """A raw exchange for the address of `template`, a request of httpx; None if `http` needs httpx's own path."""
     if type(http) is not PooledAsyncHttpxClient or any(http.event_hooks.values()) or http.auth is not None:
         return None
     if "send" in vars(http):

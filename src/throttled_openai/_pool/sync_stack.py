@@ -1,4 +1,4 @@
-"""The stack pool of synchronous clients: as `_stack`, but with httpcore's own connections."""
+"""The stack pool of synchronous clients: as `stack`, but with httpcore's own connections."""
 
 from __future__ import annotations
 

@@ -86,5 +86,5 @@ def is_billing(status: int, error: ErrorBody) -> bool:
 
 
 def may_be_billing(error: ErrorBody) -> bool:
-    """Whether that holds too, unless the text names a rate or a wait."""
+    """Whether the server probably means the same; not so if the text names a rate or a wait."""
     return any(map(_QUOTA.fullmatch, error.codes)) or _SPENT.search(error.message) is not None

@@ -113,6 +113,9 @@ _DOMAINS: Final = {
 }
 
 
+# Servers that people run themselves, by their own names.
+_SERVERS: Final = dict.fromkeys(("vllm", "sglang", "ollama", "llama.cpp", "tgi", "nim"), "self-hosted")
+
 _SCHEME: Final = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 
 
@@ -149,9 +152,9 @@ def endpoint_of(host: str, port: int | None, provider: Provider) -> str:
 
 def provider_named(name: str) -> Provider:
     """The provider of that name; for an unknown one, a `ValueError` lists all names."""
-    provider = next((provider for provider in PROVIDERS.values() if provider.name == name), None)
+    provider = PROVIDERS.get(_SERVERS.get(name, name)) if isinstance(name, str) else None
     if provider is None:
-        raise ValueError(f"dialect must be one of {', '.join(map(repr, PROVIDERS))}; got {name!r}")
+        raise ValueError(f"dialect must be one of {', '.join(map(repr, [*PROVIDERS, *_SERVERS]))}; got {name!r}")
     return provider
 
 

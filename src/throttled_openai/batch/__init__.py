@@ -1,9 +1,10 @@
-"""Files of requests, and streams of them: each answered once, as fast as the limits allow.
+"""BATCH. Many requests, from a file or from Python, each answered once, as fast as the limits allow.
 
-`run_batch` is for requests from Python, `run_file` and the command `throttled-openai run` for files. Imports point
-one way: formats (`_request`, `_result`, `_prompts`), then what reads and writes them (`_source`, `_input`, `_output`,
-`_sidecar`, `_ids`), then the runner (`_feed`, `_order`, `_verdict`, `_runner`, `_tally`), then whole runs (`_stream`,
-`_file`, `_status`). Calls go through `_clients.raw`; the command line is in `_commands.run`.
+`run_batch` takes requests from Python; `run_file` and the command `throttled-openai run` take files. Imports point
+one way, from whole runs (`_stream`, `_file`, `_status`) to the runner (`_runner`, `_feed`, `_order`, `_verdict`,
+`_tally`), from there to the files (`_source`, `_input`, `_output`, `_sidecar`, `_ids`), and from there to the formats
+(`_request`, `_result`, `_prompts`). `_calls` says how requests are sent: by `_clients.raw` in this process, or by
+`_processes`, whose `_worker`s answer over a `_channel`. The command line is in `_commands.run`.
 """
 
 from ._file import Summary, run_file

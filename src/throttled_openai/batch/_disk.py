@@ -1,4 +1,4 @@
-"""The disk: what it takes for a change of a file to outlast a power cut."""
+"""The disk: changes to files that survive a power failure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def sync_directory(directory: Path) -> None:
-    """Have names in it outlast a power cut."""
-    with suppress(OSError):  # Windows, and file systems that cannot
+    """Make the names of new and renamed files in `directory` survive a power failure."""
+    with suppress(OSError):  # Windows, and file systems that do not support it
         file = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(file)
@@ -23,7 +23,7 @@ def sync_directory(directory: Path) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[IO[bytes]]:
-    """Write a new content for `path`, which is there as a whole or not at all."""
+    """A file for the new content of `path`, which replaces the old one only when it is complete."""
     aside = path.with_name(path.name + ".tmp")
     try:
         with aside.open("wb", buffering=1 << 20) as file:
@@ -39,4 +39,4 @@ def replaced(path: Path) -> Iterator[IO[bytes]]:
 
 
 sync = getattr(os, "fdatasync", os.fsync)
-"""Have what was written to a file, given by its number, outlast a power cut."""
+"""Make the data written to a file descriptor survive a power failure."""

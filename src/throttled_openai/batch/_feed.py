@@ -1,7 +1,7 @@
-"""The feed: what is to be sent next, in the order of the input, read ahead by a bounded amount.
+"""The feed: the requests to send, in the order of the input, with a bounded number read ahead.
 
-A file is read by a thread, so that neither a slow disk nor an idle pipe holds the event loop; requests from Python
-come from an iterable or an asynchronous one.
+A thread reads files, so that a slow disk or an idle pipe does not block the event loop. Requests from Python come
+from an iterable or an asynchronous iterable.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ._ids import check_unique
 from ._request import BadLineError, Request, dumped, read_body, read_request
 from ._result import BatchResult
+from ._source import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Generator, Mapping
@@ -26,29 +27,33 @@ if TYPE_CHECKING:
     from ._input import Input
     from ._source import Record
 
-# Requests that are taken from an iterable at once.
+# Requests taken from an iterable in one go.
 _AT_ONCE: Final = 100
 
 
 class Feed(Protocol):
-    """`take` gives the next request, the result of one that cannot be sent, or None where it has to read first."""
+    """A source of requests. `take` returns a request, the result of an invalid line, or None: call `more` first."""
 
     def take(self) -> Request | BatchResult | None: ...
 
     async def more(self) -> bool:
-        """Read; False: the input is at its end."""
+        """Read the next requests. Returns False at the end of the input."""
         ...
 
 
 class FileFeed:
-    """The records of an input that are not among those `done`. `blank` is called for those without a request."""
+    """The requests of a file, except the lines in `done`. `blank` is called with a count for each blank line.
+
+    A stream has no digest that the next run could compare, so the `custom_id` of each line that is done is compared.
+    """
 
     def __init__(self, source: Input, done: Container[int], ids: Ids, blank: Callable[[int], None]) -> None:
         self._source = source
         self._ids = ids
         self._blank = blank
+        self._compared: Container[int] = done if source.is_stream else ()
         self._ready: deque[Record] = deque()
-        self._thread = _Reader(_undone(source, done))
+        self._thread = _Reader(_undone(source, () if source.is_stream else done))
 
     def take(self) -> Request | BatchResult | None:
         while self._ready:
@@ -58,11 +63,23 @@ class FileFeed:
                 if request is None:
                     self._blank(1)
                     continue
+                if record[0] in self._compared:
+                    self._compare(request)
+                    continue
                 check_unique(self._ids, request)
             except BadLineError as error:
-                return refused(record[0], error)
+                if record[0] in self._compared:
+                    continue
+                return invalid_line_result(record[0], error)
             return request
         return None
+
+    def _compare(self, request: Request) -> None:
+        if self._ids.line_of(dumped(request.custom_id)) is None:
+            raise InputError(
+                f"line {request.line} of standard input has the custom_id {request.custom_id!r}, which the results of "
+                "the lines done before do not have: this is another input. Choose another output"
+            )
 
     async def more(self) -> bool:
         chunk = await self._thread.next()
@@ -72,18 +89,18 @@ class FileFeed:
         return True
 
     def close(self) -> None:
-        """Let go of the input."""
+        """Close the input."""
         self._thread.close()
 
 
-def refused(line: int, error: BadLineError) -> BatchResult:
-    """The result of a line that is no request. Without its `custom_id` if that is another line's: ids stay unique."""
-    told = {"code": error.code, "message": f"line {line} {error}", "line": line}
-    return BatchResult(line, None if error.code == "duplicate_custom_id" else error.custom_id, error=told)
+def invalid_line_result(line: int, error: BadLineError) -> BatchResult:
+    """The result of an invalid line. It has no `custom_id` if another line has the same, so that ids stay unique."""
+    problem = {"code": error.code, "message": f"line {line} {error}", "line": line}
+    return BatchResult(line, None if error.code == "duplicate_custom_id" else error.custom_id, error=problem)
 
 
 class IterableFeed:
-    """Requests from Python: mappings as in a batch file, or bodies."""
+    """Requests from Python: mappings like the lines of a batch file, or request bodies."""
 
     def __init__(self, requests: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]) -> None:
         self._ready: deque[tuple[int, Mapping[str, Any]]] = deque()
@@ -98,27 +115,27 @@ class IterableFeed:
     def take(self) -> Request | BatchResult | None:
         if not self._ready:
             return None
-        line, told = self._ready.popleft()
+        line, given = self._ready.popleft()
         try:
-            raw = dumped(told)
-            return read_request(raw, line, {}) if "body" in told else read_body(raw, line, None, {})
+            raw = dumped(given)
+            return read_request(raw, line, {}) if "body" in given else read_body(raw, line, None, {})
         except BadLineError as error:
-            return refused(line, error)
+            return invalid_line_result(line, error)
         except (TypeError, ValueError, RecursionError) as error:
-            return refused(line, BadLineError("invalid_json", f"is not JSON: {type(error).__name__}"))
+            return invalid_line_result(line, BadLineError("invalid_json", f"is not JSON: {type(error).__name__}"))
 
     async def more(self) -> bool:
         if self._later is not None:
             with contextlib.suppress(StopAsyncIteration):
                 self._keep(await anext(self._later))
         else:
-            for told in itertools.islice(self._now, _AT_ONCE):
-                self._keep(told)
+            for given in itertools.islice(self._now, _AT_ONCE):
+                self._keep(given)
         return bool(self._ready)
 
-    def _keep(self, told: Mapping[str, Any]) -> None:
+    def _keep(self, given: Mapping[str, Any]) -> None:
         self._line += 1
-        self._ready.append((self._line, told))
+        self._ready.append((self._line, given))
 
 
 def _undone(source: Input, done: Container[int]) -> Generator[list[Record], None, None]:
@@ -132,7 +149,7 @@ _Asked = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
 
 
 class _Reader:
-    """A thread that reads the next chunk while the last one is used. Waiting for a pipe, it ends with the process."""
+    """A thread that reads one chunk ahead. It is a daemon, so a pipe without data does not keep the process alive."""
 
     def __init__(self, chunks: Generator[list[Record], None, None]) -> None:
         self._chunks = chunks
@@ -168,9 +185,9 @@ class _Reader:
             made: Any
             try:
                 made = next(self._chunks, None)
-            except BaseException as error:  # noqa: BLE001  # for the one who waits
+            except BaseException as error:  # noqa: BLE001  # raised where the chunk is awaited
                 made = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits
                 loop.call_soon_threadsafe(_resolve, future, made)
             if made is None or isinstance(made, BaseException):
                 return
@@ -182,6 +199,6 @@ def _resolve(future: asyncio.Future[Any], made: Any) -> None:
         return
     if isinstance(made, BaseException):
         future.set_exception(made)
-        future.exception()  # retrieved, even where nobody waits any more
+        future.exception()  # mark it as retrieved, as nothing may be waiting any more
     else:
         future.set_result(made)

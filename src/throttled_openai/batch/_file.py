@@ -1,6 +1,6 @@
-"""The file run: an input, an output and its sidecar, from the first look to the last line.
+"""A file run: the steps from opening the input, output and sidecar to the finished output.
 
-What belongs here is the order of these steps, and that each may be the last one before a kill.
+The process may be killed between any two of these steps; the next run continues from there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from throttled_openai._stats import spell
 
 from ._feed import FileFeed
 from ._ids import Ids
-from ._input import Asked, Input
+from ._input import Input, InputOptions
 from ._order import InOrder
 from ._output import SYNC_EVERY, Output, compress, cut, decompress, keep, scan, sort, working_path
 from ._result import BatchResult, Written, encoded
@@ -40,23 +40,24 @@ if TYPE_CHECKING:
 
     from throttled_openai._stats import BudgetStats
 
+    from ._calls import Calls
     from ._feed import Feed
     from ._order import Sink
     from ._prices import Prices
 
 Order = Literal["completion", "input"]
-# How often a request is sent again after an error of the server or the network, where nothing else is said.
+# Default number of retries after an error of the server or the network.
 RETRIES: Final = 5
-# Seconds without the server that a run sits out.
+# Default number of seconds for which a run waits for an unreachable server.
 OUTAGE: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a run goes about it. `limit`: requests to send at most. `max_cost`: by `prices`.
+    """The options of a run. `limit`: the most requests to send. `max_cost`: the most they may cost, by `prices`.
 
-    `keep_going`: record every failure and go on, also where no request is served at all. `max_outage`: seconds in
-    which requests are sent again while the server cannot be reached.
+    `keep_going`: record every failure and continue, even if no request succeeds. `max_outage`: seconds for which
+    requests are retried while the server cannot be reached.
     """
 
     order: Order = "completion"
@@ -71,9 +72,11 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run has done. `done` and `failed`: of this run; `before`: done by earlier ones, `failed_before` of them.
+    """The outcome of a run.
 
-    `left`: records that are not done, None where that is not known. `stopped`: why the run ended before its input.
+    `done`: requests finished by this run, `failed` of them without success. `before`: requests finished by earlier
+    runs, `failed_before` of them without success. `total`: requests in the input, and `left`: those not finished;
+    None if that is not known. `stopped`: why the run ended before the end of its input, if it did.
     """
 
     output: str
@@ -94,7 +97,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0: all is done and served; 1: something failed or is left; 130: interrupted."""
+        """0: every request succeeded; 1: some failed, or the run was stopped; 130: interrupted."""
         if self.interrupted:
             return 130
         return 1 if self.failed or self.failed_before or self.stopped is not None else 0
@@ -113,25 +116,24 @@ class Summary:
         if self.stopped is not None:
             lines.append(f"stopped: {self.stopped}")
         if self.left and self.output != STDIN:
-            lines.append(f"{self.left:,} are left; the same command goes on with them")
+            lines.append(f"{self.left:,} are left; run the same command again to continue")
         if (self.failed or self.failed_before) and self.output != STDIN:
-            lines.append("--retry-errors sends those again that failed")
+            lines.append("--retry-errors sends the failed ones again")
         return "\n".join(lines)
 
 
 class FileRun:
-    """One run over one input. `run` does it; the rest may be used meanwhile, on the same event loop."""
+    """One run over one input. While `run` runs, the other methods may be called on the same event loop."""
 
-    def __init__(self, client: AsyncOpenAI, source: Input, output: str, rules: Rules) -> None:
-        self._client = client if isinstance(client, AsyncThrottledMixin) else wrap(client)
+    def __init__(self, calls: Calls, source: Input, output: str, rules: Rules) -> None:
         self._source = source
         self._rules = rules
-        self._calls = RawCalls(self._client, retries=rules.max_retries, patience=rules.max_outage)
+        self._calls = calls
         self._name = output
         self._target = None if output == STDIN or _is_stream(Path(output)) else Path(output).resolve()
         self._path = None if self._target is None else working_path(self._target)
         if self._target is not None and not source.is_stream and self._target == Path(source.name).resolve():
-            raise ValueError("the output is the input")
+            raise ValueError("the output and the input are the same file")
         if self._target is not None and not self._target.parent.is_dir():
             raise ValueError(f"there is no directory {self._target.parent}")
         self._output: Output | None = None
@@ -140,19 +142,20 @@ class FileRun:
         self._runner: Runner | None = None
         self._interrupts = 0
         self._given_up = False
-        self._unread: BrokenPipeError | None = None
+        self._closed_pipe: BrokenPipeError | None = None
         self.tally = Tally()
 
     async def run(self) -> Summary:
-        """Raises `WrongRunError` where the output is not this run's, `InputError`, and `OSError`.
+        """Send the requests and write their results. If it is cancelled, the results so far are kept.
 
-        Cancelled, it keeps what is done.
+        Raises `WrongRunError` if the output belongs to another run, and `InputError` or `OSError` if a file cannot be
+        read or written.
         """
-        # Beside the output: a directory for temporary files may be memory.
+        # Beside the output, because the directory for temporary files may be in memory.
         ids = Ids(None if self._target is None else str(self._target.parent))
         try:
             done = await self._opened(ids)
-            feed = FileFeed(self._source, done, ids, self._skip)
+            feed = FileFeed(self._source, done, ids, self._count_blank)
             try:
                 await (self._to_stdout(feed) if self._path is None else self._to_file(feed))
             finally:
@@ -165,16 +168,16 @@ class FileRun:
         return self.summary()
 
     def interrupt(self) -> str:
-        """The user has had enough: at first what is in flight is waited for, then nothing. What is happening now."""
+        """Stop after the requests in flight; a second call stops at once. Returns a message for the user."""
         self._interrupts += 1
         if self._runner is None:
             raise KeyboardInterrupt
         if self._interrupts == 1:
             self._runner.stop("interrupted")
             count = self._calls.throttle.in_flight
-            return f"interrupted: {count:,} requests in flight are waited for; once more stops at once"
+            return f"interrupted: {count:,} requests in flight are finished first; interrupt again to stop at once"
         self._runner.abort("interrupted")
-        return "stopped: requests in flight are given up"
+        return "stopped: the requests in flight are dropped"
 
     def status(self) -> Status:
         runner = self._runner
@@ -182,22 +185,16 @@ class FileRun:
         return status_of(self.tally, stats, reading=runner is None, draining=runner is not None and runner.draining)
 
     def model_stats(self) -> tuple[BudgetStats, ...]:
-        """What the throttle knows of each model."""
+        """The figures of each model's budget."""
         return self._calls.throttle.stats().budgets
 
     def summary(self) -> Summary:
         tally, runner = self.tally, self._runner
         return Summary(
+            **tally.counts(),
             output=self._name,
-            total=tally.total,
-            before=tally.before,
             failed_before=tally.failed_before,
-            done=tally.done,
-            failed=tally.failed,
             left=tally.left,
-            seconds=tally.seconds,
-            input_tokens=tally.input_tokens,
-            output_tokens=tally.output_tokens,
             cost=None if self._rules.prices is None else tally.cost,
             refusals=self._calls.throttle.stats().refused,
             errors=dict(tally.errors),
@@ -205,57 +202,57 @@ class FileRun:
             interrupted=self._interrupts > 0,
         )
 
-    # Before: in a thread
+    # Opening the files, in a thread
 
     async def _opened(self, ids: Ids) -> Container[int]:
         opening = asyncio.ensure_future(asyncio.to_thread(self._open, ids))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            self._given_up = True  # the thread looks at it
+            self._given_up = True  # the thread checks this
             await asyncio.wait({opening})
             raise
 
     def _open(self, ids: Ids) -> Container[int]:
-        """Take the output, put it right, and find out what is done."""
+        """Lock the output, repair it, and return the lines that are done."""
         source, tally = self._source, self.tally
-        known = None if source.is_stream else measure(source.name, source.kind, self._look)
+        known = None if source.is_stream else measure(source.name, source.kind, self._check_given_up)
         tally.total = None if known is None else known.records
         if self._target is None or self._path is None:
             return frozenset()
         if self._target.name.lower().endswith(".zst"):
-            zstd()  # told now, if it is missing
+            zstd()  # raises now rather than at the end if it is not installed
         self._sidecar = sidecar = Sidecar(self._target.with_name(self._target.name + ".run.json"))
-        there = next((path for path in (self._path, self._target) if path.exists() and path.stat().st_size), None)
-        if sidecar.is_new and there is not None:
+        existing = next((path for path in (self._path, self._target) if path.exists() and path.stat().st_size), None)
+        if sidecar.is_new and existing is not None:
             sidecar.discard()
-            raise WrongRunError(f"{there.name} is there, and is not the output of a run: choose another, or remove it")
-        told = {"name": source.name, **({} if known is None else known._asdict())}
-        sidecar.begin({"input": told, "settings": source.settings})
+            raise WrongRunError(f"{existing.name} exists and is not the output of a run: choose another, or remove it")
+        described = {"name": source.name, **({} if known is None else known._asdict())}
+        sidecar.begin({"input": described, "settings": source.settings})
         self._run = sidecar.run
-        if there is None:
+        if existing is None:
             return frozenset()
-        if there != self._path:
-            decompress(there, self._path)
-        return self._put_right(ids)
+        if existing != self._path:
+            decompress(existing, self._path)
+        return self._repair(ids)
 
-    def _look(self, _: int) -> None:
+    def _check_given_up(self, _: int = 0) -> None:
         if self._given_up:
             raise InputError("given up while it was read")
 
-    def _put_right(self, ids: Ids) -> Container[int]:
+    def _repair(self, ids: Ids) -> Container[int]:
         path, tally = self._path, self.tally
         assert path is not None
 
-        def seen(told: Written, line: bytes) -> None:
-            self._look(0)
-            if told.custom_id != b"null":
-                ids.add(told.custom_id, told.line)
-            if told.ok and self._rules.prices is not None:
+        def seen(result: Written, line: bytes) -> None:
+            self._check_given_up()
+            if result.custom_id != b"null":
+                ids.add(result.custom_id, result.line)
+            if result.ok and self._rules.prices is not None:
                 tally.cost += _cost_of(line, self._rules.prices)
 
-        def wanted(told: Written) -> bool:
-            return told.ok or not self._rules.retry_errors
+        def wanted(result: Written) -> bool:
+            return result.ok or not self._rules.retry_errors
 
         found = scan(path, self._run, seen, wanted)
         if found.unwanted:
@@ -278,7 +275,7 @@ class FileRun:
 
         syncing = loop.create_task(self._sync(output))
         try:
-            self._runner = self._made_runner(feed, sink)
+            self._runner = self._make_runner(feed, sink)
             await self._runner.run()
         finally:
             syncing.cancel()
@@ -308,11 +305,11 @@ class FileRun:
                 loop.call_soon(flush)
 
         if self._rules.order == "completion":
-            self._runner = self._made_runner(feed, sink)
+            self._runner = self._make_runner(feed, sink)
             await self._runner.run()
         else:
             in_order = InOrder(feed, sink)
-            self._runner = self._made_runner(in_order, in_order.sink, in_order.has_room)
+            self._runner = self._make_runner(in_order, in_order.sink, in_order.has_room)
             try:
                 await self._runner.run()
             finally:
@@ -321,10 +318,10 @@ class FileRun:
             flush()
         if stream is not sys.stdout.buffer:
             stream.close()
-        if self._unread is not None:
-            raise self._unread
+        if self._closed_pipe is not None:
+            raise self._closed_pipe
 
-    def _made_runner(self, feed: Feed, sink: Sink, room: Callable[[], bool] = lambda: True) -> Runner:
+    def _make_runner(self, feed: Feed, sink: Sink, room: Callable[[], bool] = lambda: True) -> Runner:
         rules = self._rules
         return Runner(
             self._calls,
@@ -338,18 +335,18 @@ class FileRun:
             room=room,
         )
 
-    def _skip(self, count: int) -> None:
+    def _count_blank(self, count: int) -> None:
         self.tally.blank += count
 
     def _cannot_write(self, error: OSError) -> None:
         assert self._runner is not None
         if self._path is None and isinstance(error, BrokenPipeError):
-            self._unread = error
-            self._runner.abort("nobody reads the results")
+            self._closed_pipe = error
+            self._runner.abort("the reader of the results has closed the pipe")
             return
         where = "standard output" if self._name == STDIN else self._name
-        said = os.strerror(error.errno) if error.errno else str(error)
-        self._runner.abort(f"cannot write {where}: {said}; answers that came since are asked for again")
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        self._runner.abort(f"cannot write {where}: {reason}; answers since then are lost and will be requested again")
 
     async def _sync(self, output: Output) -> None:
         while True:
@@ -362,11 +359,11 @@ class FileRun:
                     return
 
     def _close(self, output: Output) -> None:
-        with contextlib.suppress(OSError):  # told when it was written
+        with contextlib.suppress(OSError):  # already reported by `_cannot_write`
             output.close()
 
     def _finish(self) -> None:
-        """All is done: the order, and the compression."""
+        """Every request is done: put the output in order, and compress it."""
         assert self._path is not None
         assert self._target is not None
         if self._rules.order == "input":
@@ -376,7 +373,7 @@ class FileRun:
 
 
 def _cost_of(line: bytes, prices: Prices) -> float:
-    """What a result of an earlier run has cost, as far as it tells."""
+    """The cost of a result of an earlier run; 0 if it reports no usage or its model has no price."""
     body = json.loads(line)["response"]["body"]
     usage, model = read_usage(body), body.get("model") if isinstance(body, dict) else None
     price = prices.of(model) if isinstance(model, str) else None
@@ -384,8 +381,14 @@ def _cost_of(line: bytes, prices: Prices) -> float:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether it is a pipe or a device, to which nothing can be appended later."""
+    """Whether `path` is a pipe or a device, to which a later run cannot append."""
     return path.exists() and not path.is_file()
+
+
+def calls_of(client: AsyncOpenAI, rules: Rules) -> RawCalls:
+    """The calls of `client`, throttled if it is not already."""
+    throttled = client if isinstance(client, AsyncThrottledMixin) else wrap(client)
+    return RawCalls(throttled, retries=rules.max_retries, patience=rules.max_outage)
 
 
 async def run_file(
@@ -404,18 +407,19 @@ async def run_file(
     max_outage: float = OUTAGE,
     **asked: Any,
 ) -> Summary:
-    """Send the requests of a file, and append their results to another; called again, it goes on where it ended.
+    """Send the requests of a file and append their results to another. Called again, it continues where it stopped.
 
-    `source` and `output`: paths, or "-"; `.gz` and `.zst` are compressed. `asked`: `kind`, `path`, `model`, `system`,
-    `template`, `column`, `id_column`, `body`, as the options of `throttled-openai run` of these names (`kind` is its
-    `--format`, `path` its `--url`). `watch` receives the status twice a second. Cancelled, it keeps what is done.
+    `source` and `output`: paths, or "-" for standard input and output; `.gz` and `.zst` files are compressed.
+    `watch`: called with the status twice a second. `asked`: `kind`, `path`, `model`, `system`, `template`, `column`,
+    `id_column` and `body`, which mean the same as the options of `throttled-openai run` (`kind` is `--format` there,
+    and `path` is `--url`). If the call is cancelled, the results so far are kept.
 
-    Raises `ValueError` where these do not fit the file, `WrongRunError` where the output belongs to another run, and
-    `InputError` and `OSError` where a file cannot be read or written.
+    Raises `ValueError` if the options do not fit the file, `WrongRunError` if the output belongs to another run, and
+    `InputError` or `OSError` if a file cannot be read or written.
     """
     rules = Rules(order, retry_errors, limit, prices, max_cost, max_retries, keep_going, max_outage)
-    made = await asyncio.to_thread(Input, os.fspath(source), Asked(**asked))
-    run = FileRun(client, made, os.fspath(output), rules)
+    made = await asyncio.to_thread(Input, os.fspath(source), InputOptions(**asked))
+    run = FileRun(calls_of(client, rules), made, os.fspath(output), rules)
     watching = asyncio.ensure_future(_watch(run, watch)) if watch is not None else None
     try:
         return await run.run()

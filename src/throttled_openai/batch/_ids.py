@@ -1,8 +1,7 @@
-"""The ids: which `custom_id` has been seen before, and in which line, on disk.
+"""The ids: each `custom_id` seen so far, with its line, in a hash table on disk.
 
-A table of hashes in a file without a name, read and written where it is needed: the memory of the process stays
-the same for any number of ids. Two ids with the same 64 bits would be taken for one: of ten million, with a chance of
-one in 370,000.
+The table is a temporary file without a name, so memory does not grow with the number of ids. Two ids with the same
+64-bit hash would count as duplicates; with ten million ids the chance of that is one in 370,000.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ from typing import IO, Final
 
 from ._request import BadLineError, Request, dumped
 
-# A slot: hash (never 0) and line.
+# One slot: the hash of an id, which is never 0, and its line.
 _SLOT: Final = Struct("<QQ")
-# Slots that are read at once.
+# Slots read at a time.
 _BUCKET: Final = 8
 _FIRST: Final = 1 << 12
 _FULL: Final = 0.5
 
 
 def check_unique(ids: Ids, request: Request) -> None:
-    """Raises `BadLineError` for a request whose `custom_id` another line has."""
+    """Raise `BadLineError` if another line has the same `custom_id` as `request`."""
     before = ids.add(dumped(request.custom_id), request.line)
     if before is not None:
         raise BadLineError("duplicate_custom_id", f"has the custom_id of line {before}")
 
 
 class Ids:
-    """Close it after use."""
+    """A set of ids with their lines, in a temporary file in `directory`. Close it after use."""
 
     def __init__(self, directory: str | None = None) -> None:
         self._directory = directory
@@ -41,11 +40,22 @@ class Ids:
         self._file = self._made()
 
     def add(self, custom_id: bytes, line: int) -> int | None:
-        """The line that has the id already, if that is another one; otherwise it is `line`'s from now on."""
-        name = int.from_bytes(blake2b(custom_id, digest_size=8).digest(), "little") or 1
+        """Record that `line` has this id. If another line has it already, return that line instead."""
         if self._count >= _FULL * self._buckets * _BUCKET:
             self._grow()
-        return self._put(name, line)
+        return self._put(_name_of(custom_id), line)
+
+    def line_of(self, custom_id: bytes) -> int | None:
+        """The line that has the id, None if no line has it."""
+        file, size, name = self._file.fileno(), _BUCKET * _SLOT.size, _name_of(custom_id)
+        bucket = name % self._buckets
+        while True:
+            for other, line in _SLOT.iter_unpack(_read(file, size, bucket * size)):
+                if other == name:
+                    return int(line)
+                if not other:
+                    return None
+            bucket = (bucket + 1) % self._buckets
 
     def close(self) -> None:
         self._file.close()
@@ -78,6 +88,10 @@ class Ids:
                 for name, line in _SLOT.iter_unpack(_read(old.fileno(), size, bucket * size)):
                     if name:
                         self._put(name, line)
+
+
+def _name_of(custom_id: bytes) -> int:
+    return int.from_bytes(blake2b(custom_id, digest_size=8).digest(), "little") or 1
 
 
 def _read(file: int, size: int, at: int) -> bytes:

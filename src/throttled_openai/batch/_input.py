@@ -1,7 +1,4 @@
-"""The input: what a run is asked, from whichever kind of file, and what distinguishes it from another input.
-
-What belongs here is the choice of the kind and the way from a record to a request.
-"""
+"""The input of a run: which kind of file it is, and how each of its records becomes a request."""
 
 from __future__ import annotations
 
@@ -24,13 +21,13 @@ KINDS: Final = get_args(Kind)
 _BY_SUFFIX: Final[dict[str, Kind]] = {
     ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text", ".text": "text", ".md": "text",
 }  # fmt: skip
-# Lines that are looked at to tell batch lines from bodies.
+# The first lines, from which batch lines and bodies are distinguished.
 _LOOKED_AT: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What is to be done with an input, whatever its kind. `body`: fields of every body."""
+class InputOptions:
+    """The options that describe an input. `body`: fields added to every request body."""
 
     kind: Kind | None = None
     path: str | None = None
@@ -43,9 +40,9 @@ class Asked:
 
 
 class Input:
-    """The requests of one input. Raises `ValueError` where `asked` does not fit it, and `InputError`."""
+    """The requests of one input. Raises `ValueError` if `asked` does not fit it, and `InputError`."""
 
-    def __init__(self, name: str, asked: Asked) -> None:
+    def __init__(self, name: str, asked: InputOptions) -> None:
         self.name = name
         self.asked = asked
         self.kind: Kind = asked.kind or _BY_SUFFIX.get(suffix_of(name)) or _kind_of_lines(name)
@@ -64,20 +61,20 @@ class Input:
 
     @property
     def is_stream(self) -> bool:
-        """Whether it can be read once only."""
+        """Whether it can be read only once."""
         return self.name == STDIN
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What else than the file's content decides on what is sent."""
-        told = {name: value for name, value in dataclasses.asdict(self.asked).items() if value not in (None, {})}
-        return {**told, "kind": self.kind}
+        """The options that, with the content of the file, determine the requests."""
+        options = {name: value for name, value in dataclasses.asdict(self.asked).items() if value not in (None, {})}
+        return {**options, "kind": self.kind}
 
     def chunks(self) -> Iterator[list[Record]]:
         return chunks(self.name, self.kind)
 
     def request(self, record: Record) -> Request | None:
-        """The request that a record is; None for a blank line. Raises `BadLineError`."""
+        """The request of a record; None for a blank line. Raises `BadLineError`."""
         line, payload = record
         if payload is None:
             raise BadLineError("too_long", f"is longer than {LONGEST // 1024**2} MB")
@@ -114,7 +111,7 @@ class Input:
 
 
 def _kind_of_lines(name: str) -> Kind:
-    """Batch lines or bodies, by the first line that is one of them."""
+    """The kind of the first line that is either a batch line or a body."""
     if name == STDIN:
         return "batch"
     for _, line in itertools.islice(itertools.chain.from_iterable(chunks(name, "batch")), _LOOKED_AT):
@@ -124,4 +121,4 @@ def _kind_of_lines(name: str) -> Kind:
     return "batch"
 
 
-__all__ = ["KINDS", "Asked", "Input", "InputError", "Kind", "opened"]
+__all__ = ["KINDS", "Input", "InputError", "InputOptions", "Kind", "opened"]

@@ -1,4 +1,4 @@
-"""The order: results of a stream held back until those before them have come."""
+"""The order: results held back until all earlier ones have arrived."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from ._request import Request
     from ._result import BatchResult
 
-    # Takes a result, and its body as JSON where that is at hand.
+    # Takes a result, and its body as JSON if that is available.
     Sink = Callable[["BatchResult", "bytes | None"], None]
 
-# Results that are held while an earlier one is missing, beyond which nothing is read.
+# No more requests are read while this many results wait for an earlier one.
 MOST_HELD: Final = 2000
 
 _MISSING: Final[Any] = object()
 
 
 class InOrder:
-    """A feed, and a sink, between which results are put in order. Requests without a result are left out at the end."""
+    """A feed and a sink in one: results are passed on in the order in which the feed gave their requests."""
 
     def __init__(self, feed: Feed, sink: Sink) -> None:
         self._feed = feed
@@ -48,7 +48,7 @@ class InOrder:
             self._sink(*self._held.pop(self._lines.popleft()))
 
     def close(self) -> None:
-        """Hand over what is held: what is missing will not come."""
+        """Pass on the results still held, without the missing ones before them, which will not arrive."""
         while self._lines:
             held = self._held.pop(self._lines.popleft(), _MISSING)
             if held is not _MISSING:

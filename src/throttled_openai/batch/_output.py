@@ -1,10 +1,11 @@
-"""The output: the file of results, which is appended to and is its own journal.
+"""The output: the file of results, and the only record of which requests are done.
 
-Every line is whole before the next begins, so a run that was killed leaves at most one torn line. `scan` says what
-is done; `Output` takes back what is torn, appends, and at the end puts the lines in order or compresses them.
+Lines are appended one after the other, so a killed run leaves at most one incomplete line, the last. `scan` reads
+which requests are done, `cut` and `keep` remove damaged lines, `Output` appends, and at the end `sort` and `compress`
+finish the file.
 
-A result is handed to the operating system in the turn of the event loop in which it came, and to the disk every
-`SYNC_EVERY` seconds: a kill loses nothing that was answered before it, a power cut at most that many seconds.
+A result is written to the file in the same turn of the event loop in which it arrived, and synced to the disk every
+`SYNC_EVERY` seconds. So a kill loses no result, and a power failure loses the results of that many seconds.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SYNC_EVERY: Final = 1.0
-# Bytes that are sorted in memory.
+# Bytes sorted in memory at a time.
 _RUN_OF_LINES: Final = 32 * 1024 * 1024
 
 
 class Lines:
-    """A set of line numbers: a bit for each, 1.25 MB for ten million."""
+    """A set of line numbers with one bit for each: 1.25 MB for ten million."""
 
     def __init__(self) -> None:
         self._bits = bytearray()
         self.count = 0
 
     def add(self, line: int) -> bool:
-        """Whether it is new."""
+        """Add `line`. Returns whether it is new."""
         at, bit = line >> 3, 1 << (line & 7)
         if at >= len(self._bits):
             self._bits.extend(bytes(max(at + 1 - len(self._bits), len(self._bits) // 4)))
@@ -56,9 +57,10 @@ class Lines:
 
 
 class Scan(NamedTuple):
-    """What an output holds. `done`: lines of the input; `failed`: how many of them; `end`: of the last whole line.
+    """The content of an output. `done`: lines of the input that have a result. `failed`: how many of them failed.
 
-    `unwanted`: lines before `end` that are damaged, doubled, or to be done again.
+    `end`: the position after the last complete line. `unwanted`: lines before `end` that are damaged, duplicates, or
+    results to be replaced.
     """
 
     done: Lines
@@ -73,33 +75,33 @@ def scan(
     seen: Callable[[Written, bytes], object] = lambda *_: None,
     wanted: Callable[[Written], bool] = lambda _: True,
 ) -> Scan:
-    """Read an output from its beginning. Raises `WrongRunError` where its lines are another run's.
+    """Read an output from its beginning. Raises `WrongRunError` if a line belongs to another run.
 
-    `seen` receives each line that counts as done: those that are `wanted`.
+    `wanted`: whether a result counts as done. `seen`: called with each line that does.
     """
     done, failed, at, end, unwanted, before_end = Lines(), 0, 0, 0, 0, 0
     with path.open("rb", buffering=1 << 20) as file:
         for line in file:
             at += len(line)
-            told = written(line)
-            if told is not None and told.run != run:
+            result = written(line)
+            if result is not None and result.run != run:
                 raise WrongRunError(
-                    f"{path.name} holds results of another run, {told.run}, than its sidecar says, {run}"
+                    f"{path.name} holds results of another run, {result.run}, than its sidecar says, {run}"
                 )
-            if told is not None:
+            if result is not None:
                 end = at
-            if told is None or not wanted(told) or not done.add(told.line):
+            if result is None or not wanted(result) or not done.add(result.line):
                 unwanted += 1
             else:
-                failed += not told.ok
-                seen(told, line)
+                failed += not result.ok
+                seen(result, line)
             if end == at:
                 before_end = unwanted
     return Scan(done, failed, end, before_end)
 
 
 class Output:
-    """Appends results to `path`. `failed` is called, once, when they cannot be written."""
+    """Appends results to `path`. If that fails, `failed` is called once with the error."""
 
     def __init__(self, path: Path, failed: Callable[[OSError], None]) -> None:
         self.path = path
@@ -112,16 +114,16 @@ class Output:
 
     @property
     def is_dirty(self) -> bool:
-        """Whether there is something that the disk may not have."""
+        """Whether some data may not have reached the disk."""
         return self._synced < self._size
 
     def add(self, line: bytes) -> bool:
-        """Keep `line` for the next `flush`. Whether it is the first."""
+        """Keep `line` for the next `flush`. Returns whether it is the first one kept."""
         self._kept.append(line)
         return len(self._kept) == 1
 
     def flush(self) -> None:
-        """Hand over what is kept. What cannot be written whole is taken back."""
+        """Write the lines kept. If that fails, an incomplete line is removed from the file."""
         if not self._kept or self._file is None:
             return
         data, self._kept = b"".join(self._kept), []
@@ -140,14 +142,14 @@ class Output:
             self._size += len(data)
 
     def sync(self) -> None:
-        """Have the disk keep it; from any thread."""
+        """Sync the file to the disk. May be called in any thread."""
         size, file = self._size, self._file
         if file is not None:
             sync(file)
             self._synced = size
 
     def close(self) -> None:
-        """Flush, sync, close."""
+        """Flush, sync and close the file."""
         self.flush()
         if self._file is not None:
             try:
@@ -157,11 +159,11 @@ class Output:
                 self._file = None
 
 
-# What is done to a whole output
+# Whole files
 
 
 def cut(path: Path, end: int) -> None:
-    """Take back what follows the last whole line."""
+    """Remove everything after `end`, the end of the last complete line."""
     with path.open("r+b") as file:
         file.truncate(end)
         file.flush()
@@ -169,17 +171,17 @@ def cut(path: Path, end: int) -> None:
 
 
 def keep(path: Path, which: Callable[[Written], bool]) -> None:
-    """Keep the whole lines that `which` says, each line of the input once."""
+    """Keep only complete lines for which `which` is true, and only one for each line of the input."""
     done = Lines()
     with path.open("rb", buffering=1 << 20) as old, replaced(path) as new:
         for line in old:
-            told = written(line)
-            if told is not None and which(told) and done.add(told.line):
+            result = written(line)
+            if result is not None and which(result) and done.add(result.line):
                 new.write(line)
 
 
 def sort(path: Path) -> None:
-    """Put the lines in the order of the input, with sorted runs on disk."""
+    """Sort the lines by their number in the input, by merging sorted parts on disk."""
     if _is_sorted(path):
         return
     with ExitStack() as stack:
@@ -190,7 +192,7 @@ def sort(path: Path) -> None:
 
 
 def compress(path: Path, target: Path) -> None:
-    """Make `target`, whose suffix says how, of `path`, which is removed then."""
+    """Compress `path` to `target`, in the format of its suffix, and remove `path`."""
     with path.open("rb") as plain, replaced(target) as new:
         packed: Any
         if target.suffix.lower() == ".gz":
@@ -203,7 +205,7 @@ def compress(path: Path, target: Path) -> None:
 
 
 def decompress(path: Path, target: Path) -> None:
-    """The other way, leaving `path`."""
+    """Decompress `path` to `target`, and keep `path`."""
     with opened(str(path)) as packed, replaced(target) as new:
         shutil.copyfileobj(packed, new, 1 << 20)
 
@@ -240,10 +242,10 @@ def _run_on_disk(lines: list[bytes], stack: ExitStack, directory: Path) -> IO[by
 
 def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     for line in lines:
-        told = written(line)
-        yield (0 if told is None else told.line), line
+        result = written(line)
+        yield (0 if result is None else result.line), line
 
 
 def working_path(output: Path) -> Path:
-    """Where results are appended: the output, or beside one that is compressed at the end."""
+    """The file to append to: `output`, or a file beside it if `output` is compressed at the end."""
     return output.with_name(output.name + ".part") if output.suffix.lower() in {".gz", ".zst"} else output

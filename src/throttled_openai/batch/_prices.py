@@ -1,4 +1,4 @@
-"""The prices: what tokens cost by model, as a file of the user's says. There are none built in: they would be wrong.
+"""The prices of tokens by model, from a file of the user. There are no built-in prices, as they would soon be wrong.
 
 [gpt-4o-mini]
 input = 0.15
@@ -25,7 +25,7 @@ _MILLION: Final = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Of a million tokens. `cached`: of input that a cache had."""
+    """Prices of a million tokens. `cached`: the price of input read from a cache."""
 
     input: float
     output: float = 0.0
@@ -38,14 +38,14 @@ class Price:
 
 
 class Prices:
-    """By model; a dated snapshot costs what its family does, unless it has a price of its own."""
+    """The price of each model. A dated snapshot has the price of its family unless it has its own."""
 
     def __init__(self, prices: Mapping[str, Price]) -> None:
         self._prices = dict(prices)
 
     @classmethod
     def read(cls, path: str) -> Prices:
-        """Of a TOML file. Raises `ValueError` for what is none of prices, and `OSError`."""
+        """Read a TOML file. Raises `ValueError` if it is not a valid file of prices, and `OSError`."""
         try:
             tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except tomllib.TOMLDecodeError as error:
@@ -57,10 +57,10 @@ class Prices:
 
 
 def _price(path: str, model: str, table: Any) -> Price:
-    told = table if isinstance(table, dict) else {}
-    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) and each >= 0 for each in told.values())
-    if "input" not in told or not told.keys() <= {"input", "output", "cached"} or not numbers:
+    given = table if isinstance(table, dict) else {}
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) and each >= 0 for each in given.values())
+    if "input" not in given or not given.keys() <= {"input", "output", "cached"} or not numbers:
         raise ValueError(
             f"{path}: [{model}] needs input = the price of a million tokens, and may have output = and cached ="
         )
-    return Price(**told)
+    return Price(**given)

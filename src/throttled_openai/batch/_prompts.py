@@ -1,7 +1,4 @@
-"""The prompts: requests out of plain texts and rows, with one model and template for all.
-
-What belongs here is how a text becomes the body of a request.
-"""
+"""The prompts: requests made from texts or table rows, with one model and one template for all."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _NAME: Final = re.compile(r"\{\{|\}\}|\{(\w[\w .-]*)\}")
-# Columns that are taken for the text where none is named.
+# Names of columns that are used as the text if the user names no column.
 _USUAL: Final = ("prompt", "text", "input", "question", "content")
 TEXT: Final = "text"
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """`template`: with `{text}`, or names of columns, in braces. `more`: further fields of each body."""
+    """Makes requests. `template`: a text with `{text}` or `{column}` in it. `more`: further fields of each body."""
 
     model: str
     path: str = "/chat/completions"
@@ -41,7 +38,7 @@ class Prompts:
         return self._request(line, fields, custom_id)
 
     def with_columns(self, names: list[str]) -> Prompts:
-        """The same for a table with these columns. Raises `ValueError` where a column is missing."""
+        """The same for a table with the columns `names`. Raises `ValueError` if a column is missing."""
         known = ", ".join(map(repr, names))
         column = self.column
         for asked in (column, self.id_column):
@@ -60,7 +57,7 @@ class Prompts:
         return Prompts(**made, column=column)
 
     def used(self) -> set[str]:
-        """Names in the template."""
+        """Names in braces in the template."""
         return {match[1] for match in _NAME.finditer(self.template or "") if match[1]}
 
     def _request(self, line: int, fields: Mapping[str, str], custom_id: str) -> Request:

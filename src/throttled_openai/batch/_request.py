@@ -1,6 +1,6 @@
-"""The request: one line of a batch file, checked, its body kept as the bytes that were written.
+"""A request: one line of an input, checked; its body is sent as the very bytes of the line.
 
-What belongs here is the format of OpenAI's batch lines and of bare bodies, and why a line is not one of them.
+Two formats are read: the lines of OpenAI's batch files, and request bodies alone.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The endpoints of batch files, as they are below the base URL.
+# The endpoints of batch files, relative to the base URL.
 PATHS: Final = ("/chat/completions", "/responses", "/embeddings", "/completions", "/moderations")
 
-# Bytes of one line. Larger ones are no requests that any server takes.
+# Bytes. No server accepts a longer request.
 LONGEST: Final = 64 * 1024 * 1024
 
 _BODY: Final = '"body"'
-# One of its letters, written as nobody does.
+# One of its letters as an escape sequence, which is valid and hardly ever written.
 _ESCAPED: Final = re.compile(r"\\u00(?:62|6[fF]|64|79)")
 _SPACES: Final = " \t\r\n"
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
@@ -28,7 +28,7 @@ _NOT_JSON: Final = (ValueError, RecursionError)
 
 
 class Request(NamedTuple):
-    """`line`: its number in the input, from 1. `path`: below the base URL. `content`: `body` as JSON."""
+    """One request. `line`: its number in the input. `path`: relative to the base URL. `content`: `body` as JSON."""
 
     line: int
     custom_id: str
@@ -38,7 +38,7 @@ class Request(NamedTuple):
 
 
 class BadLineError(ValueError):
-    """A line that is no request. `code`: one word for it; the message tells the reason, and nothing of its text."""
+    """An invalid line. `code`: the reason in one word. The message gives the reason without quoting the line."""
 
     def __init__(self, code: str, reason: str, custom_id: str | None = None) -> None:
         super().__init__(reason)
@@ -46,7 +46,7 @@ class BadLineError(ValueError):
 
 
 def read_request(raw: bytes, line: int, changes: Mapping[str, Any]) -> Request:
-    """The request that a line of a batch file is. `changes`: fields of every body. Raises `BadLineError`."""
+    """Read a line of a batch file. `changes`: fields set in every body. Raises `BadLineError`."""
     text = text_of(raw)
     found, start, end = _with_body(text)
     custom_id = found.get("custom_id")
@@ -70,7 +70,7 @@ def read_request(raw: bytes, line: int, changes: Mapping[str, Any]) -> Request:
 
 
 def read_body(raw: bytes, line: int, path: str | None, changes: Mapping[str, Any]) -> Request:
-    """The request that a line is which is a body. `path`: its endpoint; None: by its fields."""
+    """Read a line that is a request body. `path`: its endpoint; None: found from its fields. Raises `BadLineError`."""
     text = text_of(raw)
     body = _decoded(text)
     if changes:
@@ -88,7 +88,7 @@ def text_of(raw: bytes) -> str:
 
 
 def is_batch_line(raw: bytes) -> bool | None:
-    """Whether a line is one of OpenAI's batch format rather than a body; None where it is neither."""
+    """True for a line in OpenAI's batch format, False for a request body, None for anything else."""
     try:
         found, _, _ = _with_body(text_of(raw))
     except BadLineError:
@@ -99,7 +99,7 @@ def is_batch_line(raw: bytes) -> bool | None:
 
 
 def path_of(url: object) -> str:
-    """The endpoint that a line names, such as `/v1/chat/completions`, below the base URL."""
+    """The endpoint in the `url` of a line, relative to the base URL: `/v1/responses` -> `/responses`."""
     if not isinstance(url, str):
         raise BadLineError("invalid_url", "url is missing" if url is None else f"url must be a text, not {_kind(url)}")
     path = "/" + url.removeprefix("/").removeprefix("v1/").rstrip("/")
@@ -114,7 +114,7 @@ def _check_method(method: object) -> None:
 
 
 def checked_body(body: object) -> dict[str, Any]:
-    """`body`, if it is one of a request."""
+    """`body`, if it is a valid request body; else raises `BadLineError`."""
     if not isinstance(body, dict):
         raise BadLineError(
             "invalid_body", "body is missing" if body is None else f"body must be an object, not {_kind(body)}"
@@ -129,7 +129,7 @@ def checked_body(body: object) -> dict[str, Any]:
 
 
 def guessed_path(body: Mapping[str, Any]) -> str:
-    """The endpoint whose fields a body has."""
+    """The endpoint that takes a body with these fields."""
     if "messages" in body:
         return "/chat/completions"
     if "prompt" in body and "input" not in body:
@@ -147,21 +147,21 @@ def dumped(value: object) -> bytes:
 
 
 def _with_body(text: str) -> tuple[dict[str, Any], int, int]:
-    """The fields of an object, and where its `body` stands: that is sent as it was written."""
+    """The fields of an object, and the start and end of its `body` in `text`."""
     if text.count(_BODY) != 1 or _ESCAPED.search(text):
         return _read_slowly(text)
     found = _decoded(text)
     if next(reversed(found), None) != "body":
         return _read_slowly(text)
-    # It is the last field, so it goes on to the end; and its name is nowhere else in the line.
+    # The body is the last field, so it ends where the object ends, and its name occurs nowhere else in the line.
     colon = _COLON.match(text, text.index(_BODY) + len(_BODY))
     assert colon is not None
     return found, colon.end(), len(text[:-1].rstrip(_SPACES))
 
 
 def _read_slowly(text: str) -> tuple[dict[str, Any], int, int]:
-    """The same, field by field."""
-    _decoded(text)  # it is an object in JSON, or this says why not
+    """The same for any object: reads it field by field."""
+    _decoded(text)  # raises unless the text is a JSON object
     found: dict[str, Any] = {}
     start = end = at = 0
     while text[at] != "}":
@@ -184,7 +184,7 @@ def _decoded(text: str) -> dict[str, Any]:
     except BadLineError:
         raise
     except _NOT_JSON as error:
-        raise BadLineError("invalid_json", _why(error)) from None
+        raise BadLineError("invalid_json", _json_problem(error)) from None
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -200,8 +200,8 @@ def _not_finite(name: str) -> object:
 _DECODER: Final = json.JSONDecoder(parse_constant=_not_finite)
 
 
-def _why(error: BaseException) -> str:
-    """Why it is no JSON, without a word of it."""
+def _json_problem(error: BaseException) -> str:
+    """Why a line is not JSON, without quoting it."""
     if isinstance(error, json.JSONDecodeError):
         return f"is not JSON: {error.msg} at character {error.pos + 1}"
     if isinstance(error, RecursionError):

@@ -1,7 +1,7 @@
-"""The result: one line of the output, in OpenAI's batch format, and what can be read back of it.
+"""A result: one line of the output, in OpenAI's batch format.
 
-The output is its own journal: `id` names the run and the number of the input's line, so that a run which was killed
-knows from its output alone what is done. What belongs here is this format, written and read.
+Its `id` contains the run and the line number of the request. So the output alone shows which requests are done, even
+if the run was killed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Final, NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What became of one request.
+    """The result of one request.
 
-    `line`: its place in the input, from 1. `status_code`, `request_id`, `body`: the server's answer, also one that
-    refuses; None where there is none. `error`: `code` and `message` where the request got no HTTP answer, or one that
-    is of no use. `ok`: whether it was served.
+    `line`: the number of the request in the input, from 1. `status_code`, `request_id`, `body`: from the server's
+    answer, also if it is an error; None if there was no answer. `error`: a `code` and a `message` if there was no
+    answer, or none that can be used. `ok`: whether the request succeeded.
     """
 
     line: int
@@ -34,7 +34,7 @@ class BatchResult:
 
 
 class Written(NamedTuple):
-    """What a line of the output says of itself. `custom_id`: as JSON."""
+    """The fields of a result that the next run needs. `custom_id`: as JSON."""
 
     run: str
     line: int
@@ -42,7 +42,7 @@ class Written(NamedTuple):
     ok: bool
 
 
-# As `encoded` writes it. Quotes inside texts are escaped, so nothing in an answer can look like it.
+# The start of a line as `encoded` writes it. Quotes inside texts are escaped, so no answer can contain the same.
 _HEAD: Final = re.compile(
     rb'\{"id":"batch_req_([0-9a-f]{8})_(\d{1,18})","custom_id":(null|"(?:[^"\\]|\\.)*"),'
     rb'"response":(?:null|\{"status_code":(\d{3}),)'
@@ -52,7 +52,7 @@ _END: Final = b"}"
 
 
 def encoded(result: BatchResult, run: str, raw: bytes | None = None) -> bytes:
-    """The line of the output, with its end. `raw`: the answer's body as JSON, if it is at hand."""
+    """A result as a line with its line end. `raw`: the body of the answer as JSON, if it is available."""
     name = f"batch_req_{run}_{result.line}"
     custom_id = json.dumps(result.custom_id)
     if result.status_code is None:
@@ -60,8 +60,8 @@ def encoded(result: BatchResult, run: str, raw: bytes | None = None) -> bytes:
     else:
         if raw is None or b"\n" in raw or b"\r" in raw:
             raw = json.dumps(result.body, separators=(",", ":")).encode()
-        told = json.dumps(result.request_id or name)
-        response = b'{"status_code":%d,"request_id":%b,"body":%b}' % (result.status_code, told.encode(), raw)
+        request_id = json.dumps(result.request_id or name)
+        response = b'{"status_code":%d,"request_id":%b,"body":%b}' % (result.status_code, request_id.encode(), raw)
     error = b"null" if result.error is None else json.dumps(result.error, separators=(",", ":")).encode()
     return b'{"id":"%b","custom_id":%b,"response":%b,"error":%b}\n' % (
         name.encode(),
@@ -72,9 +72,9 @@ def encoded(result: BatchResult, run: str, raw: bytes | None = None) -> bytes:
 
 
 def written(line: bytes) -> Written | None:
-    """What a whole line of the output says of itself; None for one that is damaged or of somebody else.
+    """Read a complete line of the output; None if it is damaged or was not written by a run.
 
-    After a power cut, blocks that were not written yet may be zeros.
+    After a power failure, blocks of the file that were not synced may be zeros.
     """
     head = _HEAD.match(line)
     if head is None or not line.endswith(b"}\n") or b"\0" in line:

@@ -1,7 +1,7 @@
-"""The runner: as many requests under way as the throttle lets, and a few that wait; it decides when to stop.
+"""The runner: takes requests from a feed, sends them, passes results to a sink, and decides when to stop.
 
-What belongs here is the window between a feed and a sink of results. Each worker takes a request, sends it and hands
-its result over; there are as many workers as requests in memory.
+It keeps a bounded number of requests in memory: those that the throttle has admitted, and some that wait. Each is
+handled by one worker, a task that takes a request, sends it and passes on its result.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import openai
 
+from throttled_openai._numbers import literal
 from throttled_openai._protocol.estimate import estimate
 from throttled_openai._protocol.usage import Usage
 from throttled_openai.errors import ClientClosed, RequestTooLarge
@@ -19,13 +20,14 @@ from throttled_openai.errors import ClientClosed, RequestTooLarge
 from ._request import BadLineError, Request
 from ._result import BatchResult
 from ._source import InputError
-from ._verdict import StopRunError, Verdict, said
+from ._verdict import StopRunError, Verdict, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from throttled_openai._clients.raw import Answer, RawCalls
+    from throttled_openai._clients.raw import Answer
 
+    from ._calls import Calls
     from ._feed import Feed
     from ._order import Sink
     from ._prices import Prices
@@ -33,25 +35,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("throttled_openai")
 
-# Requests that wait for admission. Of a file with several models, those of one may fill it while the limit of another
-# is free; nothing is lost by that where models alternate, for the slowest one decides when the file is done.
-AHEAD: Final = 1000
-# Bytes of requests in memory, beyond which none is read while another one is under way.
+# Requests that wait for admission. In a file with several models, one model may fill these places while the limit of
+# another is free. If the models alternate in the file, that costs nothing, as the slowest model determines the end.
+MOST_WAITING: Final = 1000
+# Bytes. While more than this is in memory, no further request is read.
 MOST_BYTES: Final = 64 * 1024 * 1024
-# Seconds between two looks at whether more can be sent.
+# Seconds between two checks whether more requests can be sent.
 _LOOK: Final = 0.05
 # Seconds between two samples of the tally.
 _SAMPLE: Final = 1.0
-# Characters of an answer that is no JSON.
+# Characters of an answer that are kept if it is not JSON.
 _LONGEST_TEXT: Final = 10_000
 
 
 class Runner:
-    """`limit`: requests that are sent at most. `max_cost`: what they may cost, by `prices`."""
+    """One run. `limit`: the most requests to send. `max_cost`: the most they may cost, by `prices`."""
 
     def __init__(
         self,
-        calls: RawCalls,
+        calls: Calls,
         feed: Feed,
         sink: Sink,
         tally: Tally,
@@ -76,7 +78,7 @@ class Runner:
         self._read_all = False
         self._bytes = 0
         self._under_way = 0
-        self._reserved = 0.0  # what those under way may cost
+        self._reserved = 0.0  # expected cost of the requests under way
         self._over: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
         self.stopped: str | None = None
@@ -89,10 +91,10 @@ class Runner:
         return self._under_way
 
     async def run(self) -> None:
-        """Until the feed is at its end, or the run was stopped. Raises what the feed or the sink raised."""
+        """Run to the end of the feed, or until it is stopped. Raises what the feed or the sink raised."""
         loop = asyncio.get_running_loop()
         self._over = loop.create_future()
-        self._calls.moved = self._fill
+        self._calls.on_wait_end = self._fill
         looks = loop.create_task(self._look())
         try:
             self._spawn()
@@ -103,13 +105,13 @@ class Runner:
             self._stop_for_held()
         finally:
             looks.cancel()
-            self.draining = True  # a worker that ends makes room for no other
+            self.draining = True  # workers that end are not replaced
             for worker in self._workers:
                 worker.cancel()
             await asyncio.gather(looks, *self._workers, return_exceptions=True)
 
     def drain(self) -> None:
-        """Read nothing more; what is in flight is waited for."""
+        """Take no more requests; those under way are finished."""
         if self.draining:
             return
         self.draining = True
@@ -118,13 +120,13 @@ class Runner:
         self._end()
 
     def stop(self, why: str) -> None:
-        """Drain, for a reason: what waits for its turn is not sent either."""
+        """Take no more requests, and drop those that wait for admission; those in flight are finished."""
         self.stopped = self.stopped or why
         self.drain()
         self._calls.end_waits(self._workers)
 
     def abort(self, why: str) -> None:
-        """End at once."""
+        """Stop at once; requests in flight are cancelled."""
         self.stopped = self.stopped or why
         self.draining = True
         for worker in self._workers:
@@ -146,7 +148,7 @@ class Runner:
         self._end()
 
     def _end(self) -> None:
-        """End the run, if it is over: without workers it may also wait for room."""
+        """End the run if it is over. Having no workers is not enough, as the run may be waiting for room."""
         is_over = not self._workers and (self.draining or self._read_all)
         if is_over and self._over is not None and not self._over.done():
             self._over.set_result(None)
@@ -167,7 +169,7 @@ class Runner:
                 return
 
     async def _more(self) -> bool:
-        """Wait for the feed; one worker asks it, for all."""
+        """Wait until the feed has read more. One worker asks the feed, and the others wait for it."""
         if self._reading is not None:
             return await asyncio.shield(self._reading)
         loop = asyncio.get_running_loop()
@@ -190,7 +192,7 @@ class Runner:
                 reading.set_result(not self._read_all)
 
     async def _look(self) -> None:
-        """Send more where that is possible though no request has just ended; note how it goes."""
+        """Start workers when there is room, even if no request has just ended, and sample the tally."""
         loop = asyncio.get_running_loop()
         sampled = loop.time()
         while True:
@@ -201,16 +203,16 @@ class Runner:
                 self._tally.sample(self._calls.throttle.stats())
 
     def _fill(self) -> None:
-        if self._is_hungry() and self._reading is None:
+        if self._wants_more() and self._reading is None:
             self._spawn()
 
-    def _is_hungry(self) -> bool:
-        """Whether one more request in memory may be of use."""
+    def _wants_more(self) -> bool:
+        """Whether one more request should be taken into memory."""
         if self.draining or self._read_all or (self._bytes > MOST_BYTES and self._under_way):
             return False
-        if len(self._workers) - self._under_way > 0:  # one is about to take it
+        if len(self._workers) - self._under_way > 0:  # a worker is about to take one
             return False
-        return self._waiting() < AHEAD and self._room()
+        return self._waiting() < MOST_WAITING and self._room()
 
     def _waiting(self) -> int:
         return self._calls.waiting or self._calls.throttle.waiting
@@ -218,7 +220,7 @@ class Runner:
     # One request
 
     async def _send(self, request: Request) -> bool:
-        """Whether to go on with the next one."""
+        """Send one request. Returns whether the worker should take another."""
         expected = self._take(request)
         if expected is None:
             return False
@@ -246,9 +248,11 @@ class Runner:
             if self.stopped is None:
                 self.stop("the client was closed")
             return False
+        except StopRunError:
+            raise
         except openai.OpenAIError as failure:
             error = failure
-        except Exception as failure:  # noqa: BLE001  # an odd answer costs its line
+        except Exception as failure:  # noqa: BLE001  # an unexpected answer fails its own line only
             logger.debug("line %d failed with %s", request.line, type(failure).__name__)
             error = failure
         if answer is not None:
@@ -259,7 +263,10 @@ class Runner:
         )
 
     def _judge(self, result: BatchResult, raw: bytes | None, why: str | None, *, answered: bool) -> bool:
-        """Hand a result over, or hold it back: `why` is what every request may fail of."""
+        """Pass on a result, or hold it back if every request may fail for the same reason, `why`.
+
+        Returns whether the worker should take another request.
+        """
         if why is not None:
             if self.stopped is not None:
                 return False
@@ -282,10 +289,10 @@ class Runner:
         if why is not None and self.stopped is None:
             self.stopped = why
 
-    # Money, and numbers of calls
+    # Cost, and the number of requests
 
     def _take(self, request: Request) -> float | None:
-        """What the request may cost; None where it is not to be sent."""
+        """The expected cost of a request; None if it must not be sent."""
         if self._left is not None:
             if self._left <= 0:
                 self.reached_limit = True
@@ -301,7 +308,7 @@ class Runner:
         asked = expected_usage(request, self._tally)
         expected = price.of(asked)
         if self._tally.cost + self._reserved + expected > self._max_cost:
-            self.stopped = self.stopped or f"max_cost={self._max_cost:g} would be passed"
+            self.stopped = self.stopped or f"max_cost={literal(self._max_cost)} would be passed"
             self.drain()
             return None
         return expected
@@ -317,12 +324,13 @@ class Runner:
 
 
 def expected_usage(request: Request, tally: Tally) -> Usage:
-    """Tokens of a request: its text's, and of its answer the most it allows, or what others were on average."""
+    """The tokens of a request: its estimated input, and the most output it allows, or the mean of earlier answers."""
     most = [request.body.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens")]
-    told = next((each for each in most if isinstance(each, int)), None)
-    if told is None:
-        told = 0 if request.path in {"/embeddings", "/moderations"} else tally.output_tokens // max(1, tally.ok) or 256
-    return Usage(estimate(request.path, request.body).input, max(0, told))
+    output = next((each for each in most if isinstance(each, int)), None)
+    if output is None:
+        mean = tally.output_tokens // max(1, tally.ok) or 256
+        output = 0 if request.path in {"/embeddings", "/moderations"} else mean
+    return Usage(estimate(request.path, request.body).input, max(0, output))
 
 
 def result_of(request: Request, answer: Answer | None, error: Exception | None) -> tuple[BatchResult, bytes | None]:
@@ -330,18 +338,18 @@ def result_of(request: Request, answer: Answer | None, error: Exception | None) 
     line, custom_id = request.line, request.custom_id
     if answer is None:
         assert error is not None
-        return BatchResult(line, custom_id, error=_told(error)), None
+        return BatchResult(line, custom_id, error=_problem(error)), None
     request_id = answer.headers.get("x-request-id")
     if answer.data is None:
         body: Any = answer.content[:_LONGEST_TEXT].decode("utf-8", "replace")
         served = answer.status < 300
-        told = {"code": "invalid_answer", "message": "the answer is not JSON"} if served else None
-        return BatchResult(line, custom_id, answer.status, request_id, body, told), None
+        problem = {"code": "invalid_answer", "message": "the answer is not JSON"} if served else None
+        return BatchResult(line, custom_id, answer.status, request_id, body, problem), None
     return BatchResult(line, custom_id, answer.status, request_id, answer.data, _error_in(answer)), answer.content
 
 
 def _error_in(answer: Answer) -> dict[str, Any] | None:
-    """What an answer of status 200 says went wrong: a response that failed, a gateway's error without a choice."""
+    """The error in an answer of status 200: a failed response, or a gateway's error without choices."""
     data = answer.data
     if answer.status >= 300 or not isinstance(data, dict):
         return None
@@ -352,20 +360,20 @@ def _error_in(answer: Answer) -> dict[str, Any] | None:
     return {"code": str(code or "error")[:100], "message": "the answer is an error"}
 
 
-def _told(error: Exception) -> dict[str, Any]:
+def _problem(error: Exception) -> dict[str, Any]:
     if isinstance(error, openai.APITimeoutError):
-        return {"code": "timeout", "message": said(error)}
+        return {"code": "timeout", "message": message_of(error)}
     if isinstance(error, RequestTooLarge):
-        return {"code": "request_too_large", "message": said(error)}
+        return {"code": "request_too_large", "message": message_of(error)}
     if isinstance(error, openai.APIConnectionError):
-        return {"code": "connection_error", "message": said(error)}
+        return {"code": "connection_error", "message": message_of(error)}
     if isinstance(error, BadLineError | openai.OpenAIError):
-        return {"code": "not_sent", "message": said(error)}
+        return {"code": "not_sent", "message": message_of(error)}
     return {"code": "unexpected", "message": type(error).__name__}
 
 
 def reason_of(result: BatchResult) -> str:
-    """Why a result failed, in a word or a status."""
+    """Why a result failed: a code, or the status."""
     if result.error is not None:
         return str(result.error["code"])
     body = result.body if isinstance(result.body, dict) else {}

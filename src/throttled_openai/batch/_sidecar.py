@@ -1,6 +1,6 @@
-"""The sidecar: a small file beside the output that says whose results it holds, and is locked while a run has it.
+"""The sidecar: a small file beside the output that describes its run, and is locked while the run is under way.
 
-What belongs here is what distinguishes one run from another, and that two at once are refused.
+With it, a run does not continue the output of a different run, and two runs never write one output.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 _RUN: Final = re.compile(r"[0-9a-f]{8}")
-# Settings that are prompts: what is kept of them is a digest.
+# Settings that are prompts, of which only a digest is stored.
 _PROMPTS: Final = frozenset({"system", "template", "body"})
 
 
 class WrongRunError(Exception):
-    """The output belongs to another run, or to one that is under way."""
+    """The output belongs to another run, or another process is writing it."""
 
 
 class Sidecar:
-    """`run`: the name of the run, which is in the `id` of each of its results. Close it at the end."""
+    """The sidecar of one output. `run`: the name of the run, part of the `id` of each result. Close it at the end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,15 +50,15 @@ class Sidecar:
     def is_new(self) -> bool:
         return self._before is None
 
-    def begin(self, told: Mapping[str, Any]) -> None:
-        """Take the output for the run that `told` describes. Raises `WrongRunError` if it is another one's."""
-        told = json.loads(json.dumps(_without_prompts(told)))
+    def begin(self, described: Mapping[str, Any]) -> None:
+        """Begin or continue the run with this description. Raises `WrongRunError` if the sidecar has another one."""
+        now = json.loads(json.dumps(_without_prompts(described)))
         before = self._before
         if before is None:
             self.run = os.urandom(4).hex()
-            self._write({"format": FORMAT, "run": self.run, **told})
+            self._write({"format": FORMAT, "run": self.run, **now})
             return
-        differs = list(_differences(before, told))
+        differs = list(_differences(before, now))
         if differs:
             raise WrongRunError(
                 f"the results there are those of another run: {'; '.join(differs)}. Choose another output, "
@@ -67,7 +67,7 @@ class Sidecar:
         self.run = before["run"]
 
     def discard(self) -> None:
-        """The run never began: leave nothing behind."""
+        """Remove the file if no run has begun."""
         if self.is_new and not self.run:
             self.path.unlink(missing_ok=True)
 
@@ -89,27 +89,27 @@ class Sidecar:
         if not content.strip(b"\0 \n"):
             return None
         try:
-            told = json.loads(content)
+            found = json.loads(content)
         except ValueError:
-            told = None
-        if not isinstance(told, dict) or not _RUN.fullmatch(str(told.get("run"))) or told.get("format") != FORMAT:
+            found = None
+        if not isinstance(found, dict) or not _RUN.fullmatch(str(found.get("run"))) or found.get("format") != FORMAT:
             raise WrongRunError(f"{self.path.name} is not a sidecar of this version: remove it to begin anew")
-        return told
+        return found
 
-    def _write(self, told: dict[str, Any]) -> None:
-        content = json.dumps(told, indent=2).encode() + b"\n"
+    def _write(self, described: dict[str, Any]) -> None:
+        content = json.dumps(described, indent=2).encode() + b"\n"
         os.lseek(self._file, 0, os.SEEK_SET)
         os.write(self._file, content)
         os.fsync(self._file)
         sync_directory(self.path.parent)
 
 
-def _without_prompts(told: Mapping[str, Any]) -> dict[str, Any]:
-    settings = dict(told["settings"])
+def _without_prompts(described: Mapping[str, Any]) -> dict[str, Any]:
+    settings = dict(described["settings"])
     for name in _PROMPTS & settings.keys():
         text = json.dumps(settings[name], sort_keys=True)
         settings[name] = f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    return {**told, "settings": settings}
+    return {**described, "settings": settings}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""The source: records of an input, chunk by chunk, with their numbers: lines of bytes, or rows of a table.
+"""The source: the numbered records of an input, in chunks: lines of bytes, or rows of a table.
 
-What belongs here is where they come from (a file, standard input, compressed, CSV, Parquet), in bounded memory, and
-what a whole input is known by. All of it blocks: the runner reads in a thread.
+It reads files, standard input, compressed files, CSV and Parquet, in bounded memory. Everything here blocks, so it
+runs in a thread.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 STDIN: Final = "-"
-# Bytes that are read at once, and rows of a table.
+# Bytes read at a time, and rows of a Parquet table.
 _PIECE: Final = 256 * 1024
 _ROWS: Final = 500
-# Records of one chunk: lines that are read ahead are in memory.
+# Records of one chunk, all of which are in memory.
 _AT_ONCE: Final = 500
 
 Row = dict[str, str]
-# A line without its end, a row, or None for a line longer than `LONGEST`.
+# A number, and a line without its line end, a row, or None for a line longer than `LONGEST`.
 Record = tuple[int, "bytes | Row | None"]
 
 
 class InputError(Exception):
-    """The input cannot be read, from where it says on."""
+    """The input cannot be read; the message says from where on."""
 
 
 class Measure(NamedTuple):
-    """What an input is known by. `records`: how many it has; `sha256`: of the file as it is."""
+    """What identifies an input: its number of records, and the SHA-256 of the file."""
 
     records: int
     size: int
@@ -47,7 +47,7 @@ class Measure(NamedTuple):
 
 
 def chunks(name: str, kind: str) -> Iterator[list[Record]]:
-    """The records of the input, in order, from number 1. Raises `InputError`."""
+    """The records of the input `name` in order, numbered from 1. Raises `InputError`."""
     with _readable(name):
         if kind == "parquet":
             yield from _parquet_rows(name)
@@ -58,7 +58,7 @@ def chunks(name: str, kind: str) -> Iterator[list[Record]]:
 
 
 def measure(name: str, kind: str, seen: Callable[[int], None] = lambda _: None) -> Measure:
-    """Read the file once. `seen` receives now and then the number of bytes done."""
+    """Read a whole file. `seen` is called from time to time with the number of bytes read."""
     with _readable(name):
         digest, size, lines, last = hashlib.sha256(), 0, 0, b"\n"
         with Path(name).open("rb", buffering=0) as file:
@@ -87,7 +87,7 @@ def columns(name: str, kind: str) -> list[str]:
 
 
 def suffix_of(name: str) -> str:
-    """The suffix that says what is in the file, in lower case, whether or not it is compressed."""
+    """The suffix of a file name in lower case, without that of a compression: `.jsonl` of `a.jsonl.gz`."""
     path = Path(name)
     return Path(path.stem).suffix.lower() if _is_compressed(name) else path.suffix.lower()
 
@@ -98,9 +98,9 @@ def _is_compressed(name: str) -> bool:
 
 @contextmanager
 def opened(name: str) -> Iterator[Any]:
-    """The bytes of a file, decompressed, or of standard input."""
+    """A stream of the bytes of a file, decompressed, or of standard input."""
     if name == STDIN:
-        # Unbuffered: a thread that waits for a buffered reader holds up the end of the process.
+        # Unbuffered, because a thread that waits for a buffered reader delays the exit of the process.
         with io.FileIO(0, closefd=False) as file:
             yield file
     elif name.lower().endswith(".gz"):
@@ -132,7 +132,7 @@ def _parquet() -> Any:
 def _lines(name: str) -> Iterator[list[Record]]:
     splitter = _Splitter()
     with opened(name) as stream:
-        read = getattr(stream, "read1", stream.read)  # of a pipe, as much as has come
+        read = getattr(stream, "read1", stream.read)  # from a pipe, return what has arrived
         while piece := read(_PIECE):
             lines = splitter.split(piece)
             for at in range(0, len(lines), _AT_ONCE):
@@ -143,11 +143,11 @@ def _lines(name: str) -> Iterator[list[Record]]:
 
 
 class _Splitter:
-    """Pieces of a file, as lines with their numbers. Of a line that is too long nothing is kept."""
+    """Splits pieces of a file into numbered lines. Lines that are too long are dropped."""
 
     def __init__(self) -> None:
         self._number = 0
-        self._parts: list[bytes] = []  # of the line that has begun
+        self._parts: list[bytes] = []  # of the line that is not complete yet
         self._size = 0
 
     def split(self, piece: bytes) -> list[Record]:
@@ -162,7 +162,7 @@ class _Splitter:
         return lines
 
     def end(self) -> list[Record]:
-        """The last line, if it has no end."""
+        """The last line, if it has no line end."""
         return [self._ended()] if self._size else []
 
     def _keep(self, part: bytes) -> None:
@@ -181,7 +181,7 @@ class _Splitter:
 
 @contextmanager
 def _text(name: str) -> Iterator[io.TextIOWrapper]:
-    # What is not UTF-8 costs its row, not the file: a surrogate is no text that can be sent.
+    # Bytes that are not UTF-8 become surrogates, which fail their own row rather than the file.
     with opened(name) as stream:
         buffered: Any = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
         text = io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -231,7 +231,7 @@ def _parquet_rows(name: str) -> Iterator[list[Record]]:
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """What goes wrong with the input is an `InputError`."""
+    """Raise errors of reading as `InputError`."""
     shown = "standard input" if name == STDIN else name
     try:
         yield

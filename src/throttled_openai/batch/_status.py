@@ -1,10 +1,11 @@
-"""The status: how a run goes at this moment, in numbers, with the reason for its pace."""
+"""The status of a run at one moment: its figures, and what limits its speed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from throttled_openai._numbers import number
 from throttled_openai._stats import spell
 
 from ._tally import limit_of, rate_of
@@ -14,15 +15,17 @@ if TYPE_CHECKING:
 
     from ._tally import Now, Tally
 
-# Seconds after which the measured rate is believed more than the limits.
-_BELIEVED: Final = 10.0
+# Seconds after which the time left is computed from the measured rate rather than from the limits.
+_MEASURED_AFTER: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`total`: None where it is not known. `rpm_limit`, `tpm_limit`: of all models in use together.
+    """The status of a run.
 
-    `seconds_left`: None where nothing tells. `reason`: what holds the run back.
+    `total`: requests in the input; None if not known. `before`: requests finished by earlier runs. `rpm`, `tpm`:
+    current rates. `rpm_limit`, `tpm_limit`: the sum over all models in use; None if a limit is not known.
+    `seconds_left`: None if not known. `reason`: what limits the speed.
     """
 
     seconds: float
@@ -60,7 +63,7 @@ class Status:
             f"{self.refusals:,} refusals",
         ]
         if self.cost is not None:
-            parts.append(f"cost {self.cost:.4g}")
+            parts.append(f"cost {number(self.cost)}")
         left = "" if self.seconds_left is None else f"{spell(self.seconds_left)} left"
         parts.append(f"{left} ({self.reason})" if left else self.reason)
         return "; ".join(parts)
@@ -71,16 +74,12 @@ def shown(value: float, limit: float | None) -> str:
 
 
 def status_of(tally: Tally, stats: Stats, *, reading: bool = False, draining: bool = False) -> Status:
-    """How the run goes. `reading`: the input is being looked at, and nothing was sent yet."""
+    """The status now. `reading`: the input is being read, and nothing has been sent yet."""
     now = tally.now()
     used = [budget for budget in stats.budgets if budget.admitted or budget.waiting]
     left = tally.left
     return Status(
-        seconds=tally.seconds,
-        total=tally.total,
-        before=tally.before,
-        done=tally.done,
-        failed=tally.failed,
+        **tally.counts(),
         waiting=stats.waiting,
         in_flight=stats.in_flight,
         room=sum(budget.concurrency_limit for budget in used),
@@ -89,8 +88,6 @@ def status_of(tally: Tally, stats: Stats, *, reading: bool = False, draining: bo
         tpm=_tokens_per_minute(used, now),
         tpm_limit=_per_minute(used, "tokens"),
         refusals=stats.refused,
-        input_tokens=tally.input_tokens,
-        output_tokens=tally.output_tokens,
         cost=tally.cost or None,
         seconds_left=None if left is None or reading else _seconds_left(left, tally, stats, now.calls_per_minute / 60),
         reason="reading the input" if reading else "finishing what is in flight" if draining else reason_of(stats),
@@ -98,10 +95,10 @@ def status_of(tally: Tally, stats: Stats, *, reading: bool = False, draining: bo
 
 
 def reason_of(stats: Stats) -> str:
-    """What holds a run back: of the model of which most requests wait."""
+    """What limits the speed of the model that has the most waiting requests."""
     waiting = [budget for budget in stats.budgets if budget.waiting]
     if not waiting:
-        return "nothing waits: the input, or this machine, is what binds" if stats.in_flight else "beginning"
+        return "nothing waits: the input or this machine is the bottleneck" if stats.in_flight else "beginning"
     budget = max(waiting, key=lambda each: each.waiting)
     whose = f" of {budget.name}" if len(stats.budgets) > 1 else ""
     short = [window for window in budget.windows if window.spendable < _needs(window.dimension, budget)]
@@ -115,12 +112,12 @@ def reason_of(stats: Stats) -> str:
 
 
 def _needs(dimension: str, budget: BudgetStats) -> float:
-    # At its pace, a lane keeps less than what a few calls need at any moment.
+    # At the pace of a limit, hardly more than the cost of one call is ever spendable.
     return 2.0 if dimension == "requests" else 2.0 * budget.tokens_per_call
 
 
 def _per_minute(budgets: list[BudgetStats], dimension: str) -> float | None:
-    """The limits of all models in use together, of a minute or less."""
+    """The sum of the limits of all models in use, from windows of a minute or less; None if one is not known."""
     total = 0.0
     for budget in budgets:
         limits = [60 * w.limit / w.period for w in budget.windows if w.dimension == dimension and w.period <= 60]
@@ -131,7 +128,7 @@ def _per_minute(budgets: list[BudgetStats], dimension: str) -> float | None:
 
 
 def _tokens_per_minute(budgets: list[BudgetStats], now: Now) -> float:
-    """As the limit counts them, where there is one: at many providers that is not what is used."""
+    """Tokens as the limit counts them, which differs from usage at many providers; without a limit, the usage."""
     admitted = sum(budget.admitted for budget in budgets)
     if not admitted or not any(w.dimension == "tokens" for budget in budgets for w in budget.windows):
         return now.tokens_per_minute
@@ -140,7 +137,7 @@ def _tokens_per_minute(budgets: list[BudgetStats], now: Now) -> float:
 
 def _seconds_left(left: int, tally: Tally, stats: Stats, rate: float) -> float | None:
     limit = limit_of(stats.budgets)
-    if rate > 0 and (tally.seconds > _BELIEVED or limit is None):
+    if rate > 0 and (tally.seconds > _MEASURED_AFTER or limit is None):
         return left / rate
     return None if not limit else left / limit
 

@@ -1,4 +1,4 @@
-"""The stream: results of requests from Python, as they come, in bounded memory."""
+"""The stream: `run_batch`, which yields the results of requests from Python as they arrive, in bounded memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class BatchStoppedError(openai.OpenAIError):
-    """Every request would have met the same failure, so the rest was not sent; the message says which."""
+    """Every request would fail for the same reason, given in the message, so the remaining ones were not sent."""
 
 
 async def run_batch(
@@ -37,14 +37,16 @@ async def run_batch(
     max_retries: int | None = None,
     keep_going: bool = False,
 ) -> AsyncIterator[BatchResult]:
-    """Send many requests through `client`, as fast as its limits allow, and give each result as it comes.
+    """Send many requests through `client` as fast as its limits allow, and yield each result as it arrives.
 
-    A request is a line of OpenAI's batch format (`custom_id`, `method`, `url`, `body`) as a mapping, or a body alone,
-    whose endpoint its fields tell. `requests` may be endless: they are taken as there is room for them, and no faster
-    than results are taken. A failure is a result, with `ok` false. `max_retries`: the client's, if not given.
+    A request is a mapping: a line of OpenAI's batch format (`custom_id`, `method`, `url`, `body`), or a request body
+    alone, whose endpoint is found from its fields. `requests` may be endless: they are read only as there is room for
+    them, and no faster than the results are consumed. A failed request gives a result too, with `ok` false.
+    `order`: whether results come as they complete or in the order of `requests`. `max_retries`: by default the
+    client's.
 
-    Leaving the loop ends what is under way. Raises `BatchStoppedError` after failures that all others would meet too,
-    such as a wrong key; with `keep_going` these are results as any others.
+    Leaving the loop cancels the requests under way. Raises `BatchStoppedError` after failures that every request would
+    meet, such as a wrong key; with `keep_going` they are results like all others.
     """
     throttled = client if isinstance(client, AsyncThrottledMixin) else wrap(client)
     ready: deque[BatchResult] = deque()

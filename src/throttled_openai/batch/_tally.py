@@ -1,6 +1,6 @@
-"""The tally: what a run has done so far, and how it went over time, in memory that stays the same.
+"""The tally of a run: its counts so far, and samples over time, in bounded memory.
 
-What belongs here is counting; nothing is shown or decided.
+It only counts; `_status` interprets the numbers.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import bisect
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from throttled_openai._protocol.usage import Usage
     from throttled_openai._stats import BudgetStats, Stats
 
-# Samples that are kept: twice as many are halved, each then standing for twice the time.
+# Samples kept. When there are twice as many, each two are merged into one for twice the time.
 _MOST_SAMPLES: Final = 480
-# Seconds over which the rate now is measured.
+# Seconds over which the current rate is measured.
 _NOW: Final = 15.0
-# Bounds of the histograms of seconds: each 8 % above the one before, from a millisecond to a day.
+# Bounds of the histograms, in seconds: from a millisecond to a day, each 8 % above the one before.
 _BOUNDS: Final = [0.001 * 1.08**step for step in range(240)]
 
 
 class Histogram:
-    """Durations, within 8 %."""
+    """A histogram of durations, accurate to 8 %."""
 
     def __init__(self) -> None:
         self._counts = [0] * (len(_BOUNDS) + 1)
@@ -37,7 +37,7 @@ class Histogram:
         self.most = max(self.most, seconds)
 
     def quantile(self, share: float) -> float:
-        """0 where nothing was added."""
+        """The duration below which `share` of the values lie; 0 if there are none."""
         rest = share * self.count
         for bound, count in zip([*_BOUNDS, self.most], self._counts, strict=True):
             rest -= count
@@ -48,9 +48,9 @@ class Histogram:
 
 @dataclass(slots=True)
 class Sample:
-    """A while of the run. `at`: its middle, seconds from the beginning; rates are per second.
+    """An interval of the run. `at`: its middle, in seconds from the start. Rates are per second.
 
-    `limit`: calls per second that the known limits come to; `room`: calls in flight that are allowed.
+    `limit`: calls per second that the known limits allow. `room`: calls that may be in flight.
     """
 
     at: float
@@ -67,7 +67,7 @@ class Sample:
 
 
 class Now(NamedTuple):
-    """What a moment is about: a line of progress."""
+    """The current rates, for a line of progress."""
 
     calls_per_minute: float
     tokens_per_minute: float
@@ -75,9 +75,9 @@ class Now(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """`total`: records of the input, None where that is not known. `before`: done by earlier runs.
+    """The counts of a run. `total`: records of the input; None if not known. `blank`: records without a request.
 
-    `blank`: records without a request. `failed_before`: lines of `before` that failed.
+    `before`: requests finished by earlier runs, `failed_before` of them without success.
     """
 
     total: int | None = None
@@ -116,8 +116,13 @@ class Tally:
 
     @property
     def left(self) -> int | None:
-        """Records that are to be done."""
+        """Records not done yet; None if not known."""
         return None if self.total is None else max(0, self.total - self.before - self.blank - self.done)
+
+    def counts(self) -> dict[str, Any]:
+        """The figures that a status and a summary share, by the names of their fields."""
+        names = "total", "before", "done", "failed", "seconds", "input_tokens", "output_tokens"
+        return {name: getattr(self, name) for name in names}
 
     def failure(self, what: str) -> None:
         self.failed += 1
@@ -129,7 +134,7 @@ class Tally:
         self.done += 1
 
     def answered(self, took: float, waited: float, usage: Usage | None) -> None:
-        """An answer came, of whatever status."""
+        """Count an answer of any status."""
         self.latency.add(took)
         self.waiting.add(waited)
         sums = self._latencies
@@ -141,13 +146,13 @@ class Tally:
             self.output_tokens += usage.output
 
     def now(self) -> Now:
-        """The rates of the last seconds."""
+        """The rates over the last seconds."""
         at, done, tokens = self._recent[0]
         seconds = max(self.seconds - at, 0.001)
         return Now(60 * (self.done - done) / seconds, 60 * (self.tokens - tokens) / seconds)
 
     def sample(self, stats: Stats) -> None:
-        """Note how it goes; called about once a second."""
+        """Take a sample; called about once a second."""
         now = self.seconds
         at, done, tokens, refused = self._last
         seconds = now - at
@@ -183,19 +188,19 @@ class Tally:
             self._width *= 2
 
     def all_samples(self) -> list[Sample]:
-        """The samples, with the last ones that wait for others."""
+        """All samples, including those not merged yet."""
         return [*self.samples, _merged(self._group)] if self._group else list(self.samples)
 
 
 def limit_of(budgets: tuple[BudgetStats, ...]) -> float | None:
-    """Calls per second that the limits of models in use come to together; None where one has none known."""
+    """Calls per second that the limits of all models in use allow together; None if one has no known limit."""
     rates = [rate_of(budget) for budget in budgets if budget.admitted or budget.waiting]
     known = [rate for rate in rates if rate is not None]
     return sum(known) if known and len(known) == len(rates) else None
 
 
 def rate_of(budget: BudgetStats) -> float | None:
-    """Calls per second that one budget's limits come to."""
+    """Calls per second that the limits of one budget allow; None if it has no known limit."""
     rates = []
     for window in budget.windows:
         per_call = 1.0 if window.dimension == "requests" else budget.tokens_per_call
@@ -205,14 +210,14 @@ def rate_of(budget: BudgetStats) -> float | None:
 
 
 def _merged(samples: list[Sample]) -> Sample:
-    """One for several that follow each other."""
+    """One sample for several consecutive ones."""
     if len(samples) == 1:
         return samples[0]
     whole = sum(each.seconds for each in samples)
 
     def mean(name: str) -> float | None:
-        told = [(getattr(each, name), each.seconds) for each in samples if getattr(each, name) is not None]
-        return sum(value * seconds for value, seconds in told) / sum(s for _, s in told) if told else None
+        known = [(getattr(each, name), each.seconds) for each in samples if getattr(each, name) is not None]
+        return sum(value * seconds for value, seconds in known) / sum(s for _, s in known) if known else None
 
     names = "done", "tokens", "refused", "in_flight", "room", "waiting"
     begins = samples[0].at - samples[0].seconds / 2

@@ -1,7 +1,7 @@
-"""The verdict: whether a failure is one request's own, or everybody's, for which a run stops.
+"""The verdict: whether a failure concerns one request, or every request, so that the run should stop.
 
-Ten thousand lines are not to fail one after another for a wrong key, an unpaid bill or a server that is gone: their
-failures are held back, and if nothing else comes, the run ends and the lines stay undone.
+Ten thousand lines must not fail one after the other for a wrong key, an unpaid bill or a dead server. Such failures
+are held back. If no request gets an answer of its own, the run stops and these lines count as not done.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ._result import BatchResult
 
-# Failures without any answer that is the request's own, after which the run ends.
+# Failures held back, without any other answer in between, after which the run stops.
 ENOUGH: Final = 10
 _STATUSES: Final = {
     401: "the server does not accept the API key (status 401)",
@@ -29,24 +29,24 @@ _STATUSES: Final = {
 
 
 class StopRunError(Exception):
-    """The run is to end; the message says why. The request at hand stays undone."""
+    """The run must stop, for the reason in the message. The current request counts as not done."""
 
 
 class Verdict:
-    """`keep_going`: never stop, every failure is its line's."""
+    """Judges failures. `keep_going`: never stop; every failure concerns one request."""
 
     def __init__(self, *, keep_going: bool = False) -> None:
         self._keep_going = keep_going
         self._held: list[tuple[BatchResult, str]] = []
 
     def about(self, answer: Answer | None, error: Exception | None) -> str | None:
-        """Why every request would meet the same; None where it is about this one. Raises `StopRunError`."""
+        """Why every request may fail like this one; None if the failure concerns one request. Raises `StopRunError`."""
         if self._keep_going:
             return None
         if isinstance(error, AccountBlocked) and not isinstance(error, AccountPaused):
             raise StopRunError(_unpaid(error.code))
         if isinstance(error, AccountBlocked | AdmissionTimeout):
-            raise StopRunError(said(error))
+            raise StopRunError(message_of(error))
         if error is not None and is_unreachable(error.__cause__):
             return "the server cannot be reached"
         if answer is None:
@@ -60,23 +60,23 @@ class Verdict:
         return _STATUSES.get(answer.status)
 
     def hold(self, result: BatchResult, why: str) -> None:
-        """Keep back a failure that may be everybody's. Raises `StopRunError` where there are too many."""
+        """Hold back a failure that may concern every request. Raises `StopRunError` if there are too many."""
         self._held.append((result, why))
         if len(self._held) >= ENOUGH:
             raise StopRunError(f"{why}: {len(self._held)} requests in a row failed")
 
     def served(self) -> list[BatchResult]:
-        """Some request got an answer of its own: the failures that were held are their lines'."""
+        """Return the failures held back, because a request got an answer of its own: they concern single requests."""
         held, self._held = self._held, []
         return [result for result, _ in held]
 
     def end(self) -> str | None:
-        """Why requests that are held stay undone at the end; None where none are."""
+        """Why requests are still held back at the end of the run; None if none are."""
         return self._held[-1][1] if self._held else None
 
 
-def said(error: Exception) -> str:
-    """An error of ours or the SDK's in one line."""
+def message_of(error: Exception) -> str:
+    """The message of an error of ours or of the SDK, in one line."""
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 

@@ -206,9 +206,9 @@ def _check_number(name: str, value: object, *, at_least: float, at_most: float =
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_HUGE <= value <= _HUGE:
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     if value < at_least:
-        raise ValueError(f"{name} must be at least {at_least:g}, got {value!r}")
+        raise ValueError(f"{name} must be at least {at_least:,}, got {value!r}")
     if value > at_most:
-        raise ValueError(f"{name} must be at most {at_most:g}, got {value!r}")
+        raise ValueError(f"{name} must be at most {at_most:,}, got {value!r}")
 
 
 def _check_whole(name: str, value: object, *, at_least: float = -math.inf, at_most: float = math.inf) -> None:

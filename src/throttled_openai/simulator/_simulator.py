@@ -84,4 +84,4 @@ class Simulator(Server):
 
 
 def _limit(limit: float | None) -> str:
-    return "no" if limit is None else f"{limit:g}"
+    return "no" if limit is None else f"{limit:,.0f}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, get_args
+
+from throttled_openai._commands.numbers import count, number, positive
 
 from .endpoint import Kind
 
@@ -17,9 +19,6 @@ TIMEOUT: Final = 600.0
 MOST: Final = 1024
 # The value of `--sweep auto`: no concurrencies are given.
 AUTO: Final[tuple[int, ...]] = ()
-
-Number = TypeVar("Number", int, float)
-_KINDS: Final[dict[type, str]] = {int: "whole number", float: "number"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,40 +35,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     load = parser.add_argument_group("the load")
     add = load.add_argument
-    add("--rate", type=_positive, metavar="N", help="calls per second, Poisson arrivals (open loop)")
-    add("--concurrency", type=_count, metavar="N", help="calls in flight, each followed by another (closed loop)")
+    add("--rate", type=positive, metavar="N", help="calls per second, Poisson arrivals (open loop)")
+    add("--concurrency", type=count, metavar="N", help="calls in flight, each followed by another (closed loop)")
     add("--sweep", type=_sweep, metavar="N,N,...", help="one step for each concurrency; auto: find the best one")
     add(
         "--duration",
-        type=_positive,
+        type=positive,
         metavar="SECONDS",
         help=f"measured time of each step (default: {DURATION:g}, or until --calls)",
     )
-    add("--calls", type=_count, metavar="N", help="measured calls in each step")
+    add("--calls", type=count, metavar="N", help="measured calls in each step")
     add("--warm-up", type=_no_less_than_0, metavar="SECONDS",
         help="exclude this time before each step (default: 0; with --sweep a tenth of the duration)")  # fmt: skip
-    add("--warm-up-calls", type=_count, default=0, metavar="N", help="exclude this many calls from the results")
+    add("--warm-up-calls", type=count, default=0, metavar="N", help="exclude this many calls from the results")
     add(
         "--prompt-tokens",
-        type=_count,
+        type=count,
         metavar="N",
         help=f"approximate length of random prompts (default: {PROMPT_TOKENS})",
     )
     add("--prompt", type=Path, metavar="FILE", help="use these prompts in turn, one per line")
-    add("--max-tokens", type=_count, metavar="N", help=f"most tokens of an answer (default: {MAX_TOKENS})")
+    add("--max-tokens", type=count, metavar="N", help=f"most tokens of an answer (default: {MAX_TOKENS})")
     add("--extra", type=_object, default={}, metavar="JSON",
         help="more fields for each request body, such as '{\"ignore_eos\": true}'")  # fmt: skip
     add("--seed", type=int, metavar="N", help="seed of arrivals and prompts (default: random)")
 
     client = parser.add_argument_group("our client")
     add = client.add_argument
-    add("--rpm", type=_positive, metavar="N", help="limit in requests per minute (default: as announced)")
-    add("--tpm", type=_positive, metavar="N", help="limit in tokens per minute (default: as announced)")
-    add("--max-concurrency", type=_count, metavar="N",
+    add("--rpm", type=positive, metavar="N", help="limit in requests per minute (default: as announced)")
+    add("--tpm", type=positive, metavar="N", help="limit in tokens per minute (default: as announced)")
+    add("--max-concurrency", type=count, metavar="N",
         help=f"most calls in flight; with --sweep auto the highest concurrency tried (default: {MOST})")  # fmt: skip
     add(
         "--timeout",
-        type=_positive,
+        type=positive,
         default=TIMEOUT,
         metavar="SECONDS",
         help=f"timeout of a call (default: {TIMEOUT:g})",
@@ -79,13 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = report.add_argument
     add(
         "--slo-ttft",
-        type=_positive,
+        type=positive,
         metavar="SECONDS",
         help="recommend only a concurrency whose p99 time to first token is at most this",
     )
     add(
         "--slo-latency",
-        type=_positive,
+        type=positive,
         metavar="SECONDS",
         help="recommend only a concurrency whose p99 latency is at most this",
     )
@@ -94,36 +93,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--yes", action="store_true", help="send without asking, even if it may cost money")
 
 
-def _positive(text: str) -> float:
-    number = _number(text, float)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
-    return number
-
-
 def _no_less_than_0(text: str) -> float:
-    return 0.0 if _number(text, float) == 0 else _positive(text)
-
-
-def _count(text: str) -> int:
-    number = _number(text, int)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
-
-
-def _number(text: str, kind: type[Number]) -> Number:
-    try:
-        return kind(text)
-    except ValueError as problem:
-        raise argparse.ArgumentTypeError(f"must be a {_KINDS[kind]}, got {text!r}") from problem
+    return 0.0 if number(text, float) == 0 else positive(text)
 
 
 def _sweep(text: str) -> tuple[int, ...]:
     if text == "auto":
         return AUTO
     try:
-        return tuple(sorted({_count(part) for part in text.split(",")}))
+        return tuple(sorted({count(part) for part in text.split(",")}))
     except argparse.ArgumentTypeError as problem:
         raise argparse.ArgumentTypeError(f"must be auto or numbers such as 1,2,4,8, got {text!r}") from problem
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import openai
+from throttled_openai._commands.versions import versions
 
 from .notes import notes_on
 from .tables import limit_lines, single_table, sweep_table
@@ -20,15 +18,6 @@ if TYPE_CHECKING:
     from .sweep import Recommendation
 
 
-def _versions() -> dict[str, str]:
-    """The versions that measured."""
-    try:
-        ours = version("throttled-openai")
-    except PackageNotFoundError:  # run from a checkout
-        ours = "(not installed)"
-    return {"throttled-openai": ours, "openai": openai.__version__, "python": platform.python_version()}
-
-
 @dataclass(frozen=True, slots=True)
 class Report:
     """Everything a report shows. `settings`: plain values, without prompt text and keys."""
@@ -37,7 +26,7 @@ class Report:
     steps: Sequence[StepResult]
     recommendation: Recommendation | None = None
     interrupted: bool = False
-    versions: dict[str, str] = field(default_factory=_versions)
+    versions: dict[str, str] = field(default_factory=versions)
 
     @property
     def swept(self) -> bool:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from throttled_openai._commands.numbers import count
+from throttled_openai._commands.open_files import allow_open_files
 from throttled_openai._commands.terminal import confirmed
 from throttled_openai._protocol.estimate import estimate_tokens
 
@@ -18,6 +18,7 @@ from .race import ANSWER_TOKENS, PROMPT, REST, RacePlan, race
 from .result import conclusion, footnotes, table
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from .result import Result
@@ -38,11 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--calls",
-        type=_count,
+        type=count,
         metavar="N",
         help=f"calls through each client (default: {CALLS}; {LIVE_CALLS} with --live)",
     )
-    add("--rpm", type=_count, metavar="N", help=f"the account's limit (default: {RPM}; with --live: as announced)")
+    add("--rpm", type=count, metavar="N", help=f"the account's limit (default: {RPM}; with --live: as announced)")
     add(
         "--live",
         metavar="MODEL",
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 1
     print(flush=True)
 
-    _raise_file_limit()
+    allow_open_files(_FILES)
     tallies: list[Tally] = []
     try:
         race(plan, tallies)
@@ -109,24 +110,3 @@ def announcement(plan: RacePlan) -> str:
         f" ThrottledAsyncOpenAI {limits}.\n"
         f"Between the runs it waits {REST:g} s, so that each finds a full minute's budget."
     )
-
-
-def _raise_file_limit() -> None:
-    """Allow AsyncOpenAI's 1,000 connections on macOS, whose default is 256 open files."""
-    if sys.platform == "win32":
-        return
-    import resource  # noqa: PLC0415  # not on Windows
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
-    if soft == resource.RLIM_INFINITY or soft >= most:
-        return
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number

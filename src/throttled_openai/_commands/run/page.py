@@ -1,4 +1,4 @@
-"""The page: a report of a run as HTML that needs nothing but itself, light or dark as its reader prefers."""
+"""The page: the report of a run as one self-contained HTML file, light or dark as its reader prefers."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ footer { color: var(--soft); font-size: .9em; margin: 2.5em 0; }
 """
 
 _MEANING: Final = (
-    "Latency: of the last attempt, from its admission to its answer. Waiting: before admission, in the queue of this "
-    "process. Limit: what requests and tokens per minute come to, in requests; a bucket that is full lets more "
-    "through at first. Made by throttled-openai run."
+    "Latency: from the admission of the last attempt to its answer. Waiting: in the queue of this process, before "
+    "admission. Limit: the requests per minute that the limits of requests and tokens allow; a full bucket allows more "
+    "at first. Made by throttled-openai run."
 )
 
 
@@ -96,10 +96,10 @@ def page(summary: Summary, tally: Tally, budgets: Sequence[BudgetStats]) -> str:
 
 
 def share_of_limit(samples: Sequence[Sample]) -> float | None:
-    """What was served, of what the limit allowed in the same time; None where no limit is known."""
-    told = [each for each in samples if each.limit is not None]
-    allowed = sum((each.limit or 0.0) * each.seconds for each in told)
-    return sum(each.done * each.seconds for each in told) / allowed if allowed else None
+    """Requests done, as a share of what the limits allowed in the same time; None if no limit is known."""
+    limited = [each for each in samples if each.limit is not None]
+    allowed = sum((each.limit or 0.0) * each.seconds for each in limited)
+    return sum(each.done * each.seconds for each in limited) / allowed if allowed else None
 
 
 def _tiles(summary: Summary, samples: Sequence[Sample]) -> str:

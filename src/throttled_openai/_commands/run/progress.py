@@ -1,5 +1,5 @@
-"""The progress: a run shown while it lasts, on standard error: in place with rich, as lines, as JSON, or not at all."""
-# ruff: noqa: T201  # a command talks
+"""The progress of a run on standard error: updated in place with rich, as lines of text or JSON, or not at all."""
+# ruff: noqa: T201  # a command prints
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ from throttled_openai.batch._status import shown
 if TYPE_CHECKING:
     from throttled_openai.batch._status import Status
 
-# Seconds between two lines of a log, and of the first ones.
+# Seconds between two lines of a log; the first ones come sooner.
 _LINES: Final = 10.0
 _FIRST_LINES: Final = (0.5, 2.0, 5.0)
 
 
 class Progress(Protocol):
+    """Shows the status of a run, and messages."""
+
     def show(self, status: Status) -> None:
-        """Called several times a second."""
+        """Show the status; called several times a second."""
 
     def say(self, line: str) -> None:
-        """Something that happened."""
+        """Show a message."""
 
     def close(self) -> None: ...
 
 
 class Quiet:
+    """Shows messages only."""
+
     def show(self, status: Status) -> None:
         pass
 
@@ -43,7 +47,7 @@ class Quiet:
 
 
 class Plain(Quiet):
-    """A line now and then."""
+    """Prints a line every ten seconds."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -60,17 +64,17 @@ class Plain(Quiet):
 
 
 class Json(Plain):
-    """The same as JSON."""
+    """Prints the same lines as JSON."""
 
     def _line(self, status: Status) -> str:
         return json.dumps({"event": "progress", **dataclasses.asdict(status)})
 
     def say(self, line: str) -> None:
-        super().say(line if line.startswith("{") else json.dumps({"event": "said", "message": line}))
+        super().say(line if line.startswith("{") else json.dumps({"event": "message", "message": line}))
 
 
 class Live:
-    """In place, with rich."""
+    """Shows a bar and a table, updated in place with rich."""
 
     def __init__(self, rich: Any) -> None:
         self._rich = rich
@@ -99,7 +103,7 @@ class Live:
 
 
 class _Rich:
-    """The parts of rich, an extra, that are used."""
+    """The parts of rich that we use; rich is an extra."""
 
     def __init__(self) -> None:
         self.Console = importlib.import_module("rich.console").Console
@@ -109,7 +113,7 @@ class _Rich:
 
 
 def rows(status: Status) -> list[tuple[str, str]]:
-    """What is shown in place."""
+    """Names and values of the table."""
     total = "" if status.total is None else f" of {status.total:,}"
     share = "" if status.share is None else f" ({status.share:.1%})"
     earlier = f", {status.before:,} of them before" if status.before else ""
@@ -131,7 +135,7 @@ def rows(status: Status) -> list[tuple[str, str]]:
 
 
 def progress(*, quiet: bool = False, as_json: bool = False) -> Progress:
-    """What suits standard error."""
+    """The kind of progress that suits standard error and the options."""
     if quiet:
         return Quiet()
     if as_json:

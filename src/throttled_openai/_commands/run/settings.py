@@ -1,11 +1,12 @@
-"""The settings: what the command line says, as a client, an input and rules.
-
-What belongs here is reading them, and saying which cannot be.
-"""
+"""The settings: a client, an input and rules, made from the arguments of the command line."""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import functools
 import json
+import math
 import os
 import tomllib
 from pathlib import Path
@@ -16,16 +17,16 @@ import openai
 from throttled_openai._clients.async_client import ThrottledAsyncAzureOpenAI, ThrottledAsyncOpenAI
 from throttled_openai._limits import Limits, LimitsBook
 from throttled_openai._protocol.providers import OPENAI, provider_named, provider_of
-from throttled_openai.batch._file import Rules
-from throttled_openai.batch._input import Asked
+from throttled_openai.batch._file import Rules, calls_of
+from throttled_openai.batch._input import InputOptions
 from throttled_openai.batch._prices import Prices
+from throttled_openai.batch._processes import Processes
 from throttled_openai.batch._request import BadLineError, path_of
 
 if TYPE_CHECKING:
-    import argparse
-
     from openai import AsyncOpenAI
 
+    from throttled_openai._clients.raw import RawCalls
     from throttled_openai._protocol.providers import Provider
 
 _LIMITS: Final = "rpm", "tpm", "rpd", "tpd"
@@ -33,8 +34,8 @@ _KEY: Final = "OPENAI_API_KEY"
 _AZURE_KEY: Final = "AZURE_OPENAI_API_KEY"
 
 
-def asked_of(arguments: argparse.Namespace) -> Asked:
-    """Raises `ValueError`."""
+def input_options_of(arguments: argparse.Namespace) -> InputOptions:
+    """The description of the input. Raises `ValueError`."""
     body: dict[str, Any] = {}
     if arguments.body is not None:
         try:
@@ -49,7 +50,7 @@ def asked_of(arguments: argparse.Namespace) -> Asked:
         path = None if arguments.url is None else path_of(arguments.url)
     except BadLineError as error:
         raise ValueError(f"--{error}") from None
-    return Asked(
+    return InputOptions(
         kind=arguments.format,
         path=path,
         model=arguments.model,
@@ -62,7 +63,7 @@ def asked_of(arguments: argparse.Namespace) -> Asked:
 
 
 def rules_of(arguments: argparse.Namespace) -> Rules:
-    """Raises `ValueError` and `OSError`."""
+    """The rules of the run. Raises `ValueError` and `OSError`."""
     prices = None if arguments.prices is None else Prices.read(arguments.prices)
     if arguments.max_cost is not None and prices is None:
         raise ValueError("--max-cost needs --prices")
@@ -79,7 +80,7 @@ def rules_of(arguments: argparse.Namespace) -> Rules:
 
 
 def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """As a client takes them. Raises `ValueError`, `TypeError` and `OSError`."""
+    """The limits, as arguments for a client. Raises `ValueError`, `TypeError` and `OSError`."""
     given = {name: value for name in _LIMITS if (value := getattr(arguments, name)) is not None}
     if arguments.limits is None:
         Limits(**given)
@@ -102,7 +103,7 @@ def book_of(arguments: argparse.Namespace) -> LimitsBook:
 
 
 def provider_at(arguments: argparse.Namespace) -> Provider:
-    """The provider, whose way of counting tokens applies."""
+    """The provider, which determines how tokens are counted."""
     if arguments.dialect is not None:
         return provider_named(arguments.dialect)
     base_url = arguments.base_url or os.environ.get("OPENAI_BASE_URL")
@@ -110,29 +111,47 @@ def provider_at(arguments: argparse.Namespace) -> Provider:
 
 
 def read_limits_file(path: str) -> dict[str, Limits]:
-    """A table for each model; one with `models = [...]` is for these together. Raises `ValueError` and `OSError`."""
+    """Read one table for each model, or for several that share limits: `models = [...]`.
+
+    Raises `ValueError` and `OSError`.
+    """
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
     limits: dict[str, Limits] = {}
     for name, table in tables.items():
-        told = dict(table) if isinstance(table, dict) else {"": table}
-        models = told.pop("models", [name])
+        given = dict(table) if isinstance(table, dict) else {"": table}
+        models = given.pop("models", [name])
         if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
             raise ValueError(f"{path}: [{name}] models must be a list of names")
         try:
-            each = Limits(**told)
+            each = Limits(**given)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: [{name}]: {error}") from None
         limits |= dict.fromkeys(models, each)
     return limits
 
 
-def client_of(arguments: argparse.Namespace) -> AsyncOpenAI:
-    """Raises `ValueError` and `TypeError`."""
-    options: dict[str, Any] = {**limits_of(arguments), **sharing_of(arguments)}
-    named = ("max_concurrency", "max_wait", "dialect", "base_url", "timeout")
+def calls_for(arguments: argparse.Namespace, rules: Rules) -> RawCalls | Processes:
+    """Calls made by this process, or by several workers. Raises `ValueError` and `TypeError`."""
+    count = arguments.processes
+    if count == 1:
+        return calls_of(client_of(arguments), rules)
+    client_of(arguments, count)  # raises here rather than in each worker
+    plain = argparse.Namespace(**{name: value for name, value in vars(arguments).items() if not callable(value)})
+    make = functools.partial(client_of, plain, count)
+    return Processes(count, make, retries=rules.max_retries, patience=rules.max_outage)
+
+
+def client_of(arguments: argparse.Namespace, count: int = 1) -> AsyncOpenAI:
+    """The client of one of `count` processes, with its share of the limits. Raises `ValueError` and `TypeError`."""
+    limits = limits_of(arguments)
+    # Processes that share their limits all have the whole ones.
+    options: dict[str, Any] = {**(limits if arguments.shared else _share_of(limits, count)), **sharing_of(arguments)}
+    if arguments.max_concurrency is not None:
+        options["max_concurrency"] = math.ceil(arguments.max_concurrency / count)
+    named = ("max_wait", "dialect", "base_url", "timeout")
     options |= {name: value for name in named if (value := getattr(arguments, name)) is not None}
     options["default_headers"] = headers_of(arguments.header)
     options["max_retries"] = arguments.max_retries
@@ -140,7 +159,7 @@ def client_of(arguments: argparse.Namespace) -> AsyncOpenAI:
     key = os.environ.get(variable)
     if not key and (arguments.base_url is None or arguments.api_key_env is not None):
         raise ValueError(f"there is no API key: set {variable}, or name another variable with --api-key-env")
-    options["api_key"] = key or "none"  # servers of one's own ask for none
+    options["api_key"] = key or "none"  # self-hosted servers need none
     try:
         if not arguments.azure:
             return ThrottledAsyncOpenAI(**options)
@@ -153,18 +172,29 @@ def client_of(arguments: argparse.Namespace) -> AsyncOpenAI:
         raise ValueError(str(error)) from None
 
 
-def headers_of(told: list[str]) -> dict[str, str]:
+def _share_of(limits: dict[str, Any], count: int) -> dict[str, Any]:
+    """The share of `limits` that each of `count` processes has."""
+    if "limits" not in limits:
+        return {name: value / count for name, value in limits.items()}
+    made: dict[int, Limits] = {}  # models that share one `Limits` object still share one
+    for each in limits["limits"].values():
+        given = {name: value / count for name in _LIMITS if (value := getattr(each, name)) is not None}
+        made.setdefault(id(each), dataclasses.replace(each, **given))
+    return {"limits": {model: made[id(each)] for model, each in limits["limits"].items()}}
+
+
+def headers_of(given: list[str]) -> dict[str, str]:
     headers = {}
-    for each in told:
+    for each in given:
         name, colon, value = each.partition(":")
         if not colon or not name.strip():
-            raise ValueError('--header must be "Name: value"')  # without its text, which may be a secret
+            raise ValueError('--header must be "Name: value"')  # do not quote it, as it may be a secret
         headers[name.strip()] = value.strip()
     return headers
 
 
-def _text(told: str | None) -> str | None:
-    """An option's text, or with `@` before it the text of a file."""
-    if told is None or not told.startswith("@"):
-        return told
-    return Path(told[1:]).read_text(encoding="utf-8")
+def _text(value: str | None) -> str | None:
+    """The value of an option; `@FILE` stands for the text of a file."""
+    if value is None or not value.startswith("@"):
+        return value
+    return Path(value[1:]).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The survey: an input looked at without sending anything: what is wrong with it, what it takes, what it may cost."""
+"""The survey of an input: its errors, its tokens, and the time and money it needs. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from throttled_openai.batch._prices import Prices
     from throttled_openai.batch._request import Request
 
-# Bad lines that are told one by one.
+# Invalid lines that are listed one by one.
 SHOWN: Final = 20
 
 
 @dataclass(slots=True)
 class Load:
-    """What the requests of one model take. `charged`: tokens of the token limit; `most_output`: that they allow.
+    """The requests of one model, in sum. `charged`: tokens that they take from the token limit.
 
-    `open_ended`: requests that do not say how much they may answer.
+    `most_output`: the most output tokens that they allow. `open_ended`: requests that set no such maximum.
     """
 
     model: str
@@ -41,7 +41,7 @@ class Load:
 
 @dataclass(slots=True)
 class Survey:
-    """`bad`: number and reason of the first bad lines."""
+    """The results of a survey. `bad`: line number and reason of the first invalid lines."""
 
     requests: int = 0
     blank: int = 0
@@ -54,7 +54,7 @@ class Survey:
         return self.bad_counts.total()
 
     def problems(self) -> str:
-        """What is wrong, in lines."""
+        """The invalid lines, and how many there are."""
         lines = [f"line {line} {reason}" for line, reason in self.bad]
         if self.bad_lines > len(self.bad):
             lines.append(f"... and {self.bad_lines - len(self.bad):,} more")
@@ -66,7 +66,7 @@ class Survey:
 
 
 def survey(source: Input, provider: Provider = OPENAI, *, limit: int | None = None) -> Survey:
-    """Read all of `source`. Raises `InputError`."""
+    """Read all of `source`, or its first `limit` requests. Raises `InputError`."""
     found, ids = Survey(), Ids()
     try:
         for chunk in source.chunks():
@@ -103,7 +103,7 @@ def _add(found: Survey, request: Request, provider: Provider) -> None:
 
 
 def seconds_of(load: Load, book: LimitsBook) -> tuple[float, str] | None:
-    """How long a model's requests take at the limits that are known, and which of them binds."""
+    """Seconds that the requests of a model need at its known limits, and which limit binds; None if none is known."""
     _, _, limits = book.find(load.model)
     if limits is None:
         return None
@@ -120,7 +120,7 @@ def seconds_of(load: Load, book: LimitsBook) -> tuple[float, str] | None:
 
 
 def plan(found: Survey, book: LimitsBook, prices: Prices | None) -> str:
-    """What a run would take, in lines."""
+    """A description of what a run would send, and of the time and money it needs."""
     lines = [found.problems()] if found.bad_counts else [f"{found.requests:,} requests"]
     times: dict[int, float] = {}
     cost, unpriced = 0.0, []

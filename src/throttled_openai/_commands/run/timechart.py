@@ -1,4 +1,4 @@
-"""The time chart: lines over the time of a run, as SVG whose colours are the page's variables."""
+"""Time charts: lines over the time of a run, as SVG in the colours of the page."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _WIDTH: Final = 560
 _HEIGHT: Final = 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 34, 28
 _LETTER: Final = 7
-# Steps of the axis of time, in seconds.
+# Possible distances between ticks on the time axis, in seconds.
 _STEPS: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14_400, 43_200, 86_400, 172_800, 604_800)
 _TICKS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """`points`: seconds, and a value or None where there is none. `style`: `area`, `line` or `dashed`."""
+    """One line. `points`: seconds with a value, or None for a gap. `style`: `area`, `line` or `dashed`."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
@@ -38,7 +38,7 @@ class TimeChart:
     seconds: float
 
     def __str__(self) -> str:
-        """An `svg` element; empty where there is nothing to draw."""
+        """An `svg` element, or the empty string if there is nothing to draw."""
         drawn = [each for each in self.series if any(value is not None for _, value in each.points)]
         if not any(value for each in drawn for _, value in each.points):
             return ""
@@ -86,7 +86,7 @@ class TimeChart:
 
 
 def _runs(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float, float]]]:
-    """Stretches without a gap."""
+    """The parts of the line between gaps."""
     runs: list[list[tuple[float, float]]] = []
     last: list[tuple[float, float]] = []
     for x, y in points:
@@ -115,7 +115,7 @@ def _legend(drawn: Sequence[Series]) -> list[str]:
 
 
 def compact(value: float) -> str:
-    """For an axis, or a tile: millions are abbreviated."""
+    """A number for an axis or a tile: 1.5M, 12,345."""
     for size, name in ((1e9, "G"), (1e6, "M")):
         if value >= size:
             return f"{value / size:.4g}{name}"
@@ -123,7 +123,7 @@ def compact(value: float) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """Of an axis: `30 s`, `2 min`, `1 h 30 min`."""
+    """A label of the time axis: `30 s`, `2 min`, `1 h 30 min`."""
     if seconds == 0:
         return "0"
     return f"{seconds:g} s" if seconds < 60 else spell(seconds)

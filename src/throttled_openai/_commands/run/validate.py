@@ -1,5 +1,5 @@
-"""The command `validate`, and what it has in common with `run`: the arguments that say what an input is."""
-# ruff: noqa: T201  # a command talks
+"""The command `validate`, and what it shares with `run`: the arguments that describe an input."""
+# ruff: noqa: T201  # a command prints
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from throttled_openai.batch._input import KINDS, Input, InputError
 from throttled_openai.batch._sidecar import WrongRunError
 
-from .settings import asked_of
+from .settings import input_options_of
 from .survey import survey
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from throttled_openai._commands.parser import Parser
 
-# What is wrong with options and files, rather than with us.
-WRONG: Final = (ValueError, TypeError, InputError, WrongRunError, ImportError)
+# Errors in the options or the files, rather than in our code.
+USER_ERRORS: Final = (ValueError, TypeError, InputError, WrongRunError, ImportError)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -27,36 +27,36 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Say what is wrong with a file, without sending any of it."""
+    """List the errors of a file. Nothing is sent."""
     try:
-        found = survey(Input(arguments.input, asked_of(arguments)))
-    except (*WRONG, OSError) as error:
-        return wrong(arguments, error)
+        found = survey(Input(arguments.input, input_options_of(arguments)))
+    except (*USER_ERRORS, OSError) as error:
+        return fail_with_usage(arguments, error)
     print(found.problems())
     return 1 if found.bad_counts else 0
 
 
 def add_input_arguments(parser: Parser) -> None:
     add = parser.add_argument
-    add("input", metavar="INPUT", help="requests: OpenAI's batch lines, or bodies, as JSONL; texts; CSV; Parquet; "
-        ".gz and .zst of these; - is standard input")  # fmt: skip
-    add("--format", choices=KINDS, help="what the input is, where its name or its first line does not tell")
-    add("--url", metavar="ENDPOINT", help="of lines that name none, such as /v1/embeddings")
-    add("--model", metavar="NAME", help="of texts and tables; for requests, in place of theirs")
-    add("--system", metavar="TEXT", help="system prompt of texts and tables; @FILE is a file's text")
-    add("--template", metavar="TEXT", help="prompt of texts and tables, with {text} or names of columns; @FILE")
-    add("--column", metavar="NAME", help="of a table: where the texts are")
-    add("--id-column", metavar="NAME", help="of a table: where each custom_id is (default: custom_id, or by line)")
-    add("--body", metavar="JSON", help="fields of every request's body")
-    add("--service-tier", metavar="NAME", help="of every request, such as flex")
+    add("input", metavar="INPUT", help="file of requests: JSONL of OpenAI's batch lines or of bodies, lines of "
+        "text, CSV or Parquet, also as .gz or .zst; - is standard input")  # fmt: skip
+    add("--format", choices=KINDS, help="format of the input (default: from its name or its first line)")
+    add("--url", metavar="ENDPOINT", help="endpoint of lines that name none, such as /v1/embeddings")
+    add("--model", metavar="NAME", help="model for texts and tables; replaces the model of other requests")
+    add("--system", metavar="TEXT", help="system prompt for texts and tables; @FILE reads it from a file")
+    add("--template", metavar="TEXT", help="prompt for texts and tables, with {text} or {column}; or @FILE")
+    add("--column", metavar="NAME", help="column of a table that contains the texts")
+    add("--id-column", metavar="NAME", help="column with each custom_id (default: custom_id, else the line number)")
+    add("--body", metavar="JSON", help="JSON object with fields to add to every request body")
+    add("--service-tier", metavar="NAME", help="service tier of every request, such as flex")
 
 
-def wrong(arguments: argparse.Namespace, error: Exception) -> int:
-    """Tell what is wrong, with the usage."""
-    arguments.fail(said_of(error) if isinstance(error, OSError) else str(error))
+def fail_with_usage(arguments: argparse.Namespace, error: Exception) -> int:
+    """Report an error together with the usage. Returns the exit code."""
+    arguments.fail(message_of(error) if isinstance(error, OSError) else str(error))
     return 2
 
 
-def said_of(error: OSError) -> str:
+def message_of(error: OSError) -> str:
     name = f"{error.filename}: " if error.filename else ""
     return f"{name}{error.strerror or error}"

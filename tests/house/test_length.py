@@ -1,0 +1,12 @@
+"""No file of tests is too long to be read in one sitting."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_a_file_of_tests_has_at_most_600_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
