@@ -11,9 +11,9 @@ from support import admit, announcement, call, gather, now, refusal, refuse, sta
 from throttled_openai import Throttle
 from throttled_openai._admission.call import Outcome
 from throttled_openai._admission.sharing import Shared
-from throttled_openai._control.share import Share
 from throttled_openai._shared.lines import RedisLine
 from throttled_openai._shared.place import read_place
+from throttled_openai._shared.share import Share
 from throttled_openai._shared.wire import read_answer, write_ask
 
 PLACE = read_place("redis://nowhere:1/0")
@@ -212,7 +212,7 @@ def test_an_odd_lesson_changes_nothing():
 
 
 def test_what_was_lost_on_the_way_is_told_again_but_nothing_is_given_back_twice():
-    from throttled_openai._control.share import View
+    from throttled_openai._shared.share import View
 
     share = Share("m")
     share.adjust(2.0, -5.0)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from throttled_openai._control.share import Ask, Note
 from throttled_openai._shared.ledger import Ledger
 from throttled_openai._shared.lines import RedisLine
 from throttled_openai._shared.place import read_place
+from throttled_openai._shared.share import Ask, Note
 from throttled_openai._shared.wire import read_answer, write_ask
 
 PLACE = read_place("redis://nowhere:1/0")

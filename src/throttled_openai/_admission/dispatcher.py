@@ -32,12 +32,12 @@ from .stall import Stall
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from throttled_openai._control.share import Answer
     from throttled_openai._limits import Limits, LimitsBook
     from throttled_openai._protocol.account import Account
     from throttled_openai._protocol.headers import Announcement
     from throttled_openai._protocol.refusals import Refusal
     from throttled_openai._protocol.usage import Usage
+    from throttled_openai._shared.share import Answer
 
     from .call import Call
     from .home import Home

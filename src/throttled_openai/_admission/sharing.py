@@ -6,14 +6,15 @@ import dataclasses
 import itertools
 from typing import TYPE_CHECKING, Protocol, cast, get_args
 
-from throttled_openai._control.share import MOST_COSTS, Fallback, Note, Share
+from throttled_openai._limits import BURST
+from throttled_openai._shared.share import MOST_COSTS, Fallback, Note, Share, View
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from throttled_openai._control.budget import Budget
-    from throttled_openai._control.share import Answer, Ask, View
     from throttled_openai._protocol.account import Account
+    from throttled_openai._shared.share import Answer, Ask
     from throttled_openai._shared.store import Store
 
     from .queue import Queue
@@ -99,8 +100,13 @@ class Sharing:
         taught = limiter.budget.lessons != self._lessons
         lessons = Note(known[0].version, limiter.budget.write_lessons(now) if taught else "")
         self._lessons = limiter.budget.lessons
-        return dataclasses.replace(
-            limiter.budget.view(now),
+        budget = limiter.budget
+        burst = budget.limits.burst
+        return View(
+            rates=budget.told,
+            burst=BURST if burst is None else burst,
+            learnt=(budget.pacers["requests"].learner.rate or 0.0, budget.pacers["tokens"].learner.rate or 0.0),
+            pause=max(0.0, budget.paused_until - now),
             waiting=limiter.queue.waiting,
             in_flight=limiter.in_flight,
             notes=(lessons, Note(known[1].version), Note(known[2].version)),

@@ -7,7 +7,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Final
 
-from throttled_openai._limits import BURST, Limits
+from throttled_openai._limits import Limits
 from throttled_openai._protocol.durations import DAY, MINUTE
 from throttled_openai._stats import WindowStats
 
@@ -18,7 +18,6 @@ from .diagnosis import Diagnosis
 from .pacer import Pacer
 from .reservation import Reservation
 from .server_window import Checkpoint, ServerWindow
-from .share import View
 from .sightings import DOUBTED
 from .slow_start import SlowStart
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from throttled_openai._protocol.headers import Announcement, Dimension
     from throttled_openai._protocol.refusals import Refusal
 
-    from .share import Share
+    from .common import Common
 
 # Seconds between two changes of the pacers with time. In this time a burst grows by about 1 %, which is fine enough.
 STEP: Final = 0.05
@@ -42,7 +41,7 @@ class Budget:
     loop's clock.
     """
 
-    def __init__(self, limits: Limits | None = None, share: Share | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, share: Common | None = None) -> None:
         """`share`: of the same budget of other processes, if it has one."""
         self.limits = limits or Limits()
         self.share = share
@@ -375,19 +374,14 @@ class Budget:
 
     # Sharing with other processes
 
-    def view(self, now: float) -> View:
-        """What this process knows by itself."""
-        requests, tokens = self.pacers["requests"], self.pacers["tokens"]
-        day = [
-            0.0 if limit is None or (dimension, DAY) in self._announced else limit / DAY
-            for dimension, limit in self._per_day.items()
-        ]
-        return View(
-            rates=(requests.known or 0.0, tokens.known or 0.0, *day),
-            burst=BURST if self.limits.burst is None else self.limits.burst,
-            learnt=(requests.learner.rate or 0.0, tokens.learner.rate or 0.0),
-            pause=max(0.0, self._backoff.until - now),
-        )
+    @property
+    def told(self) -> tuple[float, ...]:
+        """Requests and tokens per second, then the same by limits of a day, that were configured or announced; 0: none.
+
+        Limits of a day are left out where the server announces them, as it says what is left of them too.
+        """
+        days = (0.0 if (one, DAY) in self._announced else (limit or 0.0) / DAY for one, limit in self._per_day.items())
+        return *(pacer.known or 0.0 for pacer in self.pacers.values()), *days
 
     @property
     def lessons(self) -> int:

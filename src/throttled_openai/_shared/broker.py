@@ -6,7 +6,7 @@ however it ends; the next process that asks takes it, and begins with empty ledg
 ended, and nothing remains. A process that stands still (a debugger, SIGSTOP) keeps the lock: then the others go on by
 themselves, as without a store, until it runs again.
 
-A Valkey of its own would outlive the process that started it, and somebody would have to notice when the last one has
+A Valkey of its own would outlive the process that started it, and would have to be ended when the last process has
 gone; and it is one more package, which does not exist for every system.
 """
 
@@ -35,7 +35,7 @@ MANY: Final = 1000
 
 
 def directory() -> Path:
-    """The directory for sockets of this user; nobody else may enter it."""
+    """The directory for sockets of this user; other users may not enter it."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     path = Path(tempfile.gettempdir()) / f"throttled-openai-{user}"
     path.mkdir(mode=0o700, exist_ok=True)

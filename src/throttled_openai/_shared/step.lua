@@ -25,9 +25,11 @@ local function kept(x) return string.format('%.6f', x) end
 local function rounded(x) return tonumber(kept(x)) end
 
 local found = redis.call('HMGET', KEYS[1], unpack(FIELDS))
-local s = {}
+local s, read = {}, {}
 for i, field in ipairs(FIELDS) do
-  if TEXT[field] then s[field] = found[i] or '' else s[field] = tonumber(found[i] or '0') end
+  local value = found[i]
+  if TEXT[field] then value = value or '' else value = tonumber(value or '0') end
+  s[field], read[field] = value, value
 end
 local fresh = s.generation == ''
 
@@ -155,10 +157,12 @@ local written = {}
 if s.name == '' then s.name = ARGV[28] end
 for _, field in ipairs(FIELDS) do
   local value = s[field]
-  written[#written + 1] = field
-  written[#written + 1] = TEXT[field] and value or kept(value)
+  if value ~= read[field] then
+    written[#written + 1] = field
+    written[#written + 1] = TEXT[field] and value or kept(value)
+  end
 end
-redis.call('HSET', KEYS[1], unpack(written))
+if #written > 0 then redis.call('HSET', KEYS[1], unpack(written)) end
 redis.call('HSET', KEYS[3], process, waiting .. ' ' .. flying .. ' ' .. granted .. ' ' .. lacks)
 local ttl = (s.rate3 > 0 or s.rate4 > 0) and 90000000 or 3600000
 for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ttl) end

@@ -16,7 +16,7 @@ from .wire import read_answer, write_ask
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from throttled_openai._control.share import Answer, Ask
+    from throttled_openai._shared.share import Answer, Ask
 
     from .lines import Line
     from .place import Place

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from throttled_openai._control.share import Answer, Note
+from throttled_openai._shared.share import Answer, Note
 
 if TYPE_CHECKING:
-    from throttled_openai._control.share import Ask
+    from throttled_openai._shared.share import Ask
 
 # Fields of an answer before its slots.
 _SLOTS = 22

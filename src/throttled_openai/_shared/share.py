@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
-from .bucket import ROUNDING
+from throttled_openai._control.bucket import ROUNDING
 
 if TYPE_CHECKING:
     from throttled_openai._protocol.headers import Dimension
