@@ -116,6 +116,7 @@ async def test_without_the_store_each_goes_on_with_its_last_share_and_comes_back
     log = []
     await busy(both, 6, log=log)
     assert sum(at < 14 for at in log) <= 22
+    assert sum(at < 15 for at in log) >= 30  # within 2 s
     assert sum(at > 15 for at in log) >= 0.97 * 80
 
 

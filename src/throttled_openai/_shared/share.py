@@ -341,7 +341,7 @@ class Share:
         self._known = True
         self.rates, self.live, self.places = answer.rates, max(1, answer.live), answer.places
         if self.alone:
-            self._rejoin(now)
+            self._rejoin(now, new=answer.generation != self._generation)
         self._generation = answer.generation
         self.paused_until = max(self.paused_until, now + answer.pause) if answer.pause > 0 else self.paused_until
         granted = list(zip(answer.slots, asked.costs, strict=False))
@@ -355,9 +355,11 @@ class Share:
         self._count_others(asked, answer, granted)
         self.notes = answer.notes
 
-    def _rejoin(self, now: float) -> None:
-        """Tell what was spent alone and has not come back yet."""
+    def _rejoin(self, now: float, *, new: bool) -> None:
+        """Tell what was spent alone and has not come back yet. A `new` ledger begins as if all had been spent."""
         self.alone = False
+        if new and self._generation:
+            return
         debts = [
             max(0.0, self._arrival[i] - now) * rate / self.live if rate > 0 else 0.0
             for i, rate in enumerate(self.rates[:2])
