@@ -96,7 +96,7 @@ def test_keys_expire_and_hold_neither_key_nor_address(client, valkey):
                         await c.chat.completions.create(**asked)
 
     asyncio.run(run())
-    keys = list(client.scan_iter())
+    keys = list(client.scan_iter("mine:*"))
     assert sorted(key.rpartition(":")[2] for key in keys) == ["demand", "leases", "state"]
     assert all(key.startswith("mine:{") and 0 < client.ttl(key) <= 3600 for key in keys)
     assert "secret" not in str([client.hgetall(keys[i]) for i in range(3) if client.type(keys[i]) == "hash"])
