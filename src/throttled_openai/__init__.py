@@ -2,7 +2,7 @@
 
 The rooms of the library, from the top. Each one imports only rooms below it:
 
-    _commands    RUN      the command line: run, validate, exec, bench, demo, simulate
+    _commands    RUN      the command line: run, validate, exec, proxy, bench, demo, simulate
     batch        BATCH    many requests, from a file or from Python
     _clients     CALL     the SDK's clients with a throttle, and the ways to get one
     _exchange    SEND     one attempt over HTTP, and sending refused calls again
@@ -12,6 +12,9 @@ The rooms of the library, from the top. Each one imports only rooms below it:
     _control     DECIDE   when the next attempt may go: pacing, server windows, concurrency
     _protocol    READ     what providers write: headers, refusals, usage; and what requests cost
     simulator    OPPOSE   a simulated server with limits, independent of all others
+
+Below them lie single files: `_limits` (what users configure), `_stats` (what they read), `_spelling` (suggestions for
+mistyped names) and `_numbers` (numbers in messages).
 """
 
 from typing import TYPE_CHECKING
@@ -22,6 +25,7 @@ from ._clients.base import AsyncThrottledMixin
 from ._clients.http_client import wrap_http_client
 from ._clients.install import install, uninstall
 from ._clients.options import queue_options
+from ._clients.parameters import fast_parameters
 from ._clients.sync_client import ThrottledAzureOpenAI, ThrottledMixin, ThrottledOpenAI
 from ._clients.wrap import wrap
 from ._limits import Limits
@@ -67,6 +71,7 @@ __all__ = [
     "ThrottledMixin",
     "ThrottledOpenAI",
     "WindowStats",
+    "fast_parameters",
     "install",
     "queue_options",
     "run_batch",

@@ -161,7 +161,7 @@ class Dispatcher:
     def admit_blocking(self, call: Call) -> PostedPermit:
         """As `admit`, for a blocking call."""
         decides = self._go_over()
-        # Calls in flight may belong to this thread's own event loop, which stands still until this call returns.
+        # The calls in flight may belong to this thread's own event loop, which goes on when this one returns.
         call.stalls = asyncio._get_running_loop() is not None  # noqa: SLF001  # of the module's public list
         return self._received(decides.run(functools.partial(self.admit_on_portal, call), _give_back))
 
@@ -198,8 +198,8 @@ class Dispatcher:
                 entered = limiter.enter(call, self._arrivals.__next__, self.random, self.loop, now)
                 if isinstance(entered, Waiter):
                     self._in_line.add(limiter)
-                    # A call behind others changes nothing, as the timer is set for the oldest. Looking again would
-                    # also admit calls while a large gather still starts, long before the loop sends any of them.
+                    # Behind others nothing has changed: the timer is set for the oldest. Looking again would also
+                    # admit on what refills while a large gather starts, long before the loop sends any of it.
                     if limiter.queue.add(entered) or entered.deadline < limiter.timer.at:
                         self.admit_waiting(limiter)
                 return entered, limiter

@@ -72,7 +72,7 @@ class Limiter:
         owner: PermitOwner,
         shared: Shared | None = None,
     ) -> None:
-        """`in_flight`: of all models together. `owner`: of the permits; it receives what happens to them.
+        """`in_flight`: of all models together. `owner`: of the permits, which pass on through it what happens.
 
         `shared`: if other processes draw on the same limits.
         """

@@ -159,7 +159,7 @@ class Queue:
         return sum(len(heap) for (before, _), heap in self._heaps.items() if before <= priority) - 1
 
     def left(self) -> None:
-        """Stop counting a cancelled waiter; it may stay in its heap until it is first."""
+        """Count out a cancelled waiter; it may stay in its heap until it is first."""
         self.waiting = max(0, self.waiting - 1)  # 0: the queue had been cleared before
         self.clear_away()
 

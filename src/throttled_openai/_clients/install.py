@@ -110,7 +110,9 @@ def uninstall() -> None:
 def installed_stats() -> list[tuple[str, Stats]]:
     """Host and figures of each account used now or within the last hour."""
     given = None if _installed is None else _installed.get("throttle")
-    return shared.stats() if given is None else [("all accounts", given.stats())]
+    if given is not None:
+        return [("all accounts", given.stats())]
+    return [(account.host, stats) for account, stats in shared.stats()]
 
 
 def _new(cls: Any, *args: Any, **options: Any) -> Any:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from throttled_openai._clients.install import VARIABLES, checked, first_process, install, installed_stats
 from throttled_openai._stats import spell
@@ -61,20 +61,30 @@ def add_arguments(parser: Parser) -> None:
         "learnt from the server. Clients of one account share its limits, "
         "in all processes of the program; --shared sets where programs on several machines share theirs."
     )
-    for name, read in VARIABLES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=read, metavar="N" if read is not str else "NAME",
-                            help=_HELP[name])  # fmt: skip
+    add_options(parser)
     parser.add_argument("--quiet", action="store_true", help="print no summary at the end")
     parser.allow_abbrev = False
     parser.program = "program"
     parser.set_defaults(fail=parser.error)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of throttled clients that can be written as text."""
+    for name, read in VARIABLES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=read, metavar="N" if read is not str else "NAME",
+                            help=_HELP[name])  # fmt: skip
+
+
+def options_in(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, of those that `add_options` added."""
+    return {name: value for name in VARIABLES if (value := getattr(arguments, name)) is not None}
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Become the program. Returns an exit code only if that fails."""
     if not arguments.program:
         arguments.fail("name a script, a command, or -m and a module")
-    given = {name: value for name in VARIABLES if (value := getattr(arguments, name)) is not None}
+    given = options_in(arguments)
     try:
         checked(given)
     except (TypeError, ValueError, ImportError) as error:
