@@ -21,7 +21,7 @@ def test_no_file_imports_itself_in_a_circle(house):
 def test_rooms_are_few_and_imports_between_them_point_one_way():
     rooms = arrows(imports_of("throttled_openai", PACKAGE))
     assert len(rooms) <= 17
-    assert sum(map(len, rooms.values())) <= 54
+    assert sum(map(len, rooms.values())) <= 55
     assert circles(rooms) == []
     assert floors(rooms) <= 10
 
