@@ -23,6 +23,7 @@ LAYERS = [
     {"_clients"},
     {"_exchange", "_pool"},
     {"_admission"},
+    {"_shared"},
     {"errors"},
     {"_control"},
     {"_protocol"},

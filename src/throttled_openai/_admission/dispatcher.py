@@ -40,11 +40,13 @@ if TYPE_CHECKING:
     from throttled_openai._protocol.headers import Announcement, Dimension
     from throttled_openai._protocol.refusals import Refusal
     from throttled_openai._protocol.usage import Usage
+    from throttled_openai._shared.share import Answer
 
     from .call import Call
     from .home import Home
     from .permit import Attempt
     from .portal import Portal
+    from .sharing import Shared
 
 T = TypeVar("T")
 
@@ -70,6 +72,7 @@ class Dispatcher:
         file_limited: bool,
         threads: bool,
         enforced: bool = True,
+        sharing: Callable[[], Shared] | None = None,
     ) -> None:
         self.ceiling = ceiling
         self.random = random.random  # jitter
@@ -83,6 +86,7 @@ class Dispatcher:
         self._file_limited = file_limited
         self._arrivals = itertools.count()
         self._portal = portal if threads else None
+        self._sharing = sharing
         self._loop: asyncio.AbstractEventLoop | None = None  # where decisions are made
         self._overtaken = 0  # calls that went before the longest waiting one, at the common ceiling
         self._reset()
@@ -99,11 +103,14 @@ class Dispatcher:
         self._in_line: set[Limiter] = set()  # limiters where calls may wait
         self._turning: set[Limiter] = set()  # limiters that wait for turns of the event loop
         self._homes = Homes()
+        self._shared = None if self._sharing is None else self._sharing()
         self.stall.streams = 0
 
     def _make_limiter(self, name: str, limits: Limits | None, account: Account) -> Limiter:
         owner = _Owner(self)
-        owner.limiter = Limiter(name, limits, account, self.in_flight, owner, self.subscribers, enforced=self.enforced)
+        owner.limiter = Limiter(
+            name, limits, account, self.in_flight, owner, self.subscribers, self._shared, enforced=self.enforced
+        )
         owner.limiter.gate.held_until = self._held_until
         self.in_flight.divided = len(self.limiters) > 0
         return owner.limiter
@@ -241,6 +248,8 @@ class Dispatcher:
         """
         queue, timer = limiter.queue, limiter.timer
         if not queue.waiting and timer.handle is None:
+            if limiter.sharing is not None:
+                timer.set(self._step(limiter, self.loop.time()), self.loop, self._on_timer, self.loop, limiter)
             return
         now = self.loop.time()
         wake_at = now  # if anything fails, look again
@@ -253,8 +262,33 @@ class Dispatcher:
         finally:
             if not queue.waiting:
                 self._in_line.discard(limiter)
+            if limiter.sharing is not None:
+                wake_at = min(wake_at, self._step(limiter, now))
             timer.set(min(wake_at, queue.next_deadline()), self.loop, self._on_timer, self.loop, limiter)
             self._count_turns(limiter)
+
+    # Budgets shared with other processes
+
+    def _step(self, limiter: Limiter, now: float) -> float:
+        """Ask the other processes for what `limiter` needs; returns the instant to look again."""
+        assert limiter.sharing is not None
+        assert self._shared is not None
+        ask = limiter.sharing.ask(now)
+        if ask is not None:
+            answered = functools.partial(self.decide, self._answered, limiter)
+            self._shared.store.submit(limiter.sharing.key, ask, answered)
+        return limiter.sharing.due_at(now)
+
+    def _answered(self, limiter: Limiter, answer: Answer | None) -> None:
+        assert limiter.sharing is not None
+        limiter.sharing.answered(answer, self.loop.time())
+        share = limiter.sharing.share
+        self.admit_waiting(limiter)
+        for other in tuple(self._in_line):
+            if other is not limiter and other.budget.share is share:
+                self.admit_waiting(other)
+
+    # Turns and timers
 
     def _count_turns(self, limiter: Limiter) -> None:
         if limiter.turns and limiter not in self._turning:

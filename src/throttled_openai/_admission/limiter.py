@@ -27,6 +27,7 @@ from .overtaking import Overtaking
 from .permit import Attempt, Permit
 from .queue import Queue, Waiter, resolve
 from .rates import Rates
+from .sharing import Sharing
 from .timer import Timer
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from .home import Home
     from .in_flight import InFlight
     from .permit import PermitOwner
+    from .sharing import Shared
 
 logger = logging.getLogger("throttled_openai")  # asked for its level only; `notices.say` logs
 
@@ -72,16 +74,18 @@ class Limiter:
         in_flight: InFlight,
         owner: PermitOwner,
         subscribers: Subscribers | None = None,
+        shared: Shared | None = None,
         *,
         enforced: bool = True,
     ) -> None:
         """`in_flight`: of all models together. `owner`: of the permits; it receives what happens to them.
 
-        `enforced`: False if calls are only observed.
+        `shared`: if other processes draw on the same limits. `enforced`: False if calls are only observed.
         """
         self.account = account
         self.name = name
-        self.budget = Budget(limits)
+        self.sharing = None if shared is None else Sharing.of(self, shared)
+        self.budget = Budget(limits, None if self.sharing is None else self.sharing.share)
         self.concurrency = ConcurrencyLimit(in_flight.unproven_ceiling, in_flight.ceiling)
         self.limit = self.concurrency.value()
         self.in_flight = 0
@@ -103,7 +107,7 @@ class Limiter:
         self._overtaking = Overtaking()
         self._occupancy = 0.0  # integral of attempts in flight over time
         self._occupancy_at = -math.inf
-        self._learned()
+        self.learned()
         self._changes = Changes(self.subscribers, self.budget, self.limit)
 
     # Admission
@@ -252,6 +256,13 @@ class Limiter:
         """Whether one more attempt may be in flight."""
         limit = self._all_in_flight.unproven_ceiling if self.gate.aside else self.limit
         return self.in_flight < limit and self._all_in_flight.has_room()
+
+    @property
+    def free(self) -> int:
+        """How many more attempts may be in flight."""
+        every = self._all_in_flight
+        free = self.limit - self.in_flight
+        return min(free, every.ceiling - len(every.attempts)) if every.divided else free
 
     def _look_for_room(self, now: float) -> float | None:
         """None if there is room for one more attempt; else the instant at which to look again.
@@ -482,7 +493,7 @@ class Limiter:
         else:
             self._slow_down(attempt, refusal, response, announced, now, jitter())
         if rates != (budget.request_rate, budget.token_rate):
-            self._learned()
+            self.learned()
 
     def _slow_down(  # noqa: PLR0917
         self,
@@ -525,7 +536,7 @@ class Limiter:
             if call.estimate is not None:
                 self._costs.learn_level(announcement, reservation.number, reservation.at, call.estimate, call.provider)
         if rates != (self.budget.request_rate, self.budget.token_rate):
-            self._learned()
+            self.learned()
             self._note_changes(now)
 
     def count_usage(self, attempt: Attempt, usage: Usage) -> bool:
@@ -554,7 +565,8 @@ class Limiter:
                     event = Charged(self._occupancy_at, self.name, call.order[1], estimated, final)
                     self.subscribers.tell(event, call.context)
 
-    def _learned(self) -> None:
+    def learned(self) -> None:
+        """The rate that the budget comes to has changed."""
         self.concurrency.expect(self.rates.known)
         self.limit = self.concurrency.value()
 
@@ -634,7 +646,7 @@ class Limiter:
         """The user allows other rates per minute from now on."""
         for dimension, per_minute in rates.items():
             self.budget.configure(dimension, per_minute)
-        self._learned()
+        self.learned()
         self._note_changes(now)
 
     def hold(self, seconds: float, now: float) -> None:

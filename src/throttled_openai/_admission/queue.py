@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -108,6 +109,16 @@ class Queue:
                 found.remove(self._due)
                 found.insert(0, self._due)
         return found
+
+    def first(self, most: int) -> Iterator[Call]:
+        """About the first `most` calls, in about the order in which they go, without changing anything."""
+        found = [
+            entry
+            for heap in self._heaps.values()
+            for entry in itertools.islice(heap, most)
+            if not entry[1].future.done()
+        ]
+        return (waiter.call for _, waiter in heapq.nsmallest(most, found))
 
     def take(self, waiter: Waiter) -> None:
         """Remove one that is first in its heap."""

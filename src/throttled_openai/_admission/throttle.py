@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from throttled_openai._limits import Limits, LimitsBook, check_number
 from throttled_openai._spelling import did_you_mean, suggesting
@@ -15,6 +15,7 @@ from .call import check_count
 from .dispatcher import Dispatcher
 from .file_limit import within_file_limit
 from .in_flight import MAX_CONCURRENCY, MOST_IN_FLIGHT
+from .sharing import sharing_at
 
 if TYPE_CHECKING:
     import asyncio
@@ -44,6 +45,12 @@ class Throttle:
     usage, learnt limits and refusals of one account do not affect another. Only `max_concurrency` is
     for all accounts together.
 
+    `shared`: where processes that share the limits meet: the address of a Redis or Valkey server such as
+    `redis://host:6379/0`, or `"local"` for the processes of this machine. All of them together then have
+    each limit once. Where processes were given different limits, the lowest one counts, as long as a process
+    with it is at work. `shared_fallback`: what a process does while it cannot reach the others:
+    `"open"`, by default, goes on with its last share; `"closed"` waits.
+
     `enforce=False`: shadow mode. Calls are sent at once and refusals are left to the SDK, as without us; `stats()` and
     events say how long each would have waited, and which would have failed.
 
@@ -65,6 +72,8 @@ class Throttle:
         tpd: float | None = None,
         max_concurrency: int | None = None,
         max_refusals: int | None = None,
+        shared: str | None = None,
+        shared_fallback: Literal["open", "closed"] | None = None,
         threads: bool = False,
         enforce: bool = True,
     ) -> None:
@@ -72,6 +81,7 @@ class Throttle:
         options |= {"max_concurrency": max_concurrency, "max_refusals": max_refusals, "threads": threads}
         if not enforce:
             options["enforce"] = False
+        options |= {"shared": shared, "shared_fallback": shared_fallback}
         self._options: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         each_model = None
         if not rpm is tpm is rpd is tpd is None:
@@ -94,6 +104,7 @@ class Throttle:
             file_limited=max_concurrency is None and ceiling < MOST_IN_FLIGHT,
             threads=threads,
             enforced=enforce,
+            sharing=sharing_at(shared, shared_fallback),
         )
         everywhere.add(self)
 

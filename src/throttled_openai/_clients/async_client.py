@@ -38,13 +38,18 @@ class ThrottledAsyncOpenAI(AsyncThrottledMixin, AsyncOpenAI):
     answers other calls, and for one while it answers none.
     `enforce=False`: shadow mode: calls go as without us, and `client.throttle.stats()` says what throttling would have
     done.
+    `shared`: where processes that share these limits meet: the address of a Redis or Valkey server, such as
+    `"redis://host:6379/0"`, or `"local"` for the processes of this machine; see `Throttle`.
+    `shared_fallback`: what happens while that is away: `"open"`, the default: this process goes on with its
+    last share of the limits; `"closed"`: calls wait.
     `dialect`: how the server counts tokens, such as `"openai"`, `"mistral"` or `"self-hosted"`; by
     default it is derived from `base_url`.
     `pool`: the connections, where no `http_client` is given: `"httpx"` (ours, the default),
     `"aiohttp"` (needs the extra of that name) or `"sdk"` (the SDK's own).
 
-    Raises `ValueError` or `TypeError` for invalid limits, and `ImportError` if aiohttp is chosen but not
-    installed. Calls raise what the SDK's raise, and `AdmissionTimeout`, `QueueFull` or `RequestTooLarge`, all
+    Raises `ValueError` or `TypeError` for invalid limits, and `ImportError` if aiohttp is chosen, or a
+    store, and its package is not installed. Calls raise what the SDK's raise, and `AdmissionTimeout`,
+    `QueueFull` or `RequestTooLarge`, all
     `openai.OpenAIError`.
     """
 

@@ -58,7 +58,7 @@ def install(*, top: bool = False, **options: Unpack[Options]) -> None:
     `top=True`, or `THROTTLED_OPENAI_TOP=1`, lets `throttled-openai top` of the same user look at this process.
 
     Throttling is for this process: others that it starts and that are not forked have to call `install()`
-    themselves, and each process has the whole limit.
+    themselves, and each process has the whole limit, unless `shared` says where they meet.
 
     Raises `RuntimeError` when it is installed already, `ValueError` or `TypeError` for invalid options.
     """
@@ -98,11 +98,11 @@ def _warn_of_process() -> None:
     """Warn once that this process, which the program has started, uses the whole limit by itself."""
     global _warned  # noqa: PLW0603
     process = os.getpid()
-    if process not in (first_process(), _warned):
+    if process not in (first_process(), _warned) and not (_installed or {}).get("shared"):
         _warned = process
         logger.warning(
-            "process %d, which the program has started, has the whole limit: processes do not share limits yet. "
-            "Where several work at once, give each its part, such as %sRPM=100 of 500 for five",
+            "process %d, which the program has started, has the whole limit. Where several work at once, "
+            "%sSHARED=local or the address of a Redis server lets them share it",
             process,
             _PREFIX,
         )

@@ -29,6 +29,8 @@ class ThrottleOptions(TypedDict, total=False):
     max_concurrency: int | None
     max_refusals: int | None
     enforce: bool
+    shared: str | None
+    shared_fallback: Literal["open", "closed"] | None
 
 
 class Options(ThrottleOptions, total=False):

@@ -39,6 +39,8 @@ _HELP: Final = {
     "max_refusals": "most refusals of one call before it fails",
     "max_queued": "most calls waiting; further calls fail",
     "priority": "priority of all calls; higher goes first",
+    "shared": "where processes share the limits: a Redis or Valkey address, or 'local'",
+    "shared_fallback": "what a process does while it cannot reach the others: open (goes on with its share) or closed",
     "dialect": "how the server counts tokens, such as openai or self-hosted",
     "pool": "connection pool: httpx, aiohttp or sdk",
 }
@@ -57,7 +59,8 @@ def add_arguments(parser: Parser) -> None:
     parser.epilog = (
         "A command is a program such as pytest, python or gunicorn. Python processes that it starts are throttled too. "
         "Each option can also be set in the environment, as THROTTLED_OPENAI_RPM=500. Limits that are not set are "
-        "learnt from the server. Clients of one account share its limits; each process has the whole limit."
+        "learnt from the server. Clients of one account share its limits, "
+        "in all processes of the program; --shared sets where programs on several machines share theirs."
     )
     add_options(parser)
     parser.add_argument("--shadow", action="store_true", help="only observe: report what throttling would have done")
@@ -132,6 +135,9 @@ def environment_of(given: dict[str, object], *, quiet: bool) -> dict[str, str]:
     """The environment that makes a Python process throttle, with the options `given`."""
     environment = dict(os.environ)
     environment |= {f"THROTTLED_OPENAI_{name.upper()}": str(value) for name, value in given.items()}
+    if not environment.get("THROTTLED_OPENAI_SHARED") and hasattr(os, "fork"):
+        # The processes that the program starts have its limits together. It keeps this process's number.
+        environment["THROTTLED_OPENAI_SHARED"] = f"local:exec-{os.getpid()}"
     environment["THROTTLED_OPENAI_EXEC"] = "quiet" if quiet else "summary"
     environment.pop("THROTTLED_OPENAI_EXEC_PID", None)
     environment["PATH"] = _search_path()

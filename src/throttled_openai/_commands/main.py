@@ -12,7 +12,7 @@ from throttled_openai._commands.versions import versions
 from throttled_openai._spelling import did_you_mean
 from throttled_openai.simulator import _cli as simulator
 
-from . import completion
+from . import completion, shared
 from . import exec as _exec
 from . import help as _help
 from .bench import cli as bench
@@ -41,6 +41,7 @@ COMMANDS: Final = (
     ("run", "send a file of requests and write a file of results, losing nothing", run),
     ("validate", "check a file of requests without sending any", validate),
     ("bench", "measure a live endpoint, and find how many calls in flight it handles best", bench),
+    ("shared", "show the budgets that processes share: who is live, who waits, what is paused", shared),
     (
         "simulate",
         "serve OpenAI's interface with rate limits, for tests and for use without a key",

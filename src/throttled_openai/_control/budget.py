@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from throttled_openai._protocol.headers import Announcement, Dimension
     from throttled_openai._protocol.refusals import Refusal
 
+    from .common import Common
+
 # Seconds between two changes of the pacers with time. In this time a burst grows by about 1 %, which is fine enough.
 STEP: Final = 0.05
 # Sums of what has left that are kept, one a second, to say how much left within a minute.
@@ -40,8 +44,10 @@ class Budget:
     loop's clock.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, share: Common | None = None) -> None:
+        """`share`: of the same budget of other processes, if it has one."""
         self.limits = limits or Limits()
+        self.share = share
         self.newest = 0  # number of the newest attempt
         self._event_at = 0  # number of the newest attempt at the last congestion event
         self._changed_at = -math.inf  # when the pacers last changed with time
@@ -122,6 +128,8 @@ class Budget:
             if missing > delay and key in self._announced.doubtful:
                 missing = min(missing, doubted)
             delay = max(delay, missing)
+        if self.share is not None:
+            delay = max(delay, self.share.delay(tokens + held, now))
         return max(0.0, delay)
 
     def used_up(self, tokens: float) -> WindowStats | None:
@@ -140,6 +148,8 @@ class Budget:
         self._changed_at = now
         if whole < math.inf:
             pressed = max(pacer.pressed(elapsed) for pacer in self.pacers.values())
+            if self.share is not None:
+                pressed = max(pressed, self.share.pressed(elapsed, now))
             for pacer in self.pacers.values():
                 pacer.learner.pause(whole - elapsed)
                 pacer.pass_time(elapsed, pressed, now)
@@ -162,6 +172,8 @@ class Budget:
         self.newest += 1
         self._left_at = now
         self._slow_start.sent(self.newest, now)
+        if self.share is not None:
+            self.share.reserve(tokens, now)
         spent = self.spent
         before = self.spent_before
         if not before or now - before[-1][0] >= 1.0:
@@ -185,6 +197,9 @@ class Budget:
             self.pacers[dimension].give_back(amount, reservation.at, charged=charged)
             if not charged:
                 self._give_back(reservation, dimension, amount)
+        if self.share is not None:
+            charged = not request and self.pacers["requests"].known is not None
+            self.share.adjust(0.0 if charged else -1.0, -reservation.tokens)
 
     def _give_back(self, reservation: Reservation, dimension: Dimension, amount: float) -> None:
         self.spent[dimension] -= amount
@@ -199,6 +214,8 @@ class Budget:
             reservation.tokens = tokens
             self.pacers["tokens"].adjust(change)
             self._give_back(reservation, "tokens", -change)
+            if self.share is not None:
+                self.share.adjust(0.0, change)
 
     # Evidence
 
@@ -333,6 +350,8 @@ class Budget:
                 # A window that the server does not announce, or a rate that is not known.
                 self.pacers[dimension].refused(amount, wait, now, event=event, sure=sure)
                 bucket_holds = True
+                if self.share is not None:
+                    self.share.refused_at(dimension, self.pacers[dimension].level)
         return window_is_empty, bucket_holds
 
     def tighten(self, now: float) -> None:
@@ -358,6 +377,40 @@ class Budget:
             pacer.rebind(same_clock=same_clock)
         for window in self.windows.values():
             window.rebind(same_clock=same_clock)
+        if self.share is not None:
+            self.share.rebind(same_clock=same_clock)
+
+    # Sharing with other processes
+
+    @property
+    def told(self) -> tuple[float, ...]:
+        """Requests and tokens per second, then the same by limits of a day, that were configured or announced; 0: none.
+
+        Limits of a day are left out where the server announces them, as it says what is left of them too.
+        """
+        days = (0.0 if (one, DAY) in self._announced else (limit or 0.0) / DAY for one, limit in self._per_day.items())
+        return *(pacer.known or 0.0 for pacer in self.pacers.values()), *days
+
+    @property
+    def lessons(self) -> int:
+        """How often refusals have taught something about a rate."""
+        return sum(pacer.learner.lessons for pacer in self.pacers.values())
+
+    def write_lessons(self, now: float) -> str:
+        return json.dumps([pacer.learner.write(now) for pacer in self.pacers.values()])
+
+    def read_lessons(self, text: str, age: float, now: float) -> None:
+        """Go by what a refusal has taught another process, `age` seconds ago. What cannot be read changes nothing."""
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            for pacer, state in zip(self.pacers.values(), json.loads(text), strict=True):
+                pacer.adopt(state, age, now)
+
+    def hear_of_others(self, now: float) -> None:
+        """What other processes have spent since the last time counts as sent: the server's limit is for all."""
+        if self.share is not None:
+            for pacer, amount in zip(self.pacers.values(), self.share.take_others(), strict=True):
+                if amount > 0:
+                    pacer.learner.others_sent(amount, now)
 
     # The user's changes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from throttled_openai._limits import BURST, GROWTH, WHOLE_BURST
 
@@ -135,6 +135,11 @@ class Pacer:
         self._full_minute = self._full_minute and (ceiling is None or ceiling >= 0.999 * (self._announced or 0.0))
         if not (self._full_minute or self._fixed):
             self._burst = min(self._burst, BURST)
+        self._rebuild()
+
+    def adopt(self, lessons: dict[str, Any], age: float, now: float) -> None:
+        """Go by what a refusal taught another process."""
+        self.learner.read(lessons, age, now)
         self._rebuild()
 
     def forget(self) -> None:

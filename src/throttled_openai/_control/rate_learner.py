@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 # After a refusal the rate starts at this share of what was found; then it returns to it and goes beyond.
 BETA: Final = 0.9
@@ -54,6 +54,21 @@ FLOOR_SHARE: Final = 0.02
 FLOOR: Final = 0.05
 
 
+_LESSONS: Final = (
+    "_accepted",
+    "_base",
+    "_events",
+    "_events_since",
+    "_exact",
+    "_held",
+    "_paused_since_event",
+    "_pressed",
+    "_pressed_since_event",
+    "_shared",
+    "_steady",
+)
+
+
 class RateLearner:
     """The rate of a server's limit in units per second, measured by its refusals.
 
@@ -80,10 +95,12 @@ class RateLearner:
         "_pressed_since_event",
         "_shared",
         "_steady",
+        "lessons",
         "mean_cost",
     )
 
     def __init__(self) -> None:
+        self.lessons = 0  # how often the base was set, or forgotten
         self.mean_cost = 1.0  # units of an average attempt (smoothed)
         self._base: float | None = None
         self._exact = False
@@ -237,9 +254,11 @@ class RateLearner:
 
     def forget(self) -> None:
         """Rely on the known limit again, if there is one."""
+        self.lessons += self._base is not None
         self._base, self._shared, self._events_since = None, False, 0
 
     def _set(self, rate: float, known: float | None, *, exact: bool) -> None:
+        self.lessons += 1
         floor = FLOOR * self.mean_cost if known is None else FLOOR_SHARE * known
         self._base = max(floor, rate)
         self._exact = exact
@@ -259,6 +278,32 @@ class RateLearner:
         meter = self._meter * math.exp(-max(0.0, now - self._meter_at) / METER)
         seen = METER * -math.expm1(-max(0.05, now - self._meter_since) / METER)
         return meter / seen
+
+    # For processes that share the limit
+
+    def others_sent(self, amount: float, now: float) -> None:
+        """Other processes have sent `amount` units since the last time."""
+        self._accepted += amount
+        if self._meter_at > -math.inf:
+            self._meter *= math.exp(-max(0.0, now - self._meter_at) / METER)
+            self._meter_at = now
+            self._meter += amount
+
+    def write(self, now: float) -> dict[str, Any]:
+        """What was learnt, for others; instants as seconds ago."""
+        state = {name: getattr(self, name) for name in _LESSONS}
+        return state | {"ago": min(1e9, now - self._event_at)}
+
+    def read(self, state: dict[str, Any], age: float, now: float) -> None:
+        """Go by what another process has learnt, `age` seconds ago."""
+        found = {name: state[name] for name in _LESSONS}
+        base, ago = found["_base"], float(state["ago"])
+        numbers = [float(value) for name, value in found.items() if name != "_base"]
+        if not all(map(math.isfinite, (*numbers, ago, age))) or (base is not None and not 0 < float(base) < math.inf):
+            raise ValueError("no lessons of a rate learner")
+        for name, value in found.items():
+            setattr(self, name, value)
+        self._event_at = now - age - ago
 
     def rebind(self) -> None:
         """Forget instants: the clock is another one."""

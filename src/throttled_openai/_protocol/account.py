@@ -6,7 +6,6 @@ import base64
 import functools
 import hashlib
 import json
-import os
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -34,8 +33,9 @@ _LONGEST_TOKEN: Final = 16_384
 # Types of parts that are hashed by value; of others, which may have no hash, only the type counts.
 _HASHABLE: Final = (CodeType, str, bytes, int)
 
-# Makes digests of keys useless outside this process.
-_SALT: Final = os.urandom(16)
+# The same in all processes, which may share the budgets of an account. A key has too many digits to be guessed from
+# its digest.
+_PURPOSE: Final = b"throttled-openai"
 
 
 class Account(NamedTuple):
@@ -48,6 +48,15 @@ class Account(NamedTuple):
     host: str
     port: int | None
     owner: tuple[object, ...]
+
+    def digest(self, *, of: str) -> str:
+        """A name for one thing (`of`) of this account, the same in every process, from which neither can be read.
+
+        Credentials that a function supplies do not count: no other process could know them for the same.
+        """
+        fixed = [part.hex() for part in self.owner if isinstance(part, bytes)]
+        known = repr((self.scheme, self.host, self.port, fixed, of))
+        return hashlib.blake2b(known.encode("utf-8", "surrogateescape"), person=_PURPOSE, digest_size=16).hexdigest()
 
     def __repr__(self) -> str:
         return f"<Account at {self.scheme}://{self.host}{'' if self.port is None else f':{self.port}'}>"
@@ -83,7 +92,7 @@ def account_at(url: Any, credentials: Mapping[str, object]) -> Account:
 
     `credentials`: for each lower-case name of a header its value, or the `CredentialSource` of its values.
     """
-    digest = hashlib.blake2b(key=_SALT, digest_size=16)
+    digest = hashlib.blake2b(person=_PURPOSE, digest_size=16)
     sources: list[CredentialSource] = []
     has_fixed = False
     for name in sorted(credentials):

@@ -59,6 +59,8 @@ def add_arguments(parser: Parser) -> None:
                        ("tpd", "tokens per day")):  # fmt: skip
         limits.add_argument(f"--{name}", type=positive, metavar="N", help=f"{what} of each model")
     limits.add_argument("--limits", metavar="TOML", help="limits by model: a table [model] with rpm, tpm, rpd, tpd")
+    limits.add_argument("--shared", metavar="URL", help="where this run shares its limits with other processes: a "
+                        "Redis or Valkey address, or 'local' for those of this machine")  # fmt: skip
     limits.add_argument(
         "--max-concurrency", type=count, metavar="N", help="most requests in flight (default: adaptive)"
     )

@@ -90,6 +90,11 @@ def limits_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"limits": read_limits_file(arguments.limits)}
 
 
+def sharing_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Where the limits are shared with other processes, as a client takes it."""
+    return {} if arguments.shared is None else {"shared": arguments.shared}
+
+
 def book_of(arguments: argparse.Namespace) -> LimitsBook:
     given = limits_of(arguments)
     return (
@@ -141,7 +146,9 @@ def calls_for(arguments: argparse.Namespace, rules: Rules) -> RawCalls | Process
 
 def client_of(arguments: argparse.Namespace, count: int = 1) -> AsyncOpenAI:
     """The client of one of `count` processes, with its share of the limits. Raises `ValueError` and `TypeError`."""
-    options: dict[str, Any] = _share_of(limits_of(arguments), count)
+    limits = limits_of(arguments)
+    # Processes that share their limits all have the whole ones.
+    options: dict[str, Any] = {**(limits if arguments.shared else _share_of(limits, count)), **sharing_of(arguments)}
     if arguments.max_concurrency is not None:
         options["max_concurrency"] = math.ceil(arguments.max_concurrency / count)
     named = ("max_wait", "dialect", "base_url", "timeout")
