@@ -15,6 +15,12 @@ from ._numbers import number
 # (60,000/min as 1,000/s), so the default stays under one second. The remaining 0.15 s allow for calls that reach the
 # server closer together than they were admitted.
 BURST: Final = 0.85
+# Seconds of the limit at which the burst stops growing: a whole minute. Then the pacer holds nothing back any more.
+WHOLE_BURST: Final = 60.0
+# Share of itself by which the burst grows in each second in which it holds calls back: 17 s from the first second to a
+# whole minute. Where the server enforces a shorter window than it announces, it refuses what is sent beyond that within
+# one round trip: with a burst of one second, 25 % of the rate x the round trip.
+GROWTH: Final = 0.25
 # A call estimated at this many times a limit can never be admitted, because estimates are within 30 %.
 OVERSIZE: Final = 1.5
 

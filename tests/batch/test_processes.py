@@ -110,12 +110,12 @@ def test_each_process_has_its_share_of_the_limits():
 
 def test_figures_of_all_processes_are_added():
     def part(rpm, admitted, tokens):
-        window = WindowStats("requests", 60.0, rpm, 1.0, announced=False)
+        window = WindowStats("requests", 60.0, rpm, 1.0)
         budget = BudgetStats("m", 1, 2, 3, admitted, admitted, 0, 0, (window,), tokens)
         return Stats(1, 2, (budget,))
 
     whole = together([part(300, 10, 100.0), part(300, 30, 200.0)])
     (budget,) = whole.budgets
     assert (whole.waiting, whole.in_flight, budget.admitted, budget.concurrency_limit) == (2, 4, 40, 6)
-    assert budget.windows == (WindowStats("requests", 60.0, 600, 2.0, announced=False),)
+    assert budget.windows == (WindowStats("requests", 60.0, 600, 2.0),)
     assert budget.tokens_per_call == 175.0

@@ -17,7 +17,7 @@ def budget(*windows, waiting=5, in_flight=3, room=10, name="gpt-4o", tokens=20.0
 
 
 def window(dimension, spendable, limit=600.0, period=60.0):
-    return WindowStats(dimension, period, limit, spendable, announced=True)
+    return WindowStats(dimension, period, limit, spendable, "announced")
 
 
 def stats(*budgets):

@@ -13,7 +13,7 @@ from benched import KEY, Page, planned
 from scripted import URL
 from throttled_openai._commands import main as cli
 from throttled_openai._commands.bench import cli as _cli
-from throttled_openai._commands.bench.plan import is_near
+from throttled_openai._commands.bench.address import is_near
 from throttled_openai.simulator import spawn
 
 
@@ -25,6 +25,7 @@ from throttled_openai.simulator import spawn
         ["--concurrency=4", "--max-concurrency=8"],
         ["--sweep=1,2", "--max-concurrency=8"],
         ["--slo-latency=1"],
+        ["--concurrency=1", "--burstiness=2"],
         ["--sweep=auto", "--no-stream", "--slo-ttft=1"],
         ["--endpoint=embeddings", "--max-tokens=9"],
         ["--prompt=/nowhere/at/all"],
@@ -49,7 +50,9 @@ def test_invalid_arguments_are_refused_at_once(arguments, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
+        ["--model=m", "--goodput=ttft"],
+        ["--model=m", "--goodput=ttft:200 ttft:300"],
+        ["--model=m", "--percentiles=50,101"],
         ["--model=m", "--rate=0"],
         ["--model=m", "--rate=inf"],
         ["--model=m", "--rate=ten"],
@@ -153,7 +156,10 @@ def test_the_command_measures_a_server(tmp_path, capsys):
 def test_an_unreachable_server_is_exit_code_1(capsys):
     assert cli.main(["bench", "--base-url=http://127.0.0.1:9/v1", "--model=m", "--yes"]) == 1
     said = capsys.readouterr()
-    assert "nothing was measured: APIConnectionError (ConnectError)" in said.err
+    assert (
+        "nothing was measured: APIConnectionError (ConnectError); does a server run at http://127.0.0.1:9/v1?"
+        in said.err
+    )
     assert said.out == ""
 
 

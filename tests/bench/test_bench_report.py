@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from benched import KEY, Page, about, measured, simulator
 from scripted import URL
 from throttled_openai._commands.bench import cli as _cli
+from throttled_openai._commands.bench.address import redacted_url
 from throttled_openai._commands.bench.chart import Chart, Line, ticks
 from throttled_openai._commands.bench.measure import report_of
 from throttled_openai._commands.bench.page import page
-from throttled_openai._commands.bench.plan import redacted_url
 from throttled_openai.simulator import Fault
 
 
@@ -37,7 +37,17 @@ def test_the_table_is_aligned(sweep):
 
 def test_json_has_settings_versions_steps_and_the_recommendation(sweep):
     told = json.loads(sweep.as_json())
-    assert set(told) == {"settings", "versions", "interrupted", "steps", "recommendation", "notes"}
+    assert set(told) == {
+        "settings",
+        "date",
+        "host",
+        "command",
+        "versions",
+        "interrupted",
+        "steps",
+        "recommendation",
+        "notes",
+    }
     assert set(told["versions"]) == {"throttled-openai", "openai", "python"}
     assert told["settings"]["latency_goal_seconds"] == 1.5
     assert told["recommendation"]["max_concurrency"] == 4
@@ -57,7 +67,7 @@ def test_the_page_needs_nothing_but_itself(sweep):
     assert not {name for name, _ in found.attributes if name in {"src", "href"} or name.startswith("on")}
     assert text.replace(URL, "").count("http") == 0
     assert "url(" not in text
-    assert found.names.count("svg") == 5
+    assert found.names.count("svg") == 6
     assert "4 in flight" in "".join(found.text)
     assert "ThrottledAsyncOpenAI(max_concurrency=4)" in found.text
 

@@ -13,6 +13,7 @@ OURS = {
     "limits",
     "max_concurrency",
     "max_refusals",
+    "enforce",
     "priority",
     "max_wait",
     "max_queued",

@@ -169,7 +169,7 @@ def test_a_call_larger_than_the_announced_limit_fails_before_it_is_sent():
         client = throttled(simulator)
         await say(client)
         await say(client)  # a limit that was announced once may be a mistake
-        with pytest.raises(RequestTooLarge, match="estimated at 2000 tokens but gpt-4o admits at most 1000"):
+        with pytest.raises(RequestTooLarge, match="estimated at 2,000 tokens but gpt-4o admits at most 1,000"):
             await say(client, "x" * 4 * 1997)
         assert simulator.attempts == 2
 

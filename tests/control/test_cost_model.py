@@ -46,6 +46,7 @@ def test_where_nothing_is_known_reserving_is_presumed_from_the_first_announced_l
     assert costs.cost(ASKED) == 1000
     costs.presume()
     assert costs.cost(ASKED) == 2000
+    assert costs.cost(OPEN) == 1000
 
 
 @pytest.mark.parametrize("provider", [each for each in PROVIDERS.values() if each not in UNSURE], ids=lambda p: p.name)

@@ -19,13 +19,14 @@ LAYERS = [
     {"__main__"},
     {"_commands"},
     {"__init__"},
-    {"batch"},
+    {"batch", "otel"},
     {"_clients"},
     {"_exchange", "_pool"},
     {"_admission"},
     {"errors"},
     {"_control"},
     {"_protocol"},
+    {"_seeing"},
     {"simulator", "_limits", "_stats", "_spelling"},
     {"_numbers"},
 ]
@@ -114,7 +115,10 @@ def test_the_package_is_marked_as_typed():
 
 def test_a_throttle_shows_what_its_users_need_and_nothing_else():
     names = {name for name in dir(throttled_openai.Throttle()) if not name.startswith("_")}
-    assert names == {"changed", "in_flight", "max_refusals", "stats", "threads", "waiting"}
+    assert names == {
+        *("adjust", "changed", "enforce", "explain", "in_flight", "max_refusals"),
+        *("pause", "resume", "stats", "subscribe", "threads", "waiting"),
+    }
 
 
 # --- imports --------------------------------------------------------------------------------------

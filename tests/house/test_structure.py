@@ -20,8 +20,8 @@ def test_no_file_imports_itself_in_a_circle(house):
 
 def test_rooms_are_few_and_imports_between_them_point_one_way():
     rooms = arrows(imports_of("throttled_openai", PACKAGE))
-    assert len(rooms) <= 16
-    assert sum(map(len, rooms.values())) <= 50
+    assert len(rooms) <= 18
+    assert sum(map(len, rooms.values())) <= 58
     assert circles(rooms) == []
     assert floors(rooms) <= 9
 

@@ -14,6 +14,15 @@ def pooled(family=FAMILIES[-1], **options):
     return type("Client", (Pooled, base), {})(**options)
 
 
+def direct(family, **options):
+    """A pooled client that ignores the proxies and certificates of the environment."""
+    return pooled(family, trust_env=False, **options)
+
+
+def error(family, name):
+    return getattr(importlib.import_module(family), name)
+
+
 def module_of(family):
     return importlib.import_module(family)
 

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from pooled import direct, error
 from scripted import families, now
 from servers import Server, real
 from support import virtual
-from test_connection import error, pooled
 from throttled_openai._pool import addresses as _addresses
 from throttled_openai._pool.addresses import DELAY, first
 
@@ -149,11 +149,11 @@ def on_uvloop(main):
 @pytest.mark.parametrize("run", [plainly, eager, on_uvloop])
 def test_a_name_is_connected_on_every_loop(family, run):
     async def main():
-        async with Server() as server, pooled(family) as client:
+        async with Server() as server, direct(family) as client:
             url = f"http://localhost:{server.port}/"  # often two addresses, the first of which does not listen
             answers = await asyncio.gather(*(client.get(url) for _ in range(5)))
             assert {answer.status_code for answer in answers} == {200}
-        async with pooled(family) as client:
+        async with direct(family) as client:
             with pytest.raises(error(family, "ConnectError")):
                 await client.get(url)
 
@@ -163,7 +163,7 @@ def test_a_name_is_connected_on_every_loop(family, run):
 @families
 @real
 async def test_an_address_that_does_not_listen_is_passed_over(family, monkeypatch):
-    async with Server() as server, pooled(family) as client:
+    async with Server() as server, direct(family) as client:
         loop = asyncio.get_running_loop()
         monkeypatch.setattr(loop, "getaddrinfo", found("::1", "127.0.0.2", "127.0.0.1"), raising=False)
         assert (await client.get(f"http://somewhere:{server.port}/")).status_code == 200

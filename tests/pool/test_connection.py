@@ -9,17 +9,9 @@ import re
 
 import pytest
 
+from pooled import direct, error
 from scripted import families
 from servers import CERTIFICATE, Server, identity, real, says, trusting
-from throttled_openai._pool import Pooled
-
-
-def pooled(family, **options):
-    return type("Client", (Pooled, importlib.import_module(family).AsyncClient), {})(trust_env=False, **options)
-
-
-def error(family, name):
-    return getattr(importlib.import_module(family), name)
 
 
 def core_of(family):
@@ -59,7 +51,7 @@ def raw(*parts, hang_up=True, pause=0.0):
 )
 @real
 async def test_an_invalid_response_is_a_protocol_error(family, said, why):
-    async with Server(raw(said)) as server, pooled(family) as client:
+    async with Server(raw(said)) as server, direct(family) as client:
         with pytest.raises(error(family, "RemoteProtocolError"), match=why):
             await client.get(server.url)
 
@@ -74,7 +66,7 @@ async def test_a_request_with_a_partial_answer_is_not_sent_again(family, said):
         asked.writer.write(said)
         return None
 
-    async with Server(answer) as server, pooled(family) as client:
+    async with Server(answer) as server, direct(family) as client:
         await client.post(server.url, content=b"first")
         with pytest.raises(error(family, "RemoteProtocolError")):
             await client.post(server.url, content=b"second")
@@ -88,7 +80,7 @@ async def test_a_connection_that_is_reset_is_a_read_error_or_a_protocol_error(fa
         asked.writer.transport.get_extra_info("socket").setsockopt(1, 13, b"\x01\0\0\0\0\0\0\0")  # SO_LINGER 0
         asked.writer.transport.abort()
 
-    async with Server(reset) as server, pooled(family) as client:
+    async with Server(reset) as server, direct(family) as client:
         with pytest.raises((error(family, "ReadError"), error(family, "RemoteProtocolError"))):
             await client.get(server.url)
 
@@ -101,7 +93,7 @@ async def test_a_server_that_says_nothing_is_a_read_timeout_in_head_and_body(fam
         await asyncio.sleep(5)
 
     for answer in (lambda _: asyncio.sleep(5), half):
-        async with Server(answer) as server, pooled(family) as client:
+        async with Server(answer) as server, direct(family) as client:
             with pytest.raises(error(family, "ReadTimeout")):
                 await client.get(server.url, timeout=0.1)
 
@@ -114,7 +106,7 @@ async def test_a_body_without_length_ends_with_its_connection(family, tls, tmp_p
     certificate.write_text(CERTIFICATE)
     answer = raw(b"HTTP/1.1 200 OK\r\n\r\nall", b" of it", pause=0.02)
     server = Server(answer, tls=identity(str(certificate)) if tls else None)
-    async with server, pooled(family, verify=trusting(str(certificate))) as client:
+    async with server, direct(family, verify=trusting(str(certificate))) as client:
         for _ in range(2):
             assert (await client.get(server.url)).text == "all of it"
         assert server.connections == 2
@@ -123,7 +115,7 @@ async def test_a_body_without_length_ends_with_its_connection(family, tls, tmp_p
 @families
 @real
 async def test_tls_in_answer_to_plain_http_is_not_waited_for(family):
-    async with Server(raw(b"\x15\x03\x01\x00\x02\x02\x46", hang_up=False)) as server, pooled(family) as client:
+    async with Server(raw(b"\x15\x03\x01\x00\x02\x02\x46", hang_up=False)) as server, direct(family) as client:
         with pytest.raises(error(family, "RemoteProtocolError"), match="illegal status line"):
             await client.get(server.url)
 
@@ -132,7 +124,7 @@ async def test_tls_in_answer_to_plain_http_is_not_waited_for(family):
 @real
 async def test_a_last_chunk_that_ends_with_a_bare_line_feed_is_not_waited_for(family):
     said = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0002\r\nhi\r\n0\r\n\n"
-    async with Server(raw(said, hang_up=False)) as server, pooled(family) as client:
+    async with Server(raw(said, hang_up=False)) as server, direct(family) as client:
         assert (await client.get(server.url)).text == "hi"
         assert (await client.get(server.url)).text == "hi"
         assert server.connections == 1
@@ -142,7 +134,7 @@ async def test_a_last_chunk_that_ends_with_a_bare_line_feed_is_not_waited_for(fa
 @real
 async def test_a_length_that_was_said_twice_is_handed_on_once(family):
     said = b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\ncontent-length: 2\r\n\r\nhi"
-    async with Server(raw(said, hang_up=False)) as server, pooled(family) as client:
+    async with Server(raw(said, hang_up=False)) as server, direct(family) as client:
         answer = await client.get(server.url)
         assert (answer.text, answer.headers["content-length"]) == ("hi", "2")
 
@@ -151,7 +143,7 @@ async def test_a_length_that_was_said_twice_is_handed_on_once(family):
 @real
 async def test_answers_before_the_answer_are_passed_over(family):
     said = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + says({"a": 1})
-    async with Server(raw(said, hang_up=False)) as server, pooled(family) as client:
+    async with Server(raw(said, hang_up=False)) as server, direct(family) as client:
         assert (await client.get(server.url)).json() == {"a": 1}
         assert (await client.get(server.url)).json() == {"a": 1}
         assert server.connections == 1
@@ -170,7 +162,7 @@ async def test_large_bodies_pass_both_ways(family, tls, tmp_path):
 
     server = Server(echo, tls=identity(str(certificate)) if tls else None)
     verify = trusting(str(certificate)) if tls else True
-    async with server, pooled(family, verify=verify) as client:
+    async with server, direct(family, verify=verify) as client:
         for _ in range(2):
             assert (await client.post(server.url, content=prompt)).content == prompt
         assert server.connections == 1
@@ -187,7 +179,7 @@ async def test_a_server_that_does_not_read_is_a_write_timeout(family):
 
     server = await asyncio.start_server(ignore, "127.0.0.1", 0, limit=1024)
     url, module = url_of(server), importlib.import_module(family)
-    async with server, pooled(family) as client:
+    async with server, direct(family) as client:
         with pytest.raises(module.WriteTimeout):
             await client.post(url, content=b"x" * 20_000_000, timeout=module.Timeout(20, write=0.2))
         stuck.set()
@@ -210,7 +202,7 @@ async def test_a_body_of_unknown_length_goes_in_chunks(family):
         await asked.reader.readline()
         return says(body)
 
-    async with Server(unchunk) as server, pooled(family) as client:
+    async with Server(unchunk) as server, direct(family) as client:
         for _ in range(2):
             assert (await client.post(server.url, content=parts())).text == "one, two"
         assert server.connections == 1
@@ -233,7 +225,7 @@ async def test_an_early_answer_is_read_though_the_server_refuses_the_rest(family
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
     url = url_of(server)
-    async with server, pooled(family) as client:
+    async with server, direct(family) as client:
         answer = await client.post(url, content=b"x" * 3_000_000)
         assert (answer.status_code, answer.text) == (413, "big")
         await gone.wait()
@@ -248,7 +240,7 @@ async def test_an_upgrade_leaves_the_stream_to_the_caller(family):
         await asked.writer.drain()
         return b""
 
-    async with Server(shout) as server, pooled(family) as client:
+    async with Server(shout) as server, direct(family) as client:
         headers = {"Connection": "upgrade", "Upgrade": "shout"}
         async with client.stream("GET", server.url, headers=headers) as answer:
             assert answer.status_code == 101
@@ -270,7 +262,7 @@ async def test_a_tunnel_leaves_the_stream_to_the_caller(family):
         await asked.writer.drain()
         return b""
 
-    async with Server(tunnel) as server, pooled(family) as client, client.stream("CONNECT", server.url) as answer:
+    async with Server(tunnel) as server, direct(family) as client, client.stream("CONNECT", server.url) as answer:
         stream = answer.extensions["network_stream"]
         await stream.write(b"hello", 1.0)
         assert await stream.read(100, 1.0) == b"HELLO"
@@ -279,7 +271,7 @@ async def test_a_tunnel_leaves_the_stream_to_the_caller(family):
 @families
 @real
 async def test_an_invalid_request_is_not_sent(family):
-    async with Server() as server, pooled(family) as client:
+    async with Server() as server, direct(family) as client:
         with pytest.raises(error(family, "LocalProtocolError"), match="'X-Key' has characters") as raised:
             await client.get(server.url, headers={"X-Key": "sk-secret\n"})
         assert "sk-secret" not in f"{raised.value!r} {raised.value.__cause__!r}"
@@ -406,7 +398,7 @@ async def test_a_listener_gets_httpcores_events(family, tls, ask, answer, tmp_pa
     async with Server(answer, tls=identity(str(certificate)) if tls else None) as server:
         verify = trusting(str(certificate)) if tls else True
         stock = importlib.import_module(family).AsyncClient(trust_env=False, verify=verify)
-        for client in (stock, pooled(family, verify=verify)):
+        for client in (stock, direct(family, verify=verify)):
             heard.append([])
             server.asked.clear()
             async with client:
@@ -430,7 +422,7 @@ async def test_the_log_has_httpcores_lines(family, ask, answer, caplog):
     caplog.set_level("DEBUG", logger=core_of(family).__name__)
     said = []
     async with Server(answer) as server:
-        for client in (importlib.import_module(family).AsyncClient(trust_env=False), pooled(family)):
+        for client in (importlib.import_module(family).AsyncClient(trust_env=False), direct(family)):
             caplog.clear()
             async with client:
                 with contextlib.suppress(error(family, "TransportError")):
@@ -454,7 +446,7 @@ async def test_a_listener_that_fails_costs_its_call_only(family):
                 if next(count) == failing:
                     raise LookupError(name)
 
-            async with pooled(family) as client:
+            async with direct(family) as client:
                 with pytest.raises(LookupError):
                     await client.get(server.url, extensions={"trace": trace})
                 assert (await client.get(server.url)).status_code == 200
@@ -476,7 +468,7 @@ async def test_a_library_that_wraps_httpxs_transport_sees_every_exchange(family,
         return await original(self, request)
 
     monkeypatch.setattr(transport, "handle_async_request", wrapped)
-    async with Server() as server, pooled(family) as client:
+    async with Server() as server, direct(family) as client:
         for _ in range(3):
             await client.get(server.url)
         assert (seen, server.connections) == (["/v1"] * 3, 1)
@@ -491,9 +483,9 @@ async def test_a_mock_in_place_of_httpcores_pool_answers(family, first, monkeypa
     async def answer(self, request):
         return core.Response(200, content=b"mocked")
 
-    client = None if first else pooled(family)
+    client = None if first else direct(family)
     monkeypatch.setattr(core.AsyncConnectionPool, "handle_async_request", answer)
-    async with client or pooled(family) as client:
+    async with client or direct(family) as client:
         assert (await client.get("http://nowhere.invalid/")).text == "mocked"
 
 
@@ -507,11 +499,11 @@ def test_it_works_on_uvloop(family, tls, tmp_path):
     async def main():
         verify = trusting(str(certificate)) if tls else True
         server = Server(tls=identity(str(certificate)) if tls else None)
-        async with server, pooled(family, verify=verify) as client:
+        async with server, direct(family, verify=verify) as client:
             for _ in range(3):
                 assert (await client.post(server.url, content=b"x" * 1_000_000)).status_code == 200
             assert server.connections == 1
-        async with pooled(family) as client:
+        async with direct(family) as client:
             with pytest.raises(error(family, "ConnectError")):
                 await client.get(server.url)
 

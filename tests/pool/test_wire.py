@@ -319,3 +319,20 @@ def test_a_body_of_another_length_than_announced_is_not_sent(parts, what):
     body = RequestBody(request_head(b"POST", b"/", [HOST, (b"Content-Length", b"5")])[1])
     with pytest.raises(MalformedRequest, match=what):
         [*map(body.frame, parts), body.end()]
+
+
+NAMES = [b"Content-Length", b"content-length", b"Transfer-Encoding", b"Connection", b"Upgrade", b"X", b"Host"]
+VALUES = [b"5", b"007", b"5, 5", b" 5", b"chunked", b"CHUNKED", b"close", b"h2c", b"a\n", b""]
+
+
+@settings(max_examples=500)
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=5))
+def test_a_head_is_the_same_whether_or_not_its_length_comes_last(fields):
+    def outcome(function, given):
+        try:
+            return function(b"POST", b"/", given)
+        except MalformedRequest as error:
+            return str(error)
+
+    for each in (fields, [HOST, *fields]):
+        assert outcome(request_head, each) == outcome(_wire._head.__wrapped__, tuple(each))

@@ -7,7 +7,9 @@ are offered it calls the first, once; where a JSON schema is asked for it answer
 import asyncio
 import contextlib
 import json
+import urllib.request
 
+from throttled_openai._clients.options import OPTIONS
 from throttled_openai.simulator import Simulator, serve
 
 # Calls a minute, of each model; and how many of them a new throttle lets go at once.
@@ -46,6 +48,17 @@ async def account():
     async with serve(server) as server.url:
         server.opened_at = asyncio.get_running_loop().time()
         yield server
+
+
+def options_of(*, rpm, processes):
+    """Options for each of several processes that have `rpm` together."""
+    return {"rpm": rpm, "shared": "local"} if "shared" in OPTIONS else {"rpm": rpm / processes}
+
+
+def counted(url):
+    """What a simulator in another process has counted."""
+    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/simulator/stats") as response:
+        return json.load(response)
 
 
 def filled(asked, answer):

@@ -35,7 +35,11 @@ ENVIRONMENTS = {
         "dspy": "dspy",
         "instructor": "instructor",
     },
+    "celery": {"celery": "celery"},
+    "ray": {"ray": "ray[data]"},
 }
+# Only run by name: 630 MB to install.
+LARGE = {"ray"}
 
 # Seconds. A recipe takes some five and its imports up to ten, on a machine that does nothing else.
 PATIENCE = 300
@@ -52,13 +56,15 @@ SILENCE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HAYSTACK_TELEMETRY_ENABLED":
 def main():
     known = [recipe for recipes in ENVIRONMENTS.values() for recipe in recipes]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"one of {', '.join(known)}; default: all")
+    parser.add_argument(
+        "recipes", nargs="*", metavar="RECIPE", help=f"one of {', '.join(known)}; default: all but {', '.join(LARGE)}"
+    )
     parser.add_argument("--folder", type=Path, default=PROJECT / ".venv-recipes", help="where environments are kept")
     options = parser.parse_args()
     unknown = [recipe for recipe in options.recipes if recipe not in known]
     if unknown:
         parser.error(f"no recipe is called {', '.join(unknown)}; there are {', '.join(known)}")
-    folder, wanted = options.folder.resolve(), options.recipes or known
+    folder, wanted = options.folder.resolve(), options.recipes or [recipe for recipe in known if recipe not in LARGE]
     uv = uv_in(folder)
     # An environment to a core: most of the time goes into installing and importing.
     with ThreadPoolExecutor(max_workers=2) as pool:

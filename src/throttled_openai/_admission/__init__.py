@@ -12,5 +12,6 @@ home, homes           the event loops that calls come from
 in_flight, file_limit the ceiling of all models together
 loop_lag, stall       a late event loop; attempts that will never be settled by themselves
 timer, rates          when to look again; the rate that a budget allows
+figures, changes      counts and latest waits; what is said when a limit or pause changes
 diagnosis             whether a refusal was for lack of room or for a rate
 """

@@ -13,6 +13,7 @@ from throttled_openai._protocol.providers import OPENAI
 if TYPE_CHECKING:
     import asyncio
     import weakref
+    from contextvars import Context
 
     from throttled_openai._protocol.account import Account
     from throttled_openai._protocol.estimate import Estimate
@@ -72,7 +73,9 @@ class Call:
         "account",
         "admission",
         "again",
+        "attempts",
         "billed",
+        "context",
         "endpoint",
         "estimate",
         "home",
@@ -81,11 +84,13 @@ class Call:
         "order",
         "provider",
         "queue_options",
+        "queued",
         "refusals",
         "refused_at",
         "rested",
         "rests",
         "stalls",
+        "task",
         "tokens",
         "waited",
         "withdrawn",
@@ -110,6 +115,10 @@ class Call:
         self.provider = provider
         self.order: tuple[int, int] | None = None  # place in the queue, from its first wait on
         self.waited = 0.0
+        self.queued = 0.0  # of that, in the wait that has just ended
+        self.attempts = 0  # admitted so far
+        self.task: asyncio.Task[Any] | None = None  # that waits for its admission
+        self.context: Context | None = None  # of the caller, while the throttle has subscribers
         self.refusals = 0
         self.home: weakref.ref[Home] | None = None
         self.stalls = False  # a blocking call inside a coroutine: its event loop stands still until it returns

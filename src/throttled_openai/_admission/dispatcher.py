@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import itertools
 import math
@@ -10,12 +11,14 @@ import os
 import random
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from throttled_openai._seeing.events import Subscribers
+from throttled_openai._seeing.explanation import Explanation, explain
 from throttled_openai._stats import Stats
 from throttled_openai.errors import ClientClosed
 
-from .call import Outcome
+from .call import GivenUp, Outcome
 from .file_limit import warn_of_file_limit, within_file_limit
 from .home import TrioHome, home, post
 from .homes import Homes
@@ -30,11 +33,11 @@ from .queue import FAIRNESS_INTERVAL, Waiter
 from .stall import Stall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container, Mapping
 
     from throttled_openai._limits import Limits, LimitsBook
     from throttled_openai._protocol.account import Account
-    from throttled_openai._protocol.headers import Announcement
+    from throttled_openai._protocol.headers import Announcement, Dimension
     from throttled_openai._protocol.refusals import Refusal
     from throttled_openai._protocol.usage import Usage
 
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from .home import Home
     from .permit import Attempt
     from .portal import Portal
+
+T = TypeVar("T")
 
 # Seconds that `stats()` waits for the deciding thread before it reads the figures as they are.
 PATIENCE: Final = 0.2
@@ -57,12 +62,22 @@ class Dispatcher:
     """
 
     def __init__(
-        self, book: LimitsBook, *, ceiling: int, unproven_ceiling: int, file_limited: bool, threads: bool
+        self,
+        book: LimitsBook,
+        *,
+        ceiling: int,
+        unproven_ceiling: int,
+        file_limited: bool,
+        threads: bool,
+        enforced: bool = True,
     ) -> None:
         self.ceiling = ceiling
         self.random = random.random  # jitter
         self.lag = LoopLag()
         self.stall = Stall()
+        self.subscribers = Subscribers()
+        self.enforced = enforced
+        self._held_until = -math.inf  # by the user: also for budgets that come later
         self._book = book
         self._unproven_ceiling = unproven_ceiling
         self._file_limited = file_limited
@@ -88,7 +103,8 @@ class Dispatcher:
 
     def _make_limiter(self, name: str, limits: Limits | None, account: Account) -> Limiter:
         owner = _Owner(self)
-        owner.limiter = Limiter(name, limits, account, self.in_flight, owner)
+        owner.limiter = Limiter(name, limits, account, self.in_flight, owner, self.subscribers, enforced=self.enforced)
+        owner.limiter.gate.held_until = self._held_until
         self.in_flight.divided = len(self.limiters) > 0
         return owner.limiter
 
@@ -123,11 +139,14 @@ class Dispatcher:
         loop = home()
         if call.home is None:
             call.home = weakref.ref(loop)
+        if self.subscribers.callbacks and call.context is None:
+            call.context = contextvars.copy_context()
         while True:
             entry = self._enter(call, loop)
             if entry is None:
                 assert self._portal is not None
                 hash(call.home)  # computed now and kept, as the loop may be gone when it is needed
+                call.task = _running_task()
                 permit = await self._portal.run_async(functools.partial(self.admit_on_portal, call), _give_back)
                 return self._received(permit)
             entered, limiter = entry
@@ -137,12 +156,15 @@ class Dispatcher:
                 await asyncio.sleep(entered)
                 call.waited += entered
                 continue
+            if call.admission is None:
+                call.task = _running_task()
             try:
                 admitted: Permit | None = await entered.future
             except BaseException:
                 self.decide(self._abandon, limiter, entered)
                 raise
             finally:
+                call.task = None
                 call.waited += loop.time() - entered.since
             if admitted is not None:  # otherwise another loop decides now
                 return admitted
@@ -150,6 +172,8 @@ class Dispatcher:
     def admit_blocking(self, call: Call) -> PostedPermit:
         """As `admit`, for a blocking call."""
         decides = self._go_over()
+        if self.subscribers.callbacks and call.context is None:
+            call.context = contextvars.copy_context()
         # Calls in flight may belong to this thread's own event loop, which stands still until this call returns.
         call.stalls = asyncio._get_running_loop() is not None  # noqa: SLF001  # of the module's public list
         return self._received(decides.run(functools.partial(self.admit_on_portal, call), _give_back))
@@ -184,12 +208,18 @@ class Dispatcher:
                 limiter = self.limiters.find(call.model, call.endpoint, call.account)
                 now = loop.time()
                 self.lag.measure(self.loop, now)
-                entered = limiter.enter(call, self._arrivals.__next__, self.random, self.loop, now)
+                try:
+                    entered = limiter.enter(call, self._arrivals.__next__, self.random, self.loop, now)
+                except Exception as error:
+                    limiter.figures.turned_away += not isinstance(error, GivenUp)
+                    raise
                 if isinstance(entered, Waiter):
                     self._in_line.add(limiter)
                     # A call behind others changes nothing, as the timer is set for the oldest. Looking again would
                     # also admit calls while a large gather still starts, long before the loop sends any of them.
-                    if limiter.queue.add(entered) or entered.deadline < limiter.timer.at:
+                    may_be_next = limiter.queue.add(entered)
+                    limiter.entered(entered)
+                    if may_be_next or entered.deadline < limiter.timer.at:
                         self.admit_waiting(limiter)
                 return entered, limiter
             finally:
@@ -434,7 +464,15 @@ class Dispatcher:
     # Figures
 
     def stats(self) -> Stats:
-        """Figures, with a short wait for the deciding thread if that is another one.
+        """Figures, with a short wait for the deciding thread if that is another one."""
+        return self._read(self.stats_now)
+
+    def explain(self, task: asyncio.Task[Any] | None) -> Explanation:
+        """Why calls wait: all, or that of `task`."""
+        return self._read(functools.partial(self._explain_now, task))
+
+    def _read(self, read: Callable[[], T]) -> T:
+        """The result of `read`, on the deciding thread if that answers soon.
 
         The caller may hold a lock that the deciding thread waits for, such as a log handler's; so after
         that wait the figures are read as they are.
@@ -443,16 +481,16 @@ class Dispatcher:
             self._reset()
         if self._portal is not None and self._loop is not None and not self._portal.here:
             try:
-                return self._portal.run(self._stats_here, patience=PATIENCE)
+                return self._portal.run(functools.partial(self._read_here, read), patience=PATIENCE)
             except (TimeoutError, RuntimeError):
-                return self.stats_now()
+                return read()
         if self._loop is not None and self._loop.is_closed():
             with self._lock:
                 if self._loop.is_closed():
                     self._forget_calls_of(self._homes.closed())
-        return self.stats_now()
+        return read()
 
-    async def _stats_here(self) -> Stats:
+    async def _read_here(self, read: Callable[[], T]) -> T:
         """On the portal's loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -460,11 +498,50 @@ class Dispatcher:
                 self._look_for_closed()
         await asyncio.sleep(0)  # until that is done
         with self._lock:
-            return self.stats_now()
+            return read()
 
     def stats_now(self) -> Stats:
         """Figures as they are, without waiting."""
-        return Stats(waiting=self.waiting, in_flight=len(self.in_flight.attempts), budgets=tuple(self.limiters.stats()))
+        budgets = tuple(self.limiters.stats(self._time()))
+        return Stats(waiting=self.waiting, in_flight=len(self.in_flight.attempts), budgets=budgets)
+
+    def _time(self) -> float:
+        return math.inf if self._loop is None else self._loop.time()
+
+    def _explain_now(self, task: asyncio.Task[Any] | None) -> Explanation:
+        now = self._time()
+        if self._loop is not None and asyncio._get_running_loop() is self._loop:  # noqa: SLF001  # of the public list
+            for limiter in self.limiters:
+                limiter.budget.delay(0.0, now)  # brings the levels up to date
+        if task is None:
+            used = [limiter for limiter in self.limiters if limiter.queue.waiting or limiter.in_flight]
+            return Explanation(tuple(explain(each.stats(now), each.queue.next_tokens()) for each in used))
+        for limiter in self.limiters:
+            found = limiter.queue.place_of(task)
+            if found is not None:
+                return Explanation((explain(limiter.stats(now), limiter.queue.next_tokens(), *found),))
+        return Explanation(())
+
+    # The user's changes
+
+    def configure(self, names: Container[str] | None, rates: Mapping[Dimension, float | None]) -> None:
+        """Other limits per minute for the budgets with these names; None: for all."""
+        self._change(names, lambda limiter, now: limiter.configure(now, rates))
+
+    def hold(self, names: Container[str] | None, seconds: float) -> None:
+        """Send nothing for `seconds`; 0: go on."""
+        if names is None:
+            self._held_until = (0.0 if self._loop is None else self._loop.time()) + seconds if seconds else -math.inf
+        self._change(names, lambda limiter, now: limiter.hold(seconds, now))
+
+    def _change(self, names: Container[str] | None, change: Callable[[Limiter, float], None]) -> None:
+        def apply() -> None:
+            for limiter in self.limiters:
+                if names is None or limiter.name in names:
+                    change(limiter, self._time())
+                    self.admit_waiting(limiter)
+
+        self.decide(apply)
 
 
 class _Owner:
@@ -488,6 +565,13 @@ class _Owner:
 
     def used(self, attempt: Attempt, usage: Usage) -> None:
         self._dispatcher.decide(self._dispatcher.used, self.limiter, attempt, usage)
+
+
+def _running_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # not an asyncio event loop
+        return None
 
 
 def _give_back(permit: Permit) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from throttled_openai._control.bucket import ROUNDING
 from throttled_openai._limits import OVERSIZE
+from throttled_openai._seeing.explanation import about
 from throttled_openai._stats import spell
 from throttled_openai.errors import AccountBlocked, AccountPaused, RequestTooLarge, ServerPaused, refused_by
 
@@ -17,6 +18,8 @@ from .notices import Notices, say, until
 from .patience import FEWEST_REFUSED, LONGEST, LONGEST_WAIT, VAIN, Patience
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from throttled_openai._protocol.refusals import Refusal
 
     from .breaker import Cause
@@ -55,6 +58,7 @@ class Gate:
         self.breaker = Breaker()
         self.patience = Patience()
         self.aside = False
+        self.held_until = -math.inf  # the user's pause
         self._verdict: dict[str, Any] = {}  # of the refusal that opened the breaker
         self._whole = True  # whether that refusal was a whole response, not an event in a stream
         self._largest_served = 0.0  # tokens of the largest answered call
@@ -75,7 +79,7 @@ class Gate:
 
     def delay(self, now: float) -> float:
         """Seconds until a call may go; 0 if one may now."""
-        delay = self.breaker.delay(now)
+        delay = max(self.breaker.delay(now), self.held_until - now)
         waiting = self.queue.waiting
         if self.aside and waiting > 1 and self.patience.refusing:
             self._most_waited = max(self._most_waited, waiting)
@@ -156,10 +160,10 @@ class Gate:
         kind = AccountPaused if self._verdict["status"] < 500 else ServerPaused
         return kind(model=name, retry_in=retry_in, ends_in=left, wait=wait, **self._verdict)
 
-    def warn_of_wait(self, oldest: Waiter, delay: float, now: float) -> None:
+    def warn_of_wait(self, oldest: Waiter, delay: float, now: float) -> bool:
         """Say why calls wait if an exhausted daily limit, or the server's request, holds them for long.
 
-        A short wait is logged too if several in a row hold the same call.
+        A short wait is logged too if several in a row hold the same call. Returns whether it is such a wait.
         """
         call, waited = oldest.call, oldest.call.waited + now - oldest.since
         budget = self.rates.budget
@@ -168,19 +172,33 @@ class Gate:
         if window is not None:
             amount = 1.0 if window.dimension == "requests" else self.rates.tokens_per_call
             whole = delay + (waiting - 1) * amount * window.period / window.limit
-            if whole > WARN_AFTER and self.notices.due("window", now):
+            long = whole > WARN_AFTER
+            if long and self.notices.due("window", now):
                 say(
                     logging.WARNING,
                     "%s: %s are used up; the next call goes in %s (%s), all %d waiting in %s; "
                     "with max_wait= they fail instead",
                     *(self.name, window, spell(delay), until(delay), waiting, spell(whole)),
                 )
-        elif (delay > WARN_AFTER or (delay > SILENT and waited + delay > WARN_AFTER)) and self.notices.due("wait", now):
+            return long
+        long = delay > WARN_AFTER or (delay > SILENT and waited + delay > WARN_AFTER)
+        if long and self.notices.due("wait", now):
             asked = "the server asked for that" if budget.paused_until > now else "its limits are that low"
             say(
                 logging.WARNING,
                 "%s: the next call goes in %s (%s), %s; %d wait; with max_wait= they fail instead",
                 *(self.name, spell(delay), until(delay), asked, waiting),
+            )
+        return long
+
+    def warn_of_queue(self, rate: float | None, why: Callable[[], str], now: float) -> None:
+        """Say why calls wait if the last of them has to wait for long. `rate`: calls per second that may go."""
+        waiting = self.queue.waiting
+        if rate and waiting > WARN_AFTER * rate and self.notices.due("queue", now):
+            say(
+                logging.WARNING,
+                "%s: %d calls wait, the last of them for about %s: %s",
+                *(self.name, waiting, about(waiting / rate), why()),
             )
 
     # Attempts

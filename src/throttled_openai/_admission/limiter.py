@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 from throttled_openai._control.budget import Budget
 from throttled_openai._control.concurrency import ConcurrencyLimit
 from throttled_openai._control.cost_model import CostModel
-from throttled_openai._numbers import number
 from throttled_openai._protocol.headers import NOTHING, read_limits
+from throttled_openai._seeing.events import Admitted, Charged, Left, Refused, Settled, Subscribers, Waiting
+from throttled_openai._seeing.explanation import explain
 from throttled_openai._stats import BudgetStats, spell
 from throttled_openai.errors import AdmissionTimeout, QueueFull
 
 from .call import Call, Outcome
+from .changes import Changes
 from .diagnosis import suspects
+from .figures import Figures, pause_of, windows_of
 from .gate import Gate
 from .home import post
 from .notices import say
@@ -29,11 +32,11 @@ from .timer import Timer
 if TYPE_CHECKING:
     import asyncio
     import weakref
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from throttled_openai._limits import Limits
     from throttled_openai._protocol.account import Account
-    from throttled_openai._protocol.headers import Announcement
+    from throttled_openai._protocol.headers import Announcement, Dimension
     from throttled_openai._protocol.refusals import Refusal
     from throttled_openai._protocol.usage import Usage
 
@@ -61,15 +64,21 @@ class Limiter:
     matters, when it is to be called again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # made once, by position
         self,
         name: str,
         limits: Limits | None,
         account: Account,
         in_flight: InFlight,
         owner: PermitOwner,
+        subscribers: Subscribers | None = None,
+        *,
+        enforced: bool = True,
     ) -> None:
-        """`in_flight`: of all models together. `owner`: of the permits; it receives what happens to them."""
+        """`in_flight`: of all models together. `owner`: of the permits; it receives what happens to them.
+
+        `enforced`: False if calls are only observed.
+        """
         self.account = account
         self.name = name
         self.budget = Budget(limits)
@@ -82,6 +91,9 @@ class Limiter:
         self.timer = Timer()
         self.rates = Rates(self.budget)
         self.gate = Gate(name, self.queue, self.rates)
+        self.enforced = enforced
+        self.figures = Figures()
+        self.subscribers = subscribers or Subscribers()
         self.outstanding = 0.0  # tokens reserved for attempts in flight
         self.turns = 0  # of the event loop, until the limit may grow again; counted down by `turn`
         self.lacks_room = False  # whether the last pass ended for lack of places in flight
@@ -92,6 +104,7 @@ class Limiter:
         self._occupancy = 0.0  # integral of attempts in flight over time
         self._occupancy_at = -math.inf
         self._learned()
+        self._changes = Changes(self.subscribers, self.budget, self.limit)
 
     # Admission
 
@@ -108,6 +121,8 @@ class Limiter:
         `arrival` numbers the calls of all limiters.
         """
         self.used_at = now
+        if not self.enforced:
+            return self._observe_only(call, arrival, now)
         order = call.order
         new = order is None
         self._price(call)
@@ -128,6 +143,25 @@ class Limiter:
             self._check_queue(call, now)
         return Waiter(call, order, now, loop.create_future())
 
+    def _observe_only(self, call: Call, arrival: Callable[[], int], now: float) -> Permit:
+        """Grant at once; count how long the call would have waited, or that it would have failed."""
+        self._price(call)
+        call.order = call.order or (0, arrival())
+        queued, most = 0.0, call.queue_options.max_wait
+        try:
+            self.gate.check_size(call, now)
+            self.gate.check(call, now)
+            busy = self.in_flight + 1 - self.limit
+            by_room = busy * (self.concurrency.latency or 0.0) / self.limit
+            queued = max(by_room, self.gate.delay(now), self.budget.delay(call.tokens, now))
+            self.figures.turned_away += most is not None and queued > most
+        except Exception:  # noqa: BLE001  # the errors of calls that must not wait
+            self.figures.turned_away += 1
+        if self.concurrency.value() < self.in_flight:
+            self.concurrency.look(now)  # grows as if calls waited for it
+        call.queued = queued
+        return self._grant(call, now)
+
     def _rest(self, call: Call, now: float, jitter: Callable[[], float]) -> float:
         """Seconds a refused call stays out of the queue before it enters again; asked once for each refusal."""
         seconds = 0.0 if call.rested == call.refusals else self.gate.rest(call, now, jitter())
@@ -145,11 +179,27 @@ class Limiter:
         future = waiter.future
         if future.cancel() or future.cancelled():
             if waiter.queue is self.queue:
-                self.queue.left()
-        elif future.exception() is None:
+                self.queue.left(waiter.tokens)
+            self._tell_left(waiter, "cancelled")
+        elif (error := future.exception()) is None:
             permit: Permit | None = future.result()
             return permit
+        else:
+            self.figures.turned_away += 1
+            self._tell_left(waiter, type(error).__name__)
         return None
+
+    def _tell_left(self, waiter: Waiter, reason: str) -> None:
+        if self.subscribers.callbacks:
+            call, now = waiter.call, waiter.future.get_loop().time()
+            event = Left(now, self.name, waiter.order[1], now - waiter.since, reason)
+            self.subscribers.tell(event, call.context)
+
+    def entered(self, waiter: Waiter) -> None:
+        """`waiter` has been added to the queue."""
+        if self.subscribers.callbacks:
+            event = Waiting(waiter.since, self.name, waiter.order[1], waiter.tokens, self.queue.waiting)
+            self.subscribers.tell(event, waiter.call.context)
 
     def admit_waiting(self, now: float) -> float:
         """Admit the oldest calls that may go; returns the instant to look again, deadlines aside."""
@@ -170,7 +220,7 @@ class Limiter:
             if again is not None:
                 oldest = [waiter for waiter in oldest if waiter.call.stalls]
             if not oldest:
-                self.lacks_room = True
+                self._lacks_room(now)
                 return again or math.inf
             held = self.gate.delay(now)
             if held > 0:
@@ -183,9 +233,10 @@ class Limiter:
                 continue
             if chosen is None:
                 wake_at = now + (min(delay, LEARNING) if self.budget.learning else delay)
-                self.gate.warn_of_wait(oldest[0], delay, now)
+                self._warn_of_wait(oldest[0], delay, now)
                 return max(now, min(wake_at, look_at))
             queue.take(chosen)
+            chosen.call.queued = now - chosen.since
             resolve(chosen.future, self._grant, chosen.call, now)
             granted += 1
         return math.inf
@@ -214,9 +265,11 @@ class Limiter:
         if self.turns:
             return math.inf
         again = self.concurrency.look(now)
-        if self.concurrency.value() > self.limit:
-            self.turns = TURNS
-        self.limit = self.concurrency.value()
+        limit = self.concurrency.value()
+        if limit != self.limit:
+            self.turns = TURNS if limit > self.limit else self.turns
+            self.limit = limit
+            self._note_changes(now)
         if self.has_room():
             return None
         return math.inf if again is None else now + again
@@ -227,7 +280,10 @@ class Limiter:
         if self.turns:
             return False
         self.concurrency.grow(now)
-        self.limit = self.concurrency.value()
+        limit = self.concurrency.value()
+        if limit != self.limit:
+            self.limit = limit
+            self._note_changes(now)
         return True
 
     def _may_go(self, call: Call, now: float) -> bool:
@@ -245,6 +301,14 @@ class Limiter:
         attempt = Attempt(call, self.budget, reservation, occupancy, self.in_flight, limit_was_binding)
         self.gate.sent(attempt, self.admitted, now)
         self._all_in_flight.attempts.add(attempt)
+        call.attempts += 1
+        queued, call.queued = call.queued, 0.0
+        self.figures.latest.append(queued)
+        if self.subscribers.callbacks:
+            assert call.order is not None
+            waited = call.waited + queued
+            event = Admitted(now, self.name, call.order[1], call.attempts, call.tokens, waited, queued)
+            self.subscribers.tell(event, call.context)
         return Permit(self._owner, attempt)
 
     def _pass_time(self, now: float) -> float:
@@ -280,7 +344,27 @@ class Limiter:
             reason=self._reason_to_wait(waiter.call, now),
         )
 
+    def _note_changes(self, now: float) -> None:
+        """Say what has changed, if anyone listens."""
+        if self.subscribers.callbacks or logger.isEnabledFor(logging.INFO):
+            self._changes.look(self.gate, self.limit, now)
+
+    def _lacks_room(self, now: float) -> None:
+        self.lacks_room = True
+        latency = self.concurrency.latency
+        self.gate.warn_of_queue(latency and self.limit / latency, lambda: self._why(now), now)
+
+    def _warn_of_wait(self, oldest: Waiter, delay: float, now: float) -> None:
+        if not self.gate.warn_of_wait(oldest, delay, now):
+            self.gate.warn_of_queue(self.rates.known, lambda: self._why(now), now)
+
+    def _why(self, now: float) -> str:
+        """What holds the queue back."""
+        return explain(self.stats(now), self.queue.next_tokens()).why
+
     def _reason_to_wait(self, call: Call, now: float) -> str:
+        if self.gate.held_until > now:
+            return f"{self.name} is {pause_of(self.gate, now)}"
         delay = self.budget.delay(call.tokens, now)
         if delay > 0:
             window = self.budget.used_up(call.tokens)
@@ -314,6 +398,7 @@ class Limiter:
         reservation, budget = attempt.reservation, attempt.budget
         occupancy = self._pass_time(now)
         self.in_flight -= 1
+        self.figures.settled += 1
         self.outstanding -= reservation.tokens
         number = self.gate.ended(attempt)
         elapsed = max(0.0, now - reservation.at)  # another loop's clock may be behind
@@ -326,6 +411,7 @@ class Limiter:
         elif outcome is Outcome.REFUSED:
             assert refusal is not None
             self.refused += 1
+            self.figures.refused_by[refusal.kind] += 1
             self._refused(attempt, number, refusal, response, now, jitter)
         elif outcome is Outcome.OVERLOADED:
             self.gate.timed_out(reservation.at, now)
@@ -336,6 +422,20 @@ class Limiter:
         self.limit = self.concurrency.value()
         if logger.isEnabledFor(logging.DEBUG):
             self._log(attempt, outcome, elapsed)
+        if self.subscribers.callbacks:
+            self._tell_end(attempt, outcome, refusal, elapsed, now)
+        self._note_changes(now)
+
+    def _tell_end(
+        self, attempt: Attempt, outcome: Outcome, refusal: Refusal | None, elapsed: float, now: float
+    ) -> None:
+        call = attempt.call
+        assert call.order is not None
+        number = call.order[1]
+        if refusal is not None:
+            asked = refusal.dimension, refusal.retry_after
+            self.subscribers.tell(Refused(now, self.name, number, call.attempts, refusal.kind, *asked), call.context)
+        self.subscribers.tell(Settled(now, self.name, number, call.attempts, outcome.value, elapsed), call.context)
 
     def _succeeded(
         self, attempt: Attempt, number: int, occupancy: float, elapsed: float, now: float, *, late: bool
@@ -409,16 +509,6 @@ class Limiter:
             if event and refusal.kind == "rate":
                 budget.tighten(now)
         attempt.call.rests = None if believed else refusal.retry_after or 0.0
-        if event:
-            say(
-                logging.INFO,
-                "%s: refused (%s, %s); concurrency limit %d, paused for %.2f s",
-                self.name,
-                refusal.dimension or refusal.kind,
-                "no wait named" if refusal.retry_after is None else f"retry after {number(refusal.retry_after)} s",
-                self.concurrency.value(),
-                max(0.0, budget.paused_until - now),
-            )
 
     def observe(self, announcement: Announcement, attempt: Attempt | None, now: float) -> None:
         """Learn the limits a response announced; without an attempt, one that needed no permit."""
@@ -436,7 +526,7 @@ class Limiter:
                 self._costs.learn_level(announcement, reservation.number, reservation.at, call.estimate, call.provider)
         if rates != (self.budget.request_rate, self.budget.token_rate):
             self._learned()
-            say(logging.INFO, "%s: limits are now %s", self.name, ", ".join(map(str, self.budget.stats())))
+            self._note_changes(now)
 
     def count_usage(self, attempt: Attempt, usage: Usage) -> bool:
         """Take what the server reports as used, during a stream or after its end.
@@ -457,7 +547,12 @@ class Limiter:
         if call.estimate is not None:
             final = self._costs.settled_cost(call.estimate, call.provider, usage)
             if final is not None:
+                estimated = attempt.reservation.tokens
                 attempt.budget.settle(attempt.reservation, final)
+                self.figures.charged(estimated, final)
+                if self.subscribers.callbacks and call.order is not None:
+                    event = Charged(self._occupancy_at, self.name, call.order[1], estimated, final)
+                    self.subscribers.tell(event, call.context)
 
     def _learned(self) -> None:
         self.concurrency.expect(self.rates.known)
@@ -507,7 +602,9 @@ class Limiter:
     def is_idle(self) -> bool:
         return not (self.in_flight or self.queue.waiting or self.timer.handle)
 
-    def stats(self) -> BudgetStats:
+    def stats(self, now: float) -> BudgetStats:
+        """The state; reads only, as the caller may be another thread."""
+        figures = self.figures
         return BudgetStats(
             name=self.name,
             waiting=self.queue.waiting,
@@ -517,9 +614,34 @@ class Limiter:
             succeeded=self.succeeded,
             refused=self.refused,
             tokens_used=self.tokens_used,
-            windows=self.budget.stats(),
+            windows=windows_of(self.budget, now),
             tokens_per_call=self.rates.tokens_per_call,
+            settled=figures.settled,
+            refused_by=dict(figures.refused_by),
+            turned_away=figures.turned_away,
+            waiting_tokens=self.queue.tokens,
+            pause=pause_of(self.gate, now),
+            latency=self.concurrency.latency,
+            estimate_error=figures.estimate_error,
+            waits=figures.waits(),
+            enforced=self.enforced,
+            concurrency_found=self.concurrency.found,
         )
+
+    # The user's changes
+
+    def configure(self, now: float, rates: Mapping[Dimension, float | None]) -> None:
+        """The user allows other rates per minute from now on."""
+        for dimension, per_minute in rates.items():
+            self.budget.configure(dimension, per_minute)
+        self._learned()
+        self._note_changes(now)
+
+    def hold(self, seconds: float, now: float) -> None:
+        """Send nothing for `seconds`; 0: go on."""
+        self.gate.held_until = now + seconds if seconds else -math.inf
+        if seconds:
+            self._changes.paused(self.gate, now, seconds)
 
 
 def _enter_again(future: asyncio.Future[Any]) -> None:

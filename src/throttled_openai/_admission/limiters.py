@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import operator
 from typing import TYPE_CHECKING, Final
 
@@ -84,9 +85,9 @@ class Limiters:
             limiter.draw_on(other.budget)
             logger.info("%s: draws on the limits of %s", limiter.name, name)
 
-    def stats(self) -> list[BudgetStats]:
+    def stats(self, now: float) -> list[BudgetStats]:
         """Figures of each limiter, and of the dismissed ones together."""
-        return [*(limiter.stats() for limiter in list(self)), *self._dismissed_stats()]
+        return [*(limiter.stats(now) for limiter in list(self)), *self._dismissed_stats()]
 
     def _add(self, account: Account, key: object, name: str, limits: Limits | None) -> Limiter:
         if len(self.by_key) >= MOST_LIMITERS:
@@ -100,7 +101,7 @@ class Limiters:
         """Drop up to a quarter of the limiters: idle ones, longest unused first. Their counts are kept."""
         idle = sorted((limiter for limiter in self if limiter.is_idle), key=operator.attrgetter("used_at"))
         going = set(idle[: MOST_LIMITERS // 4])
-        self._dismissed = sum_of([*self._dismissed_stats(), *(each.stats() for each in going)], "other models")
+        self._dismissed = sum_of([*self._dismissed_stats(), *(each.stats(math.inf) for each in going)], "other models")
         self.by_key = {key: each for key, each in self.by_key.items() if each not in going}
         self.by_model = {whose: each for whose, each in self.by_model.items() if each not in going}
 

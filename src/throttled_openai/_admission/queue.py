@@ -34,7 +34,7 @@ class Waiter:
     Its future brings what its limiter grants it, or None: enter again, as another event loop decides now.
     """
 
-    __slots__ = ("call", "deadline", "future", "order", "queue", "since", "size", "turn")
+    __slots__ = ("call", "deadline", "future", "order", "queue", "since", "size", "tokens", "turn")
 
     queue: Queue
 
@@ -42,6 +42,7 @@ class Waiter:
         self.call = call
         self.order = order
         self.since = since
+        self.tokens = call.tokens
         self.size = int(call.tokens).bit_length()
         self.future = future
         self.turn = 0  # how many leave the queue before it, if none is cancelled
@@ -61,6 +62,7 @@ class Queue:
 
     def __init__(self) -> None:
         self.waiting = 0  # those not cancelled
+        self.tokens = 0.0  # of these, as they were estimated on arrival
         self._heaps: dict[tuple[int, int], list[tuple[Place, Waiter]]] = {}
         self._entries = 0  # in the heaps
         self._overtaken = 0  # places taken before others of lower priority, since the last one that fairness gave away
@@ -78,6 +80,7 @@ class Queue:
             heapq.heappush(self._deadlines, (waiter.deadline, waiter))
             waiter.turn = self._taken + self._before(waiter.order[0])
         self.waiting += 1
+        self.tokens += waiter.tokens
         return heap[0][1] is waiter or heap[0][1].future.done()
 
     def oldest(self) -> list[Waiter]:
@@ -111,6 +114,7 @@ class Queue:
         heapq.heappop(self._heaps[_heap_of(waiter)])
         self._entries -= 1
         self.waiting -= 1
+        self.tokens -= waiter.tokens
         self._taken += 1
         if waiter is self._due:
             self._overtaken, self._due = 0, None
@@ -121,6 +125,23 @@ class Queue:
         """The position of the call that goes next; `LAST` if no call waits."""
         oldest = self.oldest()
         return oldest[0].order if oldest else LAST
+
+    def next_tokens(self) -> float:
+        """Tokens of the call that goes next."""
+        heads = (
+            next((waiter for _, waiter in heap if not waiter.future.done()), None) for heap in self._heaps.values()
+        )
+        first = min((waiter for waiter in heads if waiter is not None), default=None)
+        return 0.0 if first is None else first.tokens
+
+    def place_of(self, task: asyncio.Task[Any]) -> tuple[int, float] | None:
+        """The place of the call that `task` waits for, and the tokens that it and all ahead of it take."""
+        waiters = self.all()
+        mine = min((waiter for waiter in waiters if waiter.call.task is task), default=None)
+        if mine is None:
+            return None
+        ahead = [waiter.tokens for waiter in waiters if waiter.order <= mine.order]
+        return len(ahead), sum(ahead)
 
     def longest(self) -> int:
         """The arrival number of the longest waiting call, of any priority."""
@@ -135,6 +156,7 @@ class Queue:
         while self.next_deadline() <= now:
             waiter = heapq.heappop(self._deadlines)[1]
             self.waiting -= 1
+            self.tokens -= waiter.tokens
             yield waiter
 
     def ahead_of(self, waiter: Waiter) -> int:
@@ -147,9 +169,10 @@ class Queue:
             return self.waiting
         return sum(len(heap) for (before, _), heap in self._heaps.items() if before <= priority) - 1
 
-    def left(self) -> None:
-        """Stop counting a cancelled waiter; it may stay in its heap until it is first."""
+    def left(self, tokens: float = 0.0) -> None:
+        """Stop counting a cancelled waiter of `tokens`; it may stay in its heap until it is first."""
         self.waiting = max(0, self.waiting - 1)  # 0: the queue had been cleared before
+        self.tokens = max(0.0, self.tokens - tokens) if self.waiting else 0.0
         self.clear_away()
 
     def clear_away(self) -> None:
@@ -170,6 +193,7 @@ class Queue:
         left = self.all()
         self._empty()
         self.waiting -= len(left)  # one cancelled in this very tick has yet to be counted out
+        self.tokens = 0.0
         return left
 
     def all(self) -> list[Waiter]:

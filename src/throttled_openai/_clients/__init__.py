@@ -6,6 +6,8 @@ wrap, rebind                     a throttled client made from an existing one, w
 http_client                      a throttled view of an httpx client
 install                          throttles every client of a program
 shared, credentials              which clients share a throttle: those of one account
+gather, bar                      `gather` and `as_completed` with a progress bar
+live                             the socket through which `throttled-openai top` looks at this process
 waits                            waiting calls, which end when their client is closed
 raw                              calls with bodies in bytes, for files of requests
 sdk                              the installed SDK and its hooks

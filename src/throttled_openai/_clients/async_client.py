@@ -36,6 +36,8 @@ class ThrottledAsyncOpenAI(AsyncThrottledMixin, AsyncOpenAI):
     `max_refusals`: how often the server may refuse one call before its refusal is raised; 0 leaves
     refusals to the SDK's own retries. By default a call is sent again for ten minutes while the server
     answers other calls, and for one while it answers none.
+    `enforce=False`: shadow mode: calls go as without us, and `client.throttle.stats()` says what throttling would have
+    done.
     `dialect`: how the server counts tokens, such as `"openai"`, `"mistral"` or `"self-hosted"`; by
     default it is derived from `base_url`.
     `pool`: the connections, where no `http_client` is given: `"httpx"` (ours, the default),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 from openai import AsyncAzureOpenAI, AzureOpenAI, DefaultAsyncHttpxClient
 
 from throttled_openai._admission.call import Call, Outcome, QueueOptions
-from throttled_openai._admission.throttle import dispatcher_of
+from throttled_openai._admission.throttle import dispatcher_of, most_refusals
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import PERMIT
 from throttled_openai._pool import http_client
@@ -26,15 +26,18 @@ from throttled_openai._protocol.usage import read_usage
 from throttled_openai._spelling import suggesting, suggestions
 from throttled_openai.errors import AdmissionError, redacted
 
+from . import answers
 from .credentials import credentials_of, fields_of, names_account
 from .http_client import unthrottled, wrap_http_client
+from .live import begin_if_asked
 from .options import OPTIONS, QUEUE_OPTIONS, THROTTLE_OPTIONS, current_queue_options, given_of, read_options
 from .sdk import hooked, known_platform, platform_from_thread, retries_of
 from .signature import sign
+from .stencils import build_request
 from .waits import end_waits, wait, waits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
     from contextvars import Token
 
     from throttled_openai._admission.permit import Permit
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from throttled_openai._protocol.account import Account
 
     from .shared import Throttles
+    from .stencils import Stencil
     from .waits import Waits
 
 
@@ -105,6 +109,7 @@ class ThrottledBase:
     _queue_options: QueueOptions
     _dialect: str | None
     _whose: _Whom | None = None  # of the client itself, while its fields stay the same
+    _stencils: dict[Hashable, Stencil | None] | None = None  # requests of known shapes
     _line: tuple[Any, Waits] = None, set()  # the HTTP client, and the calls that wait to be sent through it
 
     @property
@@ -162,6 +167,7 @@ class ThrottledBase:
 
     def _take_options(self, options: dict[str, Any]) -> Kind | None:
         """Take our options out of `options`; the rest is the SDK's. Returns `pool`."""
+        begin_if_asked()
         self._throttles, self._queue_options, self._dialect, pool = read_options(options, threads=self._threads)
         return pool
 
@@ -251,8 +257,14 @@ class ThrottledBase:
             url = options.url if "://" in options.url else f"{self.base_url}{options.url.lstrip('/')}"
             return redacted(self._client.build_request(options.method, url))
 
+        def _build_request(self, options: Any, *, retries_taken: int = 0) -> Any:
+            """The SDK's request, of a shape known from earlier ones if it has one."""
+            if self._stencils is None:
+                self._stencils = {}
+            return build_request(self._stencils, self, options, retries_taken, super()._build_request)
+
         def _process_response_data(self, *, data: object, cast_to: Any, response: Any) -> Any:
-            """Read usage from the body or stream event, which the SDK has parsed anyway."""
+            """Read usage from the body or stream event, which the SDK has parsed anyway, and build the answer."""
             permit = response.extensions.get(PERMIT)
             if permit is not None:
                 usage = read_usage(data)
@@ -260,7 +272,12 @@ class ThrottledBase:
                     permit.used(usage)
                 if isinstance(data, dict) and data.get("type") in ("error", "response.failed"):
                     permit.refusal = read_stream_error(data)
-            return super()._process_response_data(data=data, cast_to=cast_to, response=response)
+            sdk = super()._process_response_data
+            if type(data) is dict and sdk.__func__ is answers.PROCESS and not self._strict_response_validation:
+                answer = answers.construct(cast_to, data)
+                if answer is not None:
+                    return answer
+            return sdk(data=data, cast_to=cast_to, response=response)
 
 
 class AsyncThrottledMixin(ThrottledBase):
@@ -320,7 +337,7 @@ class AsyncThrottledMixin(ThrottledBase):
             permit, current.permit = current.permit, None
             renew = functools.partial(self._renewed, current, request)
             admit = functools.partial(self._admitted, current)
-            return await send_admitted(current.throttle.max_refusals, permit, request, send, admit, renew)
+            return await send_admitted(most_refusals(current.throttle), permit, request, send, admit, renew)
 
         async def _renewed(self, current: Current, request: Any) -> Any:
             """The request of a further attempt, with fresh credentials, as the SDK's own retries make it."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import types
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from throttled_openai._admission.call import Call
-from throttled_openai._admission.throttle import dispatcher_of
+from throttled_openai._admission.throttle import dispatcher_of, most_refusals
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import ADMITTED, PERMIT
 from throttled_openai._protocol.account import account_at, credentials_in
@@ -37,9 +38,13 @@ if TYPE_CHECKING:
     from throttled_openai._admission.permit import Permit
     from throttled_openai._admission.throttle import Throttle
     from throttled_openai._protocol.account import Account
+    from throttled_openai._protocol.usage import Usage
 
     from .options import Options
     from .shared import Throttles
+
+# The field of a form that names the model, as for the transcription of a sound.
+_MODEL_FIELD: Final = re.compile(rb'; ?name="?model"?(?:\r\n[!-~]+:[^\r\n]*)*\r\n\r\n([^\r\n]{1,200})\r\n')
 
 Client = TypeVar("Client", bound="httpx.AsyncClient | httpx2.AsyncClient")
 
@@ -51,7 +56,8 @@ def wrap_http_client(http_client: Client, **options: Unpack[Options]) -> Client:
     with `http_client` (connections, hooks, cookies, proxies; closing one closes both), which is unchanged.
     The options are those of `ThrottledAsyncOpenAI` except `pool`; `.throttle` is the `Throttle`.
 
-    Models and sizes are read from JSON bodies, usage from the decoded body or stream as it is read. A
+    Models and sizes are read from JSON bodies, models also from forms, usage from the decoded body or stream as
+    it is read. A
     refused request is sent again unchanged, so credentials that live for seconds need a throttled client of
     the SDK, which asks for new ones. That client may have this one as its `http_client`.
 
@@ -81,6 +87,12 @@ def wrap_http_client(http_client: Client, **options: Unpack[Options]) -> Client:
     view._throttled, view._own = _Throttled(client, throttles, queue_options, dialect), {}  # noqa: SLF001
     throttled: Client = view
     return throttled
+
+
+def permit_of(response: Any) -> Permit | None:
+    """The permit of a response; None if its request needed none."""
+    permit: Permit | None = response.extensions.get(PERMIT)
+    return permit
 
 
 def unthrottled(http_client: Any) -> Any:
@@ -135,7 +147,7 @@ class _View:
                     error.request = redacted(request)
                     raise
 
-            response = await send_admitted(throttle.max_refusals, await admit(call), request, send, admit)
+            response = await send_admitted(most_refusals(throttle), await admit(call), request, send, admit)
             _watch(response)
             return response
 
@@ -157,7 +169,7 @@ def _call(request: Any, account: Account, queue_options: QueueOptions, dialect: 
     if request.method != "POST":
         return None
     url = str(request.url)
-    body = _json_of(request)
+    body = _body_of(request)
     if not is_metered("POST", url, body):
         return None
     provider = provider_named(dialect) if dialect else provider_of(url)
@@ -215,19 +227,21 @@ def _view_class(cls: Any) -> type[Any]:
     return type(f"Throttled{cls.__name__}", (_View, cls), {**own, **methods})
 
 
-def _json_of(request: Any) -> object:
-    """The body, if it is JSON and in memory."""
-    if "json" not in request.headers.get("content-type", "json"):
-        return None
+def _body_of(request: Any) -> object:
+    """The body, as far as it is in memory: of JSON all of it, of a form its field `model`."""
+    kind = request.headers.get("content-type", "json")
     try:
-        return json.loads(request.content)
+        if "multipart/form-data" in kind:
+            named = _MODEL_FIELD.search(request.content)
+            return None if named is None else {"model": named[1].decode("utf-8", "replace")}
+        return json.loads(request.content) if "json" in kind else None
     except (*NOT_JSON, RuntimeError):  # RuntimeError: RequestNotRead, a stream
         return None
 
 
 def _watch(response: Any) -> None:
     """Report the usage to the permit: now, or while the body is read."""
-    permit: Permit | None = response.extensions.get(PERMIT)
+    permit = permit_of(response)
     if permit is None:
         return
     if response.is_closed:
@@ -236,16 +250,32 @@ def _watch(response: Any) -> None:
             permit.used(usage)
         return
     # `aread`, `aiter_text` and `aiter_lines` all read through this.
-    read, tail = response.aiter_bytes, Tail()
+    read, reading = response.aiter_bytes, Reading(permit)
 
     async def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:
         async for chunk in read(chunk_size):
-            before = tail.usage
-            tail.add(chunk)
-            if tail.usage is not None and tail.usage is not before:
-                permit.used(tail.usage)
-            if permit.refusal is None:
-                permit.refusal = tail.refusal
+            reading.add(chunk)
             yield chunk
 
     response.aiter_bytes = aiter_bytes
+
+
+class Reading:
+    """Reports to a permit what the decoded bytes of its response say, while they pass. `usage`: the last one so far."""
+
+    def __init__(self, permit: Permit) -> None:
+        self._permit = permit
+        self._tail = Tail()
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._tail.usage
+
+    def add(self, chunk: bytes) -> None:
+        permit, tail = self._permit, self._tail
+        before = tail.usage
+        tail.add(chunk)
+        if tail.usage is not None and tail.usage is not before:
+            permit.used(tail.usage)
+        if permit.refusal is None:
+            permit.refusal = tail.refusal

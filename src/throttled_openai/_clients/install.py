@@ -15,6 +15,7 @@ from throttled_openai._pool import http_client
 from throttled_openai._spelling import check_names, did_you_mean
 
 from .base import ThrottledBase
+from .live import begin_if_asked, view
 from .options import OPTIONS, THROTTLE_OPTIONS, read_options, text_type_of
 from .shared import shared
 from .wrap import throttled_class
@@ -35,6 +36,8 @@ _SAYS: Final[Mapping[type[Any], str]] = {float: "a number such as 500", int: "a 
 _PREFIX: Final = "THROTTLED_OPENAI_"
 # Variables that `exec` sets for the processes of the program it runs.
 _OF_EXEC: Final = ("exec", "exec_pid")
+# Variables that say yes or no.
+_SWITCHES: Final = ("enforce", "top")
 _CLASSES: Final = (AsyncOpenAI, OpenAI)
 
 logger = logging.getLogger("throttled_openai")
@@ -44,7 +47,7 @@ _installed: dict[str, Any] | None = None  # the options given to `install()`
 _warned: int | None = None  # the process that has logged the warning about its limits
 
 
-def install(**options: Unpack[Options]) -> None:
+def install(*, top: bool = False, **options: Unpack[Options]) -> None:
     """Throttle every client of the SDK that this program makes from now on, libraries' own included.
 
     `AsyncOpenAI`, `OpenAI`, their Azure variants and their subclasses then create throttled clients, however
@@ -52,6 +55,7 @@ def install(**options: Unpack[Options]) -> None:
     server and key, share one `Throttle`, in every thread and event loop. The options are
     those of `ThrottledAsyncOpenAI`; those left out are taken from the environment
     (`THROTTLED_OPENAI_RPM`, `THROTTLED_OPENAI_MAX_WAIT`, ...). `pool` is for asynchronous clients.
+    `top=True`, or `THROTTLED_OPENAI_TOP=1`, lets `throttled-openai top` of the same user look at this process.
 
     Throttling is for this process: others that it starts and that are not forked have to call `install()`
     themselves, and each process has the whole limit.
@@ -65,6 +69,9 @@ def install(**options: Unpack[Options]) -> None:
     if first_process() == os.getpid():
         _warn_of_unknown_variables()
     _installed = given
+    if top:
+        view.begin()
+    begin_if_asked()
     shared.forget()  # throttles of earlier clients are not shared with new ones
     for cls in _CLASSES:
         cls.__new__ = _new  # type: ignore[method-assign]
@@ -110,7 +117,9 @@ def uninstall() -> None:
 def installed_stats() -> list[tuple[str, Stats]]:
     """Host and figures of each account used now or within the last hour."""
     given = None if _installed is None else _installed.get("throttle")
-    return shared.stats() if given is None else [("all accounts", given.stats())]
+    if given is not None:
+        return [("all accounts", given.stats())]
+    return [(account.host, stats) for account, stats in shared.stats()]
 
 
 def _new(cls: Any, *args: Any, **options: Any) -> Any:
@@ -175,11 +184,13 @@ def _from_environment() -> dict[str, Any]:
                 found[name] = read(text)
             except ValueError:
                 raise ValueError(f"{variable} must be {_SAYS[read]}; it is {text!r}") from None
+    if os.environ.get(f"{_PREFIX}ENFORCE", "").strip().lower() in {"0", "no", "off", "false"}:
+        found["enforce"] = False
     return found
 
 
 def _warn_of_unknown_variables() -> None:
-    known = [f"{_PREFIX}{name.upper()}" for name in (*VARIABLES, *_OF_EXEC)]
+    known = [f"{_PREFIX}{name.upper()}" for name in (*VARIABLES, *_OF_EXEC, *_SWITCHES)]
     for variable in os.environ:
         if variable.startswith(_PREFIX) and variable not in known:
             logger.warning("%s is ignored: there is no such option%s", variable, did_you_mean(variable, known))

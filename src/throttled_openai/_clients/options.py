@@ -28,6 +28,7 @@ class ThrottleOptions(TypedDict, total=False):
     limits: Limits | Mapping[str, Limits] | None
     max_concurrency: int | None
     max_refusals: int | None
+    enforce: bool
 
 
 class Options(ThrottleOptions, total=False):

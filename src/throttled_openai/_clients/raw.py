@@ -20,7 +20,7 @@ import openai
 from openai._models import FinalRequestOptions
 
 from throttled_openai._admission.call import Outcome
-from throttled_openai._admission.throttle import dispatcher_of
+from throttled_openai._admission.throttle import dispatcher_of, most_refusals
 from throttled_openai._exchange.send import send_admitted
 from throttled_openai._exchange.settlement import PERMIT, outcome_of_error
 from throttled_openai._pool import raw_exchange
@@ -200,7 +200,7 @@ class RawCalls:
             return route.exchange.response(first.pop() if first else await route.exchange.post(content))
 
         admit = functools.partial(self._admitted, route)
-        response = await send_admitted(route.throttle.max_refusals, permit, route.request, send, admit)
+        response = await send_admitted(most_refusals(route.throttle), permit, route.request, send, admit)
         return _answer_of(response, call)
 
     async def _through_sdk(self, path: str, body: Mapping[str, Any]) -> Answer:

@@ -73,11 +73,11 @@ class Registry:
                 for key in [key for key, each in throttles.items() if each is throttle]:
                     del throttles[key]
 
-    def stats(self) -> list[tuple[str, Stats]]:
-        """Host and figures of each account."""
+    def stats(self) -> list[tuple[Account, Stats]]:
+        """The figures of each account."""
         with self._adding:
-            found = [(account.host, list(throttles.values())) for account, throttles in self._found.items()]
-        return [(host, throttle.stats()) for host, throttles in found for throttle in throttles]
+            found = [(account, list(throttles.values())) for account, throttles in self._found.items()]
+        return [(account, throttle.stats()) for account, throttles in found for throttle in throttles]
 
     def forget(self) -> None:
         """Clients made from now on get new throttles."""

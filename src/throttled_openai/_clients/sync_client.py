@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import openai
 from openai import AzureOpenAI, OpenAI
 
-from throttled_openai._admission.throttle import dispatcher_of
+from throttled_openai._admission.throttle import dispatcher_of, most_refusals
 from throttled_openai._exchange.send_sync import send_admitted
 from throttled_openai._pool import sync_http_client
 from throttled_openai.errors import AdmissionError
@@ -84,7 +84,7 @@ class ThrottledMixin(ThrottledBase):
             permit, current.permit = current.permit, None
             renew = functools.partial(self._renewed, current, request)
             admit = functools.partial(self._admitted, current)
-            return send_admitted(current.throttle.max_refusals, permit, request, send, admit, renew)
+            return send_admitted(most_refusals(current.throttle), permit, request, send, admit, renew)
 
         def _renewed(self, current: Current, request: Any) -> Any:
             """The request of a further attempt, with fresh credentials, as the SDK's own retries make it."""

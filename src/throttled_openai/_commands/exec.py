@@ -18,9 +18,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from throttled_openai._clients.install import VARIABLES, checked, first_process, install, installed_stats
+from throttled_openai._clients.live import VARIABLE as TOP
 from throttled_openai._stats import spell
 
 if TYPE_CHECKING:
@@ -58,20 +59,32 @@ def add_arguments(parser: Parser) -> None:
         "Each option can also be set in the environment, as THROTTLED_OPENAI_RPM=500. Limits that are not set are "
         "learnt from the server. Clients of one account share its limits; each process has the whole limit."
     )
-    for name, read in VARIABLES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=read, metavar="N" if read is not str else "NAME",
-                            help=_HELP[name])  # fmt: skip
+    add_options(parser)
+    parser.add_argument("--shadow", action="store_true", help="only observe: report what throttling would have done")
+    parser.add_argument("--top", action="store_true", help="let `throttled-openai top` look at the program")
     parser.add_argument("--quiet", action="store_true", help="print no summary at the end")
     parser.allow_abbrev = False
     parser.program = "program"
     parser.set_defaults(fail=parser.error)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of throttled clients that can be written as text."""
+    for name, read in VARIABLES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=read, metavar="N" if read is not str else "NAME",
+                            help=_HELP[name])  # fmt: skip
+
+
+def options_in(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, of those that `add_options` added."""
+    return {name: value for name in VARIABLES if (value := getattr(arguments, name)) is not None}
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Become the program. Returns an exit code only if that fails."""
     if not arguments.program:
         arguments.fail("name a script, a command, or -m and a module")
-    given = {name: value for name in VARIABLES if (value := getattr(arguments, name)) is not None}
+    given = options_in(arguments)
     try:
         checked(given)
     except (TypeError, ValueError, ImportError) as error:
@@ -82,6 +95,10 @@ def run(arguments: argparse.Namespace) -> int:
             f"with {ignored} Python ignores the environment, through which programs are throttled; leave {ignored} out"
         )
     environment = environment_of(given, quiet=arguments.quiet)
+    if vars(arguments).get("top"):
+        environment[TOP] = "1"
+    if vars(arguments).get("shadow"):
+        environment["THROTTLED_OPENAI_ENFORCE"] = "0"
     try:
         try:
             return _become(command, environment)

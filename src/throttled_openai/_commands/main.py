@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from throttled_openai._commands.versions import versions
 from throttled_openai._spelling import did_you_mean
 from throttled_openai.simulator import _cli as simulator
 
@@ -15,9 +16,10 @@ from . import exec as _exec
 from .bench import cli as bench
 from .demo import cli as demo
 from .parser import Parser
+from .proxy import cli as proxy
 from .run import cli as run
 from .run import validate
-from .versions import versions
+from .top import cli as top
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +34,8 @@ _UNWRITABLE: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errn
 COMMANDS: Final = (
     ("demo", "make the same calls with AsyncOpenAI and ThrottledAsyncOpenAI, and compare", demo),
     ("exec", "run a program unchanged, with every client of the SDK throttled", _exec),
+    ("proxy", "serve any program on this machine: admit its calls, pace them and pass them on", proxy),
+    ("top", "look at a running program: its limits, why its calls wait, and for how long", top),
     ("run", "send a file of requests and write a file of results, losing nothing", run),
     ("validate", "check a file of requests without sending any", validate),
     ("bench", "measure a live endpoint, and find how many calls in flight it handles best", bench),
@@ -46,7 +50,7 @@ COMMANDS: Final = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 success, 1 failure, 2 usage, 130 Ctrl-C, 141 closed pipe.
 
-    `simulate` serves until Ctrl-C, so its exit code is then 0.
+    `simulate` and `proxy` serve until Ctrl-C, so their exit code is then 0.
     """
     try:
         try:

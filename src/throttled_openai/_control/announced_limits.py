@@ -96,6 +96,8 @@ class AnnouncedLimits:
 
     def forget(self, keys: list[tuple[Dimension, float]]) -> None:
         """These limits do not exist."""
+        if not keys:
+            return
         for key in keys:
             self._sightings.discard(key)
             if key[1] != DAY or self._per_day[key[0]] is None:

@@ -59,7 +59,8 @@ class TokenBucket:
         self._limiter._level = max(0.0, self._limiter.max_rate - level)  # noqa: SLF001
 
     def set_level(self, level: float) -> None:
-        self.spend(self.level - level)
+        self._limiter.has_capacity()  # or it would refill by the time until now, too
+        self._limiter._level = max(0.0, self._limiter.max_rate - level)  # noqa: SLF001
 
     def resize(self, rate: float, capacity: float) -> None:
         """Change rate and capacity; what has been used stays used.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from throttled_openai._limits import Limits
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Seconds between two changes of the pacers with time. In this time a burst grows by about 1 %, which is fine enough.
 STEP: Final = 0.05
+# Sums of what has left that are kept, one a second, to say how much left within a minute.
+SAMPLES: Final = 61
 
 _DIMENSIONS: Final[tuple[Dimension, Dimension]] = ("requests", "tokens")
 
@@ -43,7 +46,8 @@ class Budget:
         self._event_at = 0  # number of the newest attempt at the last congestion event
         self._changed_at = -math.inf  # when the pacers last changed with time
         self._left_at = -math.inf  # when the newest attempt left
-        self._spent: dict[Dimension, float] = {"requests": 0.0, "tokens": 0.0}
+        self.spent: dict[Dimension, float] = {"requests": 0.0, "tokens": 0.0}
+        self.spent_before: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)  # instant, requests, tokens
         self._slow_start = SlowStart()
         self._backoff = Backoff()
         per_minute = {"requests": self.limits.rpm, "tokens": self.limits.tpm}
@@ -53,7 +57,7 @@ class Budget:
         }
         self.windows: dict[tuple[Dimension, float], ServerWindow] = {}
         self._per_day: dict[Dimension, float | None] = {"requests": self.limits.rpd, "tokens": self.limits.tpd}
-        self._announced = AnnouncedLimits(self.pacers, self.windows, self._per_day, self._spent)
+        self._announced = AnnouncedLimits(self.pacers, self.windows, self._per_day, self.spent)
         self.diagnosis = Diagnosis(self.pacers, self.windows, self._announced.doubtful, self._per_day)
         for dimension, limit in self._per_day.items():
             if limit is not None:  # a day's worth may be spent at any pace: no pacer, only a window
@@ -128,7 +132,7 @@ class Budget:
             if key[1] > MINUTE and key not in self._announced.doubtful
         ]
         delay, key = max(short, default=(0.0, None))
-        return None if key is None or delay <= 0 else self._window_stats(key, self.windows[key])
+        return None if key is None or delay <= 0 else self.window_stats(key, self.windows[key])
 
     def _pass_time(self, now: float) -> None:
         whole = now - self._changed_at
@@ -158,7 +162,10 @@ class Budget:
         self.newest += 1
         self._left_at = now
         self._slow_start.sent(self.newest, now)
-        spent = self._spent
+        spent = self.spent
+        before = self.spent_before
+        if not before or now - before[-1][0] >= 1.0:
+            before.append((now, spent["requests"], spent["tokens"]))
         spent["requests"] += 1.0
         spent["tokens"] += tokens
         self.pacers["requests"].spend(1.0, now)
@@ -180,7 +187,7 @@ class Budget:
                 self._give_back(reservation, dimension, amount)
 
     def _give_back(self, reservation: Reservation, dimension: Dimension, amount: float) -> None:
-        self._spent[dimension] -= amount
+        self.spent[dimension] -= amount
         for other, checkpoint in reservation.checkpoints:
             if other == dimension:
                 checkpoint.window.give_back(amount, checkpoint)
@@ -344,6 +351,7 @@ class Budget:
         """Continue on the running loop, forgetting instants of another clock."""
         if not same_clock:
             self._backoff.forget_instants()
+            self.spent_before.clear()
             self._slow_start.end()
             self._changed_at = self._left_at = -math.inf
         for pacer in self.pacers.values():
@@ -351,24 +359,21 @@ class Budget:
         for window in self.windows.values():
             window.rebind(same_clock=same_clock)
 
+    # The user's changes
+
+    def configure(self, dimension: Dimension, per_minute: float | None) -> None:
+        """The user allows another rate from now on; None: the server's."""
+        self.pacers[dimension].configure(None if per_minute is None else per_minute / MINUTE)
+
     # Statistics
 
-    def _window_stats(self, key: tuple[Dimension, float], window: ServerWindow) -> WindowStats:
-        return WindowStats(*key, window.limit, window.last_level, announced=key in self._announced)
-
-    def stats(self) -> tuple[WindowStats, ...]:
-        found = []
-        windows = dict(self.windows)  # another thread may be changing it
-        for dimension, pacer in self.pacers.items():
-            per_minute = windows.get((dimension, MINUTE))
-            if pacer.rate is not None:
-                level = pacer.last_level if per_minute is None else min(pacer.last_level, per_minute.last_level)
-                found.append(
-                    WindowStats(dimension, MINUTE, pacer.rate * MINUTE, level, announced=per_minute is not None)
-                )
-            found += [
-                self._window_stats(key, window)
-                for key, window in windows.items()
-                if key[0] == dimension and key[1] != MINUTE
-            ]
-        return tuple(found)
+    def window_stats(self, key: tuple[Dimension, float], window: ServerWindow) -> WindowStats:
+        left = window.last_level
+        return WindowStats(
+            *(*key, window.limit, left),
+            source="announced" if key in self._announced else "configured",
+            used=max(0.0, window.limit - window.reserve - left),
+            left=left,
+            refill=window.refill,
+            opens_in=0.0,
+        )

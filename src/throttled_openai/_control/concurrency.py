@@ -144,6 +144,11 @@ class ConcurrencyLimit:
         self.latency: float | None = None  # smoothed seconds of successful attempts
 
     @property
+    def found(self) -> bool:
+        """Whether a refusal has told where the room ends."""
+        return self._found
+
+    @property
     def is_calm(self) -> bool:
         """Whether the server has long served as much as the limit allows."""
         return self._found and self._calm >= PATIENCE

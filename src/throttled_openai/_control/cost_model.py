@@ -154,7 +154,8 @@ class ProviderCosts:
         """Tokens to take from the budget when an attempt is admitted."""
         taken = self._charged_input(estimate)
         if self.reserves_output:
-            return taken + self._reserve(estimate)
+            # Of a presumption, only what the request itself allows: the default is another provider's.
+            return taken + (estimate.output if self._presumed else self._reserve(estimate))
         if self._provider.charges == "usage" and self._provider.counts_output:
             return taken + self._expected_output(estimate)
         return taken

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, Literal
 
-from throttled_openai._limits import BURST
+from throttled_openai._limits import BURST, GROWTH, WHOLE_BURST
 
 from .bucket import TokenBucket
 from .rate_learner import RateLearner
 
 # Seconds of the limit below which refusals do not shrink the burst: at 3,000 RPM, five calls.
 LEAST_BURST: Final = 0.1
-# Seconds of the limit at which the burst stops growing: a whole minute. Then the pacer holds nothing back any more.
-WHOLE_BURST: Final = 60.0
-# Share of itself by which the burst grows in each second in which it holds calls back: 17 s from the first second to a
-# whole minute. Where the server enforces a shorter window than it announces, it refuses what is sent beyond that within
-# one round trip: with a burst of one second, 25 % of the rate x the round trip.
-GROWTH: Final = 0.25
-# Seconds after such a refusal in which the burst does not grow; twice as many after each further one.
+# Seconds after a refusal that shrinks the burst in which the burst does not grow; twice as many after each further one.
 HELD: Final = 60.0
 
 
@@ -57,6 +51,22 @@ class Pacer:
     def rate(self) -> float | None:
         """Units per second that may leave in the long run; None: not known."""
         return _lower(self.known, self.learner.rate)
+
+    @property
+    def source(self) -> Literal["configured", "announced", "learnt"]:
+        """Where the rate comes from."""
+        if self.learner.rate is not None and self.learner.rate == self.rate:
+            return "learnt"
+        return "configured" if self._announced is None or self._announced != self.rate else "announced"
+
+    @property
+    def opens_in(self) -> float | None:
+        """Seconds of holding calls back after which it holds none back; None: never."""
+        if self._bucket is None:
+            return 0.0
+        if self._fixed or not self._full_minute or self.learning or self._held_until > -math.inf:
+            return None
+        return math.log(WHOLE_BURST / self._burst) / GROWTH
 
     @property
     def level(self) -> float:
@@ -118,6 +128,14 @@ class Pacer:
                 self._burst = min(self._burst, BURST)
             self.learner.forget()  # that was another limit
             self._rebuild()
+
+    def configure(self, ceiling: float | None) -> None:
+        """The user allows other units per second from now on."""
+        self.ceiling = ceiling
+        self._full_minute = self._full_minute and (ceiling is None or ceiling >= 0.999 * (self._announced or 0.0))
+        if not (self._full_minute or self._fixed):
+            self._burst = min(self._burst, BURST)
+        self._rebuild()
 
     def forget(self) -> None:
         """Forget what refusals taught."""

@@ -191,7 +191,8 @@ class ServerWindow:
         if remaining is None:
             return
         left = remaining - self.reserve
-        error = left - self.level
+        level = self.level
+        error = left - level
         if then is not None:
             error = left - then.level - (self.corrected - then.corrected) - self._refunded_since(then) + change
         if changed or self._variance == math.inf:
@@ -202,7 +203,7 @@ class ServerWindow:
             gain = self._variance / (self._variance + noise + mean_cost**2 + stale**2)
         self._variance = mean_cost**2 if gain == 1.0 else self._variance * (1.0 - gain)
         self._snapshot_at = max(self._snapshot_at, sent_at)
-        self._correct(self.level + gain * error)
+        self._correct(level + gain * error)
         if now - self._reviewed_at >= NEIGHBOUR_SECONDS:
             self._review(now)
 
@@ -287,6 +288,11 @@ class Periods:
 
     def settle(self, windows: tuple[Window, ...]) -> tuple[tuple[Window, ...], list[float]]:
         """Returns the windows of one response with their periods, and the periods that these limits do not have."""
+        if len(windows) == 1:  # as usual, a limit that never had another period
+            votes = self._votes.get(windows[0].limit)
+            if votes is not None and len(votes) == 1 and windows[0].period in votes:
+                votes[windows[0].period] += 1
+                return windows, []
         limits = Counter(window.limit for window in windows)
         settled, wrong = [], []
         for window in windows:

@@ -26,9 +26,9 @@ AnyPermit = TypeVar("AnyPermit", bound=Permit)
 
 
 def may_be_readmitted(exchange: Exchange, max_refusals: int | None) -> bool:
-    """Whether this is a refusal that the throttle deals with, rather than the SDK."""
+    """Whether this is a refusal that the throttle deals with, rather than the SDK. `max_refusals` -1: none is."""
     refusal = exchange.refusal
-    return refusal is not None and (refusal.kind == "too_large" or max_refusals != 0)
+    return refusal is not None and max_refusals != -1 and (refusal.kind == "too_large" or max_refusals != 0)
 
 
 class Readmission(Generic[AnyPermit]):

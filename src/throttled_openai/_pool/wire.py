@@ -6,6 +6,8 @@ time, as each head is checked by one regular expression instead of field by fiel
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 from typing import Final, NamedTuple
 
@@ -96,7 +98,19 @@ def _normalised(fields: Fields, length: bytes) -> Fields:
 
 def request_head(method: bytes, target: bytes, fields: Fields) -> tuple[bytes, Framing]:
     """The request line, the fields, and the empty line; and how the body is framed. Raises `MalformedRequest`."""
-    fields, framing = _framed(fields, MalformedRequest)
+    # The calls of a client differ in their length alone, which httpx writes last.
+    *rest, (name, value) = fields or [(b"", b"")]
+    if name.lower() == b"content-length" and _LENGTH.fullmatch(value):
+        with contextlib.suppress(MalformedRequest):  # of two faults, the whole tells the first
+            head, framing = _head(method, target, tuple(rest))
+            if framing.length is None and not framing.chunked:
+                return b"%b%b: %b\r\n\r\n" % (head[:-2], name, value), framing._replace(length=int(value))
+    return _head(method, target, tuple(fields))
+
+
+@functools.lru_cache(maxsize=64)
+def _head(method: bytes, target: bytes, given: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, Framing]:
+    fields, framing = _framed(list(given), MalformedRequest)
     lines = b"".join([b"%b: %b\r\n" % field for field in fields])
     # A value that contains the end of a line would be read as two fields.
     if lines.count(b"\n") != len(fields) or not _SENT_FIELDS.fullmatch(lines):

@@ -114,7 +114,9 @@ _DOMAINS: Final = {
 
 
 # Servers that people run themselves, by their own names.
-_SERVERS: Final = dict.fromkeys(("vllm", "sglang", "ollama", "llama.cpp", "tgi", "nim"), "self-hosted")
+_SERVERS: Final[Mapping[str, str]] = dict.fromkeys(
+    ("vllm", "sglang", "ollama", "llama.cpp", "tgi", "nim"), "self-hosted"
+)
 
 _SCHEME: Final = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 

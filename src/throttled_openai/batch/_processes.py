@@ -186,23 +186,24 @@ def together(parts: Iterable[Stats]) -> Stats:
     )
 
 
-_COUNTED: Final = "waiting", "in_flight", "concurrency_limit", "admitted", "succeeded", "refused", "tokens_used"
+_COUNTED: Final = (
+    "waiting", "waiting_tokens", "in_flight", "concurrency_limit", "admitted", "succeeded", "refused", "settled",
+    "turned_away", "tokens_used",
+)  # fmt: skip
+_ADDED: Final = "limit", "spendable", "used", "refill"
 
 
 def _sum(budgets: list[BudgetStats]) -> BudgetStats:
     counts: dict[str, Any] = {name: sum(getattr(each, name) for each in budgets) for name in _COUNTED}
     admitted = max(1, counts["admitted"])
     windows: dict[tuple[str, float], WindowStats] = {}
-    for window in (window for each in budgets for window in each.windows):
+    for window in [window for each in budgets for window in each.windows]:
         key = window.dimension, window.period
         before = windows.get(key)
-        windows[key] = (
-            window
-            if before is None
-            else dataclasses.replace(
-                before, limit=before.limit + window.limit, spendable=before.spendable + window.spendable
-            )
-        )
+        if before is not None:
+            sums: dict[str, Any] = {name: getattr(before, name) + getattr(window, name) for name in _ADDED}
+            window = dataclasses.replace(before, **sums)
+        windows[key] = window
     return dataclasses.replace(
         budgets[0],
         **counts,

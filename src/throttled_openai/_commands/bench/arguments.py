@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from throttled_openai._commands.numbers import count, number, positive
+from throttled_openai._commands.argument_types import count, number, positive
 
+from .bounds import Bounds
 from .endpoint import Kind
 
 DURATION: Final = 20.0
@@ -17,6 +18,8 @@ MAX_TOKENS: Final = 64
 TIMEOUT: Final = 600.0
 # The highest concurrency that `--sweep auto` tries.
 MOST: Final = 1024
+# The value of `--json -`.
+STDOUT: Final = Path("-")
 # The value of `--sweep auto`: no concurrencies are given.
 AUTO: Final[tuple[int, ...]] = ()
 
@@ -28,14 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "read from OPENAI_API_KEY. The output contains neither the key nor any prompt."
     )
     add = parser.add_argument
-    add("--model", required=True, help="the model to measure")
+    add("--model", help="the model to measure (default: the only one the server lists)")
     add("--base-url", metavar="URL", help="the server (default: OPENAI_BASE_URL, or OpenAI)")
     add("--endpoint", choices=get_args(Kind), default="chat", help="the endpoint to call (default: chat)")
     add("--no-stream", dest="stream", action="store_false", help="do not stream, so there is no time to first token")
 
     load = parser.add_argument_group("the load")
     add = load.add_argument
-    add("--rate", type=positive, metavar="N", help="calls per second, Poisson arrivals (open loop)")
+    add("--rate", type=positive, metavar="N", help="calls per second, random arrivals (open loop)")
+    add("--burstiness", type=positive, default=1.0, metavar="N",
+        help="of the arrivals of --rate: 1 is Poisson, less is in bursts, more is even (default: 1)")  # fmt: skip
     add("--concurrency", type=count, metavar="N", help="calls in flight, each followed by another (closed loop)")
     add("--sweep", type=_sweep, metavar="N,N,...", help="one step for each concurrency; auto: find the best one")
     add(
@@ -88,7 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="recommend only a concurrency whose p99 latency is at most this",
     )
-    add("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    add("--goodput", type=_bounds, metavar="BOUNDS",
+        help="count calls answered within these milliseconds, such as 'ttft:200 tpot:50 e2el:2000'; failed calls count "
+        "against it")  # fmt: skip
+    add("--percentiles", type=_percents, default=(), metavar="P,P,...", help="percentiles reported (default: 50,90,99)")
+    add("--json", type=Path, metavar="FILE", help="write all figures to FILE; - for standard output alone")
     add("--html", type=Path, metavar="FILE", help="write a page with charts to FILE")
     add("--yes", action="store_true", help="send without asking, even if it may cost money")
 
@@ -104,6 +113,20 @@ def _sweep(text: str) -> tuple[int, ...]:
         return tuple(sorted({count(part) for part in text.split(",")}))
     except argparse.ArgumentTypeError as problem:
         raise argparse.ArgumentTypeError(f"must be auto or numbers such as 1,2,4,8, got {text!r}") from problem
+
+
+def _bounds(text: str) -> Bounds:
+    try:
+        return Bounds.of(text.replace(",", " ").split())
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from problem
+
+
+def _percents(text: str) -> tuple[float, ...]:
+    found = tuple(sorted({number(part, float) for part in text.split(",")}))
+    if not all(0 <= percent <= 100 for percent in found):
+        raise argparse.ArgumentTypeError(f"must be numbers from 0 to 100 such as 50,95,99.9, got {text!r}")
+    return found
 
 
 def _object(text: str) -> dict[str, Any]:

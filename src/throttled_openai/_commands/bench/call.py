@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class TimedCall:
     """The part of these that is reasoning which the server does not send; it precedes the first chunk."""
     counted: Counted | None = None
     failure: str | None = None
+    gaps: list[float] = field(default_factory=list)
+    """ITL: seconds between two chunks of the answer with a part of it, the first chunk's excepted."""
     on_sent: Callable[[], None] | None = None
     """Called once, when the first attempt is sent."""
 
@@ -60,8 +62,18 @@ class TimedCall:
     @property
     def per_output_token(self) -> float | None:
         """TPOT: mean seconds between two tokens of the answer; None for fewer than two."""
-        rest, shown = _between(self.first_at, self.done_at), self.output_tokens - self.hidden_tokens
+        rest, shown = _between(self.first_at, self.done_at), self.shown_tokens
         return rest / (shown - 1) if rest is not None and shown > 1 else None
+
+    @property
+    def shown_tokens(self) -> int:
+        """The output tokens that the server sent."""
+        return self.output_tokens - self.hidden_tokens
+
+    @property
+    def late(self) -> float:
+        """Seconds between the scheduled time and the call: what this process was late."""
+        return self.asked_at - self.due_at
 
     @property
     def queued(self) -> float | None:

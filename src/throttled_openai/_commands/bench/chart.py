@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Final
 
 from throttled_openai._commands.axis import tick_label, ticks
@@ -84,6 +85,10 @@ class _Scale:
         self._ys = ticks(max(tops))
         self._low, self._high = self._place(self._xs[0]), self._place(self._xs[-1])
 
+    @property
+    def right(self) -> float:
+        return self._chart.right
+
     def _place(self, value: float) -> float:
         return math.log2(value) if self._chart.doubling else value
 
@@ -144,22 +149,40 @@ def _drawn(line: Line, scale: _Scale) -> list[str]:
     if line.filled:
         (first, _), (last, _) = places[0], places[-1]
         area = f"{first:.1f},{scale.floor} {path} {last:.1f},{scale.floor}"
-        parts.append(f'<polygon fill="{line.colour}" fill-opacity="0.15" points="{area}"/>')
-    parts.append(f'<polyline fill="none" stroke="{line.colour}" stroke-width="2" points="{path}"/>')
+        parts.append(f'<polygon style="fill:{line.colour}" fill-opacity="0.15" points="{area}"/>')
+    parts.append(f'<polyline fill="none" style="stroke:{line.colour}" stroke-width="2" points="{path}"/>')
     if not line.filled:
         for (x, y), (across, up) in zip(places, line.points, strict=True):
             label = escape(f"{line.name} {tick_label(up)} at {tick_label(across)}".strip())
             parts.append(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{line.colour}"><title>{label}</title></circle>'
+                f'<g class="spot"><circle cx="{x:.1f}" cy="{y:.1f}" r="4" style="fill:{line.colour}"/>'
+                f'<circle class="near" cx="{x:.1f}" cy="{y:.1f}" r="12"/>{_value(scale, x, y, label)}</g>'
+            )
+    else:
+        ends = [(one[0] + next_one[0]) / 2 for one, next_one in pairwise(places)]
+        for left, right, (x, y), (across, up) in zip(
+            [places[0][0], *ends], [*ends, places[-1][0]], places, line.points, strict=True
+        ):
+            label = escape(f"{tick_label(up)} at {tick_label(round(across, 1))} s")
+            parts.append(
+                f'<g class="spot"><rect class="near" x="{left:.1f}" y="{_TOP}" width="{max(right - left, 1):.1f}" '
+                f'height="{scale.floor - _TOP}"/>{_value(scale, x, y, label)}</g>'
             )
     return parts
+
+
+def _value(scale: _Scale, x: float, y: float, label: str) -> str:
+    """A label that shows while the pointer is near, inside of the drawing."""
+    half = _LETTER * len(label) / 2
+    at = min(max(x, half), scale.right - half)
+    return f'<text class="value" x="{at:.1f}" y="{max(y - 10, _TOP + 4):.1f}">{label}</text>'
 
 
 def _legend(lines: Sequence[Line], right: float) -> list[str]:
     parts = []
     at = right
     for line in reversed(lines):
-        at -= _LETTER * len(line.name) + 24
-        parts.append(f'<rect x="{at:.0f}" y="7" width="12" height="4" fill="{line.colour}"/>')
+        at -= (_LETTER + 2) * len(line.name) + 24
+        parts.append(f'<rect x="{at:.0f}" y="7" width="12" height="4" style="fill:{line.colour}"/>')
         parts.append(f'<text class="legend" x="{at + 16:.0f}" y="14">{escape(line.name)}</text>')
     return parts

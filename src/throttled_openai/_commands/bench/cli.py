@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from throttled_openai._commands.terminal import confirmed
 
-from .arguments import AUTO, add_arguments
+from .address import is_near, redacted_url
+from .arguments import AUTO, STDOUT, add_arguments
 from .measure import FirstCallError, measure, report_of
 from .page import page
-from .plan import BenchPlan, UsageError, is_near, plan_of, redacted_url
+from .plan import BenchPlan, UsageError, plan_of
 
 if TYPE_CHECKING:
     import argparse
@@ -51,11 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not steps:
         return INTERRUPTED
     report = report_of(plan, steps, interrupted=interrupted)
-    print(report.as_text(), flush=True)
+    (_say if arguments.json == STDOUT else print)(report.as_text())
     written = _write(arguments.json, report.as_json) & _write(arguments.html, lambda: page(report))
     if interrupted:
         return INTERRUPTED
-    return 0 if written and any(step.figures.done for step in report.steps) else 1
+    found = report.recommendation is not None or not report.swept
+    return 0 if written and found and any(step.figures.done for step in report.steps) else 1
 
 
 def announcement(plan: BenchPlan) -> str:
@@ -81,7 +83,7 @@ def announcement(plan: BenchPlan) -> str:
         calls = f"As many calls as fit into {' or '.join(bounds)}{steps}"
     cost = "" if is_near(endpoint.base_url) else "\nWith a provider this costs money."
     return (
-        f"{calls} to {endpoint.model} at {redacted_url(endpoint.base_url)}: {shape}; "
+        f"{calls} to {endpoint.model or 'the model'} at {redacted_url(endpoint.base_url)}: {shape}; "
         f"each at most about {each:,} tokens{tokens}. "
         f"First it makes one call to see that it works.{cost}"
     )
@@ -94,6 +96,9 @@ def _say(line: str) -> None:
 def _write(path: Path | None, content: Any) -> bool:
     """Write `content()` to `path`, if there is one. False: it could not be written."""
     if path is None:
+        return True
+    if path == STDOUT:
+        print(content(), end="", flush=True)
         return True
     try:
         path.write_text(content(), "utf-8", "replace")

@@ -123,15 +123,19 @@ class Endpoint:
 
 
 async def _read(stream: Any, call: TimedCall) -> None:
-    chunks, reasoned = 0, False
+    chunks, reasoned, last_at = 0, False, 0.0
     async with stream:
         async for chunk in stream:
             deltas = [choice.delta for choice in chunk.choices]
             reasoned = reasoned or _has(deltas, _REASONING)
             if _has(deltas, _PARTS):
                 chunks += 1
+                now = _now()
                 if call.first_at is None:
-                    call.first_at = _now()
+                    call.first_at = now
+                else:
+                    call.gaps.append(now - last_at)
+                last_at = now
             if chunk.usage is not None:
                 _count(chunk.usage, call)
     if call.counted is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from .bounds import Bounds
     from .call import Counted, TimedCall
 
 # Time bins, all equally wide: at least this many seconds each if there are several, and at most this many bins.
@@ -31,23 +33,44 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Percentiles of one duration over many calls, in seconds."""
+    """One duration over many calls, in seconds. `ordered`: all values, ascending, at least one."""
 
-    mean: float
-    p50: float
-    p90: float
-    p99: float
-    max: float
+    ordered: tuple[float, ...]
+
+    def at(self, percent: float) -> float:
+        return percentile(self.ordered, percent / 100)
+
+    @property
+    def p50(self) -> float:
+        return self.at(50)
+
+    @property
+    def p90(self) -> float:
+        return self.at(90)
+
+    @property
+    def p99(self) -> float:
+        return self.at(99)
+
+    @property
+    def max(self) -> float:
+        return self.ordered[-1]
+
+    @property
+    def mean(self) -> float:
+        # Rounding may not leave the interval.
+        return min(max(math.fsum(self.ordered) / len(self.ordered), self.ordered[0]), self.ordered[-1])
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of these values, as `numpy.std` has it."""
+        return statistics.pstdev(self.ordered)
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Percentiles | None:
         """None if there are no values."""
-        ordered = sorted(value for value in values if value is not None)
-        if not ordered:
-            return None
-        middle, late, last = (percentile(ordered, share) for share in (0.5, 0.9, 0.99))
-        mean = min(max(math.fsum(ordered) / len(ordered), ordered[0]), ordered[-1])
-        return cls(mean, middle, late, last, ordered[-1])
+        ordered = tuple(sorted(value for value in values if value is not None))
+        return cls(ordered) if ordered else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +123,15 @@ class Figures:
     """`usage`: as the server reports. `chunks`: chunks of the stream, each of which may be several tokens."""
     first_token: Percentiles | None
     per_output_token: Percentiles | None
+    between_chunks: Percentiles | None
+    """Of all gaps of all answers, so that long answers weigh more."""
     latency: Percentiles | None
     latency_from_due: Percentiles | None
     queued: Percentiles | None
+    late: Percentiles | None
+    """How late this process made the calls."""
+    good: int | None = None
+    """Calls that were answered within the bounds of `--goodput`; None: there are no bounds."""
 
     @property
     def counted(self) -> int:
@@ -113,14 +142,31 @@ class Figures:
         return sum(self.failed.values())
 
     @property
+    def goodput(self) -> float | None:
+        """Good calls per second."""
+        return None if self.good is None else _per(self.good, self.seconds)
+
+    @property
+    def good_share(self) -> float | None:
+        """Good calls as a share of all: failed and unfinished calls count against it."""
+        return None if self.good is None else self.good / max(1, self.counted)
+
+    @property
     def trouble(self) -> float:
         """Failed and unfinished calls, and refused attempts, as a share of calls."""
         return (self.failures + self.unfinished + self.refused_attempts) / max(1, self.counted)
 
 
-def figures(calls: Sequence[TimedCall], window: MeasuredWindow, *, refused_attempts: int = 0) -> Figures:
-    """The figures of `calls`, warm-up included, in `window`."""
-    counted = [call for call in calls if window.start <= call.due_at < window.end]
+def calls_in(calls: Iterable[TimedCall], window: MeasuredWindow) -> list[TimedCall]:
+    """The calls that were due in the window: those that count."""
+    return [call for call in calls if window.start <= call.due_at < window.end]
+
+
+def figures(
+    calls: Sequence[TimedCall], window: MeasuredWindow, bounds: Bounds | None = None, *, refused_attempts: int = 0
+) -> Figures:
+    """The figures of `calls`, warm-up included, in `window`. `bounds`: those of good calls."""
+    counted = calls_in(calls, window)
     done = [call for call in counted if call.answered]
     failed = Counter(call.failure for call in counted if call.failure is not None)
     seconds = window.seconds
@@ -143,9 +189,12 @@ def figures(calls: Sequence[TimedCall], window: MeasuredWindow, *, refused_attem
         output_tokens_counted_by="both" if len(sources) > 1 else sources.pop() if sources else None,
         first_token=Percentiles.of(call.to_first_token for call in done),
         per_output_token=per_token,
+        between_chunks=Percentiles.of(gap for call in done for gap in call.gaps),
         latency=Percentiles.of(call.latency for call in done),
         latency_from_due=Percentiles.of(call.from_due for call in done),
         queued=Percentiles.of(call.queued for call in done),
+        late=Percentiles.of(call.late for call in counted),
+        good=None if bounds is None else sum(map(bounds.hold, done)),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -24,13 +26,15 @@ _WORDS: Final = tuple(
 class Load:
     """What one step sends.
 
-    `rate`: calls per second with Poisson arrivals (open loop). `concurrency`: calls in flight, each
-    followed by another (closed loop). Neither: as many as the client admits. The step ends after
+    `rate`: calls per second with random arrivals (open loop); `burstiness`: see `arrivals`.
+    `concurrency`: calls in flight, each followed by another (closed loop). Neither: as many as the client
+    admits. The step ends after
     `duration` measured seconds or `calls` measured calls, whichever comes first. `warm_up` seconds and
     `warm_up_calls` come before and are not measured.
     """
 
     rate: float | None = None
+    burstiness: float = 1.0
     concurrency: int | None = None
     calls: int | None = None
     duration: float | None = None
@@ -57,9 +61,10 @@ class Load:
         """The arrivals of an open loop, in seconds from the start."""
         assert self.rate is not None
         assert self.horizon is not None
-        warm = arrivals(self.rate, self.warming, self.seed)
+        warm = arrivals(self.rate, self.warming, self.seed, self.burstiness)
         # A seed of their own keeps the measured arrivals independent of the warm-up.
-        return warm + [self.warming + at for at in arrivals(self.rate, self.horizon, self.seed + 1)]
+        measured = arrivals(self.rate, self.horizon, self.seed + 1, self.burstiness)
+        return warm + [self.warming + at for at in measured]
 
     @property
     def total(self) -> int | None:
@@ -77,13 +82,22 @@ class Load:
         return "as many as the client admits"
 
 
-def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
-    """Instants of a Poisson process on [0, `seconds`), conditioned on `rate` x `seconds` arrivals.
+def arrivals(rate: float, seconds: float, seed: int, burstiness: float = 1.0) -> list[float]:
+    """Random instants on [0, `seconds`), `rate` x `seconds` of them.
 
-    From second to second it is as random as any Poisson process, but every run has the same number of calls.
+    Their distances are gamma-distributed with the shape `burstiness`: 1 is a Poisson process, less comes in
+    bursts, more is more even. From second to second they are as random as the process, but every run has the
+    same number of calls.
     """
     random = Random(seed)
-    return sorted(random.random() * seconds for _ in range(round(rate * seconds)))
+    number = round(rate * seconds)
+    if burstiness == 1:
+        return sorted(random.random() * seconds for _ in range(number))
+    # The last distance reaches from the last arrival to the end.
+    gaps = [random.gammavariate(burstiness, 1.0) for _ in range(number + 1)]
+    whole = math.fsum(gaps) or 1.0
+    # Below `seconds`, although rounding may reach it.
+    return [min(seconds * at / whole, math.nextafter(seconds, 0)) for at in list(accumulate(gaps))[:-1]]
 
 
 class Prompts:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import openai
 
 from throttled_openai._commands.terminal import report_progress, show
 
+from .address import redacted_url
 from .endpoint import failure
 from .report import Report
 from .step import Step, holding
@@ -18,8 +22,14 @@ from .sweep import Point, following, recommend
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from throttled_openai._clients.async_client import ThrottledAsyncOpenAI
+
     from .load import Load
     from .plan import BenchPlan
+
+
+# Models that are named where the server has several.
+_NAMED: Final = 5
 
 
 class FirstCallError(Exception):
@@ -33,13 +43,17 @@ async def measure(plan: BenchPlan, steps: list[Step]) -> None:
     """
     async with plan.client() as client:
         try:
+            await _name_model(plan, client)
             first = await plan.endpoint.probe(client, plan.prompts.next())
+        except FirstCallError:
+            raise
         except Exception as error:
-            raise FirstCallError(f"the first call failed, so nothing was measured: {failure(error)}") from error
+            hint = _hint(plan.endpoint.base_url, error)
+            raise FirstCallError(f"the first call failed, so nothing was measured: {failure(error)}{hint}") from error
         _check_duration(plan.load, first.latency or 0.0)
         for load in _loads(plan, steps):
             throttled = client if load.concurrency is None else holding(client, load.concurrency, rpm=plan.rpm)
-            step = Step(throttled, plan.endpoint, plan.prompts, load)
+            step = Step(throttled, plan.endpoint, plan.prompts, load, plan.bounds)
             steps.append(step)
             reporter = asyncio.create_task(report_progress(step.progress, sys.stderr))
             try:
@@ -47,6 +61,26 @@ async def measure(plan: BenchPlan, steps: list[Step]) -> None:
             finally:
                 reporter.cancel()
                 show(step.progress(), sys.stderr, last=True)
+
+
+async def _name_model(plan: BenchPlan, client: ThrottledAsyncOpenAI) -> None:
+    """Without --model: the only model that the server lists."""
+    if plan.endpoint.model:
+        return
+    names = [model.id async for model in client.models.list()]
+    if len(names) != 1:
+        listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        raise FirstCallError(f"the server lists {len(names)} models, so give one with --model: {listed}".rstrip(": "))
+    plan.endpoint.model = names[0]
+
+
+def _hint(base_url: str, error: Exception) -> str:
+    """What is likely wrong with the address, as the end of a sentence."""
+    if isinstance(error, openai.NotFoundError) and not urlsplit(base_url).path.rstrip("/").endswith("/v1"):
+        return f"; most servers answer below /v1: try --base-url {redacted_url(base_url).rstrip('/')}/v1"
+    if isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
+        return f"; does a server run at {redacted_url(base_url)}?"
+    return ""
 
 
 def _check_duration(load: Load, latency: float) -> None:
@@ -81,8 +115,8 @@ def points_of(steps: list[Step]) -> list[Point]:
 
 def report_of(plan: BenchPlan, steps: list[Step], *, interrupted: bool = False) -> Report:
     found = None
-    if plan.sweep is not None:
-        # An interrupted step says little.
-        complete = steps[:-1] if interrupted else steps
-        found = recommend(points_of(complete), plan.goals)
-    return Report(plan.settings(), [StepResult.of(step, steps[0]) for step in steps], found, interrupted=interrupted)
+    # Advice from part of a sweep would be about the steps that happened to come first.
+    if plan.sweep is not None and not interrupted:
+        found = recommend(points_of(steps), plan.goals)
+    results = [StepResult.of(step, steps[0], plan.percents) for step in steps]
+    return Report(plan.settings(), results, found, interrupted=interrupted, command=plan.command)

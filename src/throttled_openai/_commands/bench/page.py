@@ -5,8 +5,10 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
+from throttled_openai._commands.html import document, tiles
+
 from .chart import Chart, Line
-from .tables import COLUMNS, GROUPS, duration_rows, figure_rows, limits_of, sweep_rows
+from .tables import COLUMNS, GROUPS, duration_columns, duration_rows, figure_rows, limits_of, sweep_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -15,35 +17,22 @@ if TYPE_CHECKING:
     from .report import Report
     from .step_result import StepResult
 
-_BLUE, _AMBER, _RED = "#2563eb", "#d97706", "#dc2626"
+_BLUE, _AMBER, _RED = "var(--blue)", "var(--amber)", "var(--red)"
 
 _STYLE: Final = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; max-width: 1180px; margin: 2em auto; padding: 0 1.5em; }
-h1 { font-size: 1.5em; margin: 0; } h2 { font-size: 1.1em; margin: 2em 0 .5em; }
-.said { color: #6b7280; margin: 0 0 1.2em; }
-.found { background: #eff6ff; border-left: 4px solid #2563eb; padding: .8em 1.2em; margin: 1.2em 0; }
+.found { background: var(--card); border-left: 4px solid var(--blue); padding: .8em 1.2em; margin: 1.2em 0; }
 .found p { margin: 0; font-size: 1.05em; } .found code { display: block; margin-top: .5em; font-size: 1.05em; }
-.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 1.2em 0; }
-.tile { flex: 1 1 150px; border: 1px solid #e5e7eb; border-radius: 6px; padding: .7em 1em; }
-.tile b { display: block; font-size: 1.7em; line-height: 1.2; } .tile span { color: #6b7280; font-size: .9em; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 28px; }
 .wide svg { margin-top: 28px; }
-svg { width: 100%; height: auto; display: block; }
-svg text { font: 12px system-ui, sans-serif; fill: #4b5563; }
-svg .title { font-weight: 600; font-size: 14px; fill: #1f2937; } svg .name { fill: #6b7280; }
-svg .up { text-anchor: end; } svg .across { text-anchor: middle; }
-svg .grid { stroke: #e5e7eb; } svg .place { stroke: #9ca3af; stroke-dasharray: 2 3; }
-svg text.place { stroke: none; fill: #6b7280; font-size: 11px; }
-svg .marked { stroke: #2563eb; stroke-width: 18; stroke-opacity: .13; }
-svg .goal { stroke: #059669; stroke-dasharray: 6 4; } svg text.goal { stroke: none; fill: #059669; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25em .8em; text-align: right; border-bottom: 1px solid #e5e7eb; white-space: nowrap; }
-th { font-weight: 600; color: #4b5563; } th:first-child, td:first-child { text-align: left; }
-tr.chosen td { background: #eff6ff; font-weight: 600; }
-.plain td { text-align: left; white-space: normal; }
-.scrolls { overflow-x: auto; }
-footer { color: #6b7280; font-size: .9em; margin: 2.5em 0; }
+svg .name { fill: var(--soft); }
+svg .place { stroke: var(--grey); stroke-dasharray: 2 3; }
+svg text.place { stroke: none; fill: var(--soft); }
+svg .marked { stroke: var(--blue); stroke-width: 18; stroke-opacity: .15; }
+svg .goal { stroke: var(--green); stroke-dasharray: 6 4; } svg text.goal { stroke: none; fill: var(--green); }
+svg .value { visibility: hidden; paint-order: stroke; stroke: var(--paper); stroke-width: 4px; fill: var(--ink);
+  text-anchor: middle; }
+svg .near { fill: transparent; stroke: none; } svg .spot:hover .value { visibility: visible; }
+tr.chosen td { background: var(--card); font-weight: 600; }
+.plain td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 """
 
 _MEANING: Final = (
@@ -55,6 +44,11 @@ _MEANING: Final = (
     (
         "time per output token",
         "from the first token to the end, divided by the number of tokens after the first (TPOT)",
+    ),
+    ("between two chunks", "from a part of an answer to its next part (ITL), of all answers"),
+    (
+        "goodput",
+        "calls answered within the bounds; failed and unfinished calls count as not, as do the answers that came later",
     ),
     ("tokens/s, each", "of all answers together, and of one answer (median)"),
     ("calls/s", "answers that arrived in the measured time; a stream across its edge counts for the part inside"),
@@ -69,7 +63,8 @@ def page(report: Report) -> str:
     chosen = report.recommendation.point.concurrency if report.recommendation is not None else None
     parts = [
         f"<h1>{escape(report.title)}</h1>",
-        f'<p class="said">{escape(report.subtitle)}</p>',
+        f'<p class="said">{escape(report.subtitle)}; {escape(report.date)}, from {escape(report.host)}</p>',
+        f'<p class="said"><code>{escape(report.command)}</code></p>' if report.command else "",
         _recommendation(report) if report.swept else "",
         _tiles(_shown(report, chosen)),
         _sweep_charts(report, chosen) if report.swept else "",
@@ -84,13 +79,8 @@ def page(report: Report) -> str:
         _pairs(_MEANING),
         f"<footer>{escape(', '.join(f'{name} {number}' for name, number in report.versions.items()))}</footer>",
     ]
-    title = escape(f"{report.settings['model']}: bench")
     body = "\n".join(filter(None, parts))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
-        f"<body>\n{body}\n</body></html>\n"
-    )
+    return document(f"{report.settings['model']}: bench", body, _STYLE)
 
 
 def _recommendation(report: Report) -> str:
@@ -109,17 +99,15 @@ def _shown(report: Report, chosen: int | None) -> StepResult:
 
 def _tiles(step: StepResult) -> str:
     found = step.figures
-    tiles = [
+    shown = [
         (f"{found.calls_per_second:.3g}", f"calls per second ({step.load})"),
         (f"{found.output_tokens_per_second or found.input_tokens_per_second:,.0f}", "tokens per second"),
         (_two(found.first_token), "to the first token, p50 / p99"),
         (_two(found.latency), "latency, p50 / p99"),
+        ("" if found.good_share is None else f"{found.good_share:.1%}", "of all calls within the bounds (goodput)"),
         (f"{found.failures + found.refused_attempts:,}", f"failed or refused, of {found.counted:,}"),
     ]
-    shown = (
-        f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name in tiles if value
-    )
-    return f'<div class="tiles">{"".join(shown)}</div>'
+    return tiles(shown)
 
 
 def _two(percentiles: Percentiles | None) -> str:
@@ -158,6 +146,14 @@ def _sweep_charts(report: Report, chosen: int | None) -> str:
             "Time to first token, seconds", lambda figures: figures.first_token, settings["first_token_goal_seconds"]
         ),
         durations("Time per output token, seconds", lambda figures: figures.per_output_token),
+        durations("Time between two chunks, seconds", lambda figures: figures.between_chunks),
+        Chart(
+            "Goodput, % of all calls",
+            "calls in flight",
+            [Line("", over(lambda figures: None if figures.good_share is None else 100 * figures.good_share), _BLUE)],
+            doubling=True,
+            marked=marked,
+        ),
     ]
     return f'<div class="charts">{"".join(map(str, charts))}</div>'
 
@@ -197,7 +193,7 @@ def _sweep_table(report: Report, chosen: int | None) -> str:
 
 
 def _single_tables(step: StepResult) -> str:
-    head = "<tr><th>seconds</th><th>p50</th><th>p90</th><th>p99</th><th>most</th></tr>"
+    head = f"<tr>{''.join(f'<th>{name}</th>' for name in ('seconds', *duration_columns(step)))}</tr>"
     rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in duration_rows(step))
     return f'{_pairs(figure_rows(step))}<p></p><div class="scrolls"><table>{head}{rows}</table></div>'
 

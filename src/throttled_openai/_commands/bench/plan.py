@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import secrets
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from throttled_openai._admission.file_limit import within_file_limit
 from throttled_openai._admission.in_flight import MOST_IN_FLIGHT
 from throttled_openai._clients.async_client import ThrottledAsyncOpenAI
 from throttled_openai._pool import http_client
 
-from .arguments import DURATION, MAX_TOKENS, MOST, PROMPT_TOKENS
+from .address import is_address, redacted_url
+from .arguments import DURATION, MAX_TOKENS, MOST, PROMPT_TOKENS, STDOUT
 from .call import hooks
+from .command_line import command_line
 from .endpoint import Endpoint
 from .load import Load, Prompts
 from .sweep import Goals
@@ -24,6 +24,8 @@ from .sweep import Goals
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
+
+    from .bounds import Bounds
 
 OPENAI: Final = "https://api.openai.com/v1"
 # Share of each sweep step's duration that warms up: all its calls begin at once.
@@ -50,6 +52,9 @@ class BenchPlan:
     most: int
     goals: Goals
     timeout: float
+    bounds: Bounds | None
+    percents: tuple[float, ...]
+    command: str = ""
 
     @property
     def rpm(self) -> float | None:
@@ -83,6 +88,7 @@ class BenchPlan:
             "rate_calls_per_second": load.rate,
             "concurrency": load.concurrency,
             "sweep": None if self.sweep is None else list(self.sweep) or "auto",
+            "burstiness": None if load.rate is None else load.burstiness,
             "calls": load.calls,
             "duration_seconds": load.duration,
             "warm_up_seconds": load.warm_up,
@@ -91,6 +97,7 @@ class BenchPlan:
             "timeout_seconds": self.timeout,
             **{name: self.limits.get(name) for name in ("rpm", "tpm", "max_concurrency")},
             "goals": str(self.goals) or None,
+            "goodput": None if self.bounds is None else str(self.bounds),
             "first_token_goal_seconds": self.goals.first_token,
             "latency_goal_seconds": self.goals.latency,
         }
@@ -100,8 +107,10 @@ def plan_of(arguments: argparse.Namespace) -> BenchPlan:
     """Raises `UsageError` for arguments that cannot be carried out."""
     _check(arguments)
     _check_in_flight(arguments)
+    if arguments.burstiness != 1 and arguments.rate is None:
+        raise UsageError("--burstiness is of the arrivals of --rate: add --rate")
     base_url = arguments.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
-    if not _is_address(base_url):
+    if not is_address(base_url):
         raise UsageError("--base-url must be an address such as http://localhost:8000/v1")
     api_key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url != OPENAI else "")
     if not api_key:
@@ -120,7 +129,7 @@ def plan_of(arguments: argparse.Namespace) -> BenchPlan:
     plan = BenchPlan(
         endpoint=Endpoint(
             base_url,
-            arguments.model,
+            arguments.model or "",
             kind=arguments.endpoint,
             stream=arguments.stream,
             max_tokens=arguments.max_tokens or MAX_TOKENS,
@@ -130,6 +139,7 @@ def plan_of(arguments: argparse.Namespace) -> BenchPlan:
         limits={name: value for name, value in limits.items() if value is not None},
         load=Load(
             rate=arguments.rate,
+            burstiness=arguments.burstiness,
             concurrency=arguments.concurrency,
             calls=arguments.calls,
             duration=duration,
@@ -143,6 +153,9 @@ def plan_of(arguments: argparse.Namespace) -> BenchPlan:
         most=min(most or min(MOST, within_file_limit(MOST)), _in_flight_for(arguments.calls)),
         goals=Goals(arguments.slo_ttft, arguments.slo_latency),
         timeout=arguments.timeout,
+        bounds=arguments.goodput,
+        percents=arguments.percentiles,
+        command=command_line(sys.argv[1:]),
     )
     if plan.load.rate is not None and not plan.load.total:
         raise UsageError(f"no call falls into {duration:g} s at {plan.load.rate:g} a second: give a longer --duration")
@@ -166,6 +179,8 @@ def _check(given: argparse.Namespace) -> None:
         raise UsageError("--max-concurrency and the concurrency to measure exclude each other: leave it out")
     for name in ("json", "html"):
         path: Path | None = getattr(given, name)
+        if name == "json" and path == STDOUT:
+            continue
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UsageError(f"--{name} must be a file in an existing directory, got {path}")
 
@@ -185,23 +200,6 @@ def _check_in_flight(given: argparse.Namespace) -> None:
         )
 
 
-def _is_address(base_url: str) -> bool:
-    try:
-        parts = urlsplit(base_url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:  # an impossible port, unbalanced brackets
-        return False
-
-
-def is_near(base_url: str) -> bool:
-    """True if the server is on this machine or in a private network, where calls cost no money."""
-    host = urlsplit(base_url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return host.endswith((".localhost", ".local", ".internal")) or "." not in host
-
-
 def _in_flight_for(calls: int | None) -> int:
     """The highest concurrency that a step of `calls` calls can measure."""
     return sys.maxsize if calls is None else calls // CALLS_EACH
@@ -217,15 +215,6 @@ def _lines(path: Path | None) -> list[str]:
     if not lines:
         raise UsageError(f"--prompt: {path} has no lines")
     return lines
-
-
-def redacted_url(base_url: str) -> str:
-    """The address without parts that may be secret: user, password and query."""
-    parts = urlsplit(base_url)
-    host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host
-    port = "" if parts.port is None else f":{parts.port}"
-    return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
 def _redacted(value: object) -> object:

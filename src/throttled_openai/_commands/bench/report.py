@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from throttled_openai._commands.versions import versions
 
 from .notes import notes_on
-from .tables import limit_lines, single_table, sweep_table
+from .tables import goodput_lines, limit_lines, single_table, sweep_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +29,10 @@ class Report:
     steps: Sequence[StepResult]
     recommendation: Recommendation | None = None
     interrupted: bool = False
+    date: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M"))
+    host: str = field(default_factory=lambda: f"{platform.node()} ({platform.system()}, {os.cpu_count()} cores)")
+    command: str = ""
+    """The command line that made it, without what may be secret."""
     versions: dict[str, str] = field(default_factory=versions)
 
     @property
@@ -81,6 +88,9 @@ class Report:
         found = self.recommendation
         whole = {
             "settings": self.settings,
+            "date": self.date,
+            "host": self.host,
+            "command": self.command,
             "versions": self.versions,
             "interrupted": self.interrupted,
             "steps": [step.as_json() for step in self.steps],
@@ -99,6 +109,8 @@ class Report:
             "",
             *(sweep_table(self.steps) if self.swept else single_table(self.steps[0])),
         ]
+        if self.swept and (good := goodput_lines(self.steps)):
+            lines += ["", *good]
         lines += ["", *limit_lines(self.steps)]
         if self.swept:
             lines += ["", *self.conclusion]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from throttled_openai._clients.async_client import ThrottledAsyncOpenAI
     from throttled_openai._stats import Stats, WindowStats
 
+    from .bounds import Bounds
     from .endpoint import Endpoint
     from .figures import Figures
     from .load import Load, Prompts
@@ -32,8 +33,16 @@ _SAMPLE_INTERVAL: Final = 0.05
 class Step:
     """One load. Its figures are valid at any time, also after it was cancelled."""
 
-    def __init__(self, client: ThrottledAsyncOpenAI, endpoint: Endpoint, prompts: Prompts, load: Load) -> None:
+    def __init__(
+        self,
+        client: ThrottledAsyncOpenAI,
+        endpoint: Endpoint,
+        prompts: Prompts,
+        load: Load,
+        bounds: Bounds | None = None,
+    ) -> None:
         self.load = load
+        self._bounds = bounds
         self.calls: list[TimedCall] = []
         self.done = self.failed = 0
         self._client = client
@@ -206,7 +215,7 @@ class Step:
         return percentile(sorted(self._lags), 0.99) if self._lags else 0.0
 
     def figures(self) -> Figures:
-        return figures(self.calls, self.window, refused_attempts=self.refused)
+        return figures(self.calls, self.window, self._bounds, refused_attempts=self.refused)
 
     def timeline(self) -> list[TimeBin]:
         """The rates over time from the first call on, warm-up included."""

@@ -26,9 +26,11 @@ class StepResult:
     concurrency_limit: int | None
     loop_lag: float
     began_at: float
+    percents: Sequence[float] = ()
+    """The percentiles that were asked for."""
 
     @classmethod
-    def of(cls, step: Step, first: Step) -> StepResult:
+    def of(cls, step: Step, first: Step, percents: Sequence[float] = ()) -> StepResult:
         return cls(
             step.load,
             step.figures(),
@@ -37,6 +39,7 @@ class StepResult:
             step.concurrency_limit,
             step.loop_lag,
             step.began_at - first.began_at,
+            percents,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -57,6 +60,8 @@ class StepResult:
             "failed": found.failed,
             "unfinished": found.unfinished,
             "refused_attempts": found.refused_attempts,
+            "goodput_calls_per_second": found.goodput,
+            "good_share": found.good_share,
             "calls_per_second": found.calls_per_second,
             "input_tokens_per_second": found.input_tokens_per_second,
             "output_tokens_per_second": found.output_tokens_per_second,
@@ -65,11 +70,14 @@ class StepResult:
             "mean_in_flight": found.mean_in_flight,
             "mean_prompt_tokens": found.mean_prompt_tokens,
             "mean_output_tokens": found.mean_output_tokens,
-            "time_to_first_token_seconds": _seconds(found.first_token),
-            "time_per_output_token_seconds": _seconds(found.per_output_token),
-            "latency_seconds": _seconds(found.latency),
-            "latency_from_due_seconds": _seconds(found.latency_from_due) if load.rate is not None else None,
-            "queue_wait_seconds": _seconds(found.queued),
+            "time_to_first_token_seconds": _seconds(found.first_token, self.percents),
+            "time_per_output_token_seconds": _seconds(found.per_output_token, self.percents),
+            "inter_token_latency_seconds": _seconds(found.between_chunks, self.percents),
+            "latency_seconds": _seconds(found.latency, self.percents),
+            "latency_from_due_seconds": _seconds(found.latency_from_due, self.percents)
+            if load.rate is not None
+            else None,
+            "queue_wait_seconds": _seconds(found.queued, self.percents),
             "limits": [
                 {
                     "dimension": window.dimension,
@@ -85,5 +93,8 @@ class StepResult:
         }
 
 
-def _seconds(percentiles: Percentiles | None) -> dict[str, float] | None:
-    return None if percentiles is None else asdict(percentiles)
+def _seconds(found: Percentiles | None, percents: Sequence[float]) -> dict[str, float] | None:
+    if found is None:
+        return None
+    asked = {f"p{percent:g}": found.at(percent) for percent in sorted({50.0, 90.0, 99.0, *percents})}
+    return {"mean": found.mean, **asked, "max": found.max}

@@ -20,6 +20,8 @@ COLUMNS: Final = (
 )  # fmt: skip
 GROUPS: Final = (("", 7), ("first token, s", 2), ("latency, s", 3))
 _SECONDS_WIDTH: Final = 6
+# The percentiles that are shown unless others are asked for.
+PERCENTS: Final = (50.0, 90.0, 99.0)
 
 
 def sweep_rows(steps: Iterable[StepResult]) -> list[tuple[str, ...]]:
@@ -61,6 +63,9 @@ def figure_rows(step: StepResult) -> list[tuple[str, str]]:
         ("calls per second", number(found.calls_per_second)),
         ("input tokens per second", number(found.input_tokens_per_second)),
     ]
+    if found.goodput is not None and found.good_share is not None:
+        good = f"{number(found.goodput)} calls/s, {found.good_share:.1%} of all calls"
+        rows.insert(3, ("goodput", good))
     if found.mean_output_tokens:
         each = found.output_tokens_per_second_per_call
         speed = "" if each is None else f", {number(each)} in each answer"
@@ -70,18 +75,25 @@ def figure_rows(step: StepResult) -> list[tuple[str, str]]:
 
 
 def duration_rows(step: StepResult) -> list[tuple[str, ...]]:
-    """Names and p50, p90, p99 and maximum of the durations, in seconds."""
+    """Names, percentiles and maximum of the durations, in seconds; the headings are `duration_columns`."""
     found = step.figures
     named = [
         ("time to first token", found.first_token),
         ("time per output token", found.per_output_token),
+        ("between two chunks", found.between_chunks),
         ("latency", found.latency),
         *([("latency from when due", found.latency_from_due)] if step.load.rate is not None else []),
         ("wait in our queue before", found.queued),
     ]
     return [
-        (name, *(_short(of, share) for share in ("p50", "p90", "p99", "max"))) for name, of in named if of is not None
+        (name, *(_digits(of.at(percent)) for percent in step.percents or PERCENTS), _digits(of.max))
+        for name, of in named
+        if of is not None
     ]
+
+
+def duration_columns(step: StepResult) -> tuple[str, ...]:
+    return (*(f"p{percent:g}" for percent in step.percents or PERCENTS), "max")
 
 
 def single_table(step: StepResult) -> list[str]:
@@ -94,7 +106,7 @@ def single_table(step: StepResult) -> list[str]:
         *(f"{name:<{width}}  {value}" for name, value in numbers),
     ]
     if durations:
-        lines += ["", *aligned([("seconds".ljust(width), "p50", "p90", "p99", "max"), *durations])]
+        lines += ["", *aligned([("seconds".ljust(width), *duration_columns(step)), *durations])]
     return lines
 
 
@@ -105,6 +117,16 @@ def limit_lines(steps: Sequence[StepResult]) -> list[str]:
     if last.load.concurrency is None and last.concurrency_limit is not None:
         lines.append(f"concurrency limit of our client at the end: {last.concurrency_limit:,}")
     return lines
+
+
+def goodput_lines(steps: Sequence[StepResult]) -> list[str]:
+    """The goodput of each step of a sweep."""
+    ordered = sorted(steps, key=lambda step: step.load.concurrency or 0)
+    return [
+        f"goodput with {step.load}: {number(goodput)} calls/s, {step.figures.good_share:.1%} of all calls"
+        for step in ordered
+        if (goodput := step.figures.goodput) is not None
+    ]
 
 
 def limits_of(steps: Sequence[StepResult]) -> str:

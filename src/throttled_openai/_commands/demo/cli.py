@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from throttled_openai._commands.numbers import count
+from throttled_openai._commands.argument_types import count
 from throttled_openai._commands.open_files import allow_open_files
 from throttled_openai._commands.terminal import confirmed
 from throttled_openai._protocol.estimate import estimate_tokens

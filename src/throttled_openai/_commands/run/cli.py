@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from throttled_openai._commands.numbers import count, count_or_0, positive
+from throttled_openai._commands.argument_types import count, count_or_0, positive
 from throttled_openai._commands.open_files import allow_open_files
 from throttled_openai.batch._file import OUTAGE, RETRIES, FileRun
 from throttled_openai.batch._input import Input, InputError

@@ -1,4 +1,4 @@
-"""Numbers on the command line: argparse types that say what they accept."""
+"""Types of command-line arguments: numbers, with errors that say what is accepted."""
 
 from __future__ import annotations
 

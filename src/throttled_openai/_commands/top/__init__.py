@@ -1,0 +1,1 @@
+"""TOP. The live view of a running program."""
