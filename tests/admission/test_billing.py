@@ -27,7 +27,7 @@ from support import (
     virtual_run,
 )
 from throttled_openai import AccountBlocked, AdmissionError
-from throttled_openai._control.breaker import BILLING_EVERY as BLOCKED
+from throttled_openai._admission.breaker import BILLING_EVERY as BLOCKED
 from throttled_openai._control.concurrency import ConcurrencyLimit
 from throttled_openai.errors import refused_by
 

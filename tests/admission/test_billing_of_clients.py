@@ -10,7 +10,7 @@ import pytest
 from scripted import Says, Script, refuses, say, throttled
 from support import Outcome, admit, call, gather, now, refusal, refuse, start, throttle, ticks, virtual, virtual_run
 from throttled_openai import AccountBlocked
-from throttled_openai._control.breaker import BILLING_EVERY as BLOCKED
+from throttled_openai._admission.breaker import BILLING_EVERY as BLOCKED
 
 QUOTA = {"error": {"message": "no", "type": "insufficient_quota", "code": "insufficient_quota"}}
 

@@ -5,6 +5,7 @@ dispatcher            admits calls and settles attempts, on one event loop at a 
 limiters, limiter     one budget with its concurrency limit and its queue, for each account and model
 queue, overtaking     which waiting call goes next
 gate, notices         when a limiter sends nothing, and the errors and warnings for its waiting calls
+breaker, patience     refusals that stop every call; whether a refused call is worth sending again
 call, permit          one call with its options; the right to one attempt
 portal, posted_permit decisions for callers in other threads
 home, homes           the event loops that calls come from

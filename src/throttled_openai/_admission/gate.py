@@ -6,23 +6,23 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from throttled_openai._control.breaker import Breaker
 from throttled_openai._control.bucket import ROUNDING
-from throttled_openai._control.patience import FEWEST_REFUSED, LONGEST, LONGEST_WAIT, VAIN, Patience
 from throttled_openai._limits import OVERSIZE
 from throttled_openai._seeing.explanation import about
 from throttled_openai._stats import spell
 from throttled_openai.errors import AccountBlocked, AccountPaused, RequestTooLarge, ServerPaused, refused_by
 
+from .breaker import Breaker
 from .call import GivenUp
 from .notices import Notices, say, until
+from .patience import FEWEST_REFUSED, LONGEST, LONGEST_WAIT, VAIN, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from throttled_openai._control.breaker import Cause
     from throttled_openai._protocol.refusals import Refusal
 
+    from .breaker import Cause
     from .call import Call
     from .permit import Attempt
     from .queue import Queue, Waiter

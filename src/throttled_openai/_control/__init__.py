@@ -5,7 +5,7 @@ The theory
 
 An attempt may go when everything that could hold it back lets it:
 
-- no **pause** is in force (`backoff`), and no refusal that stops every call is being tested (`breaker`);
+- no **pause** is in force (`backoff`);
 - the **slow start** lets one more leave, while the server has not answered anything yet (`slow_start`);
 - the **pacer** of each dimension (requests, tokens) has room: a small bucket, refilled at the rate of the known
   limits or at the rate that refusals have taught (`pacer`, `rate_learner`, `bucket`);
@@ -49,9 +49,9 @@ refused for capacity            .             .             cut to what  if noth
                                                             was served   is in flight
 refused without a reason (c)    (c)           (c)           (c)          if refused    doubt: did less help?
                                                                          again
-timeout, broken gateway         .             .             cut, if many .             patience: give up?
-refused for billing, or asked   .             .             .            .             breaker: one call
-to wait for hours                                                                      finds out
+timeout, broken gateway         .             .             cut, if many .             (e)
+refused for billing, or asked   .             .             .            .             (e)
+to wait for hours
 ==============================  ============  ============  ===========  ============  =====================
 
 (a) Only where the server neither announces nor refuses anything: a server that queues.
@@ -60,4 +60,5 @@ to wait for hours                                                               
     empty (a rate), or else the concurrency limit. Where no rate is known yet, against both.
 (d) Not where tokens are what is short: a bucket in debt holds back large attempts and lets small ones through, as the
     server does; a pause would stop both.
+(e) Whether calls wait at all is decided before the budget is asked: `_admission.breaker`, `_admission.patience`.
 """
