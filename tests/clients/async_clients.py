@@ -14,6 +14,8 @@ OURS = {
     "max_concurrency",
     "max_refusals",
     "enforce",
+    "shared",
+    "shared_fallback",
     "priority",
     "max_wait",
     "max_queued",

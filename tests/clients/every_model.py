@@ -1,4 +1,4 @@
-"""All models of the SDK, built from random JSON by us and by the SDK: `test_answers.py` runs this in a process.
+"""All models of the SDK, built from random JSON by us and by the SDK: `test_answer_plans.py` runs this in a process.
 
 With `ANSWERS=40` it tries forty values of each model instead of one.
 """

@@ -7,6 +7,7 @@ import pytest
 
 from budgets import accepted, refuse, window_level
 from support import NOTHING, Limits, announcement, now, pass_time, refusal, virtual
+from throttled_openai._admission.figures import windows_of
 from throttled_openai._control.budget import Budget
 from throttled_openai._protocol.durations import DAY
 from throttled_openai._protocol.headers import Announcement, Window
@@ -20,7 +21,7 @@ async def test_announced_limits_are_adopted_where_none_are_configured():
     assert budget.largest_announced == math.inf  # which may be a mistake
     budget.observe(announcement(rpm=600, tpm=6000), None, now())
     assert (budget.request_rate, budget.token_rate, budget.largest_announced) == (10, 100, 6000)
-    assert [(window.limit, window.announced) for window in budget.stats()] == [(600, True), (6000, True)]
+    assert [(window.limit, window.announced) for window in windows_of(budget, now())] == [(600, True), (6000, True)]
 
 
 @virtual

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from budgets import BOTH, accepted
 from support import Limits, announcement, now, pass_time, refusal, virtual_run
+from throttled_openai._admission.figures import windows_of
 from throttled_openai._control.budget import Budget
 from throttled_openai._limits import BURST
 from throttled_openai._protocol.durations import DAY
@@ -77,7 +78,7 @@ def test_whatever_happens_levels_fit_their_buckets_rates_their_ceilings_and_the_
                 rate = budget.pacers[dimension].rate
                 assert ceiling is None or 0 < rate <= ceiling / 60 * (1 + 1e-9)
             assert 0 <= budget.delay(100, now()) < math.inf
-            assert all(window.limit > 0 and math.isfinite(window.limit) for window in budget.stats())
+            assert all(window.limit > 0 and math.isfinite(window.limit) for window in windows_of(budget, now()))
 
     virtual_run(run())
 
@@ -91,7 +92,7 @@ def test_over_any_mix_of_endings_what_is_reserved_is_used_or_refunded(seed):
             walk.step()
         walk.kept["requests"] += len(walk.open)
         walk.kept["tokens"] += sum(one.tokens for one in walk.open)
-        assert walk.budget._spent == walk.kept
+        assert walk.budget.spent == walk.kept
 
     virtual_run(run())
 

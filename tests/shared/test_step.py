@@ -5,36 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steps import ask
 from throttled_openai._shared.ledger import Ledger
 from throttled_openai._shared.lines import RedisLine
 from throttled_openai._shared.place import read_place
-from throttled_openai._shared.share import Ask, Note
+from throttled_openai._shared.share import Note
 from throttled_openai._shared.wire import read_answer, write_ask
 
 PLACE = read_place("redis://nowhere:1/0")
-
-
-def ask(process="p", *, costs=(), rpm=600, tpm=0, **changes):
-    """A step of a process whose limits are per minute."""
-    given = {
-        "process": process,
-        "name": "m",
-        "generation": "",
-        "horizon": 0.3,
-        "held": (0.0, 0.0),
-        "spent": (0.0, 0.0),
-        "rates": (rpm / 60, tpm / 60, 0.0, 0.0),
-        "burst": 0.85,
-        "learnt": (0.0, 0.0),
-        "levels": (None, None),
-        "pause": 0.0,
-        "waiting": len(costs),
-        "in_flight": 0,
-        "wish": len(costs),
-        "notes": (Note(), Note(), Note()),
-        "costs": list(costs),
-    }
-    return Ask(**{**given, **changes})
 
 
 def take(ledger, asked, now):

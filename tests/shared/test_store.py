@@ -16,7 +16,7 @@ import openai
 import pytest
 
 import throttled_openai
-from test_step import ask
+from steps import ask
 from throttled_openai import Throttle, ThrottledAsyncOpenAI, ThrottledOpenAI
 from throttled_openai._admission.call import Call, Outcome, QueueOptions
 from throttled_openai._commands.main import main

@@ -3,7 +3,7 @@
 `construct_type` looks at annotations anew for each value. Here that is done once per type, and the plan is kept: a
 function from the JSON value to what `construct_type` makes of it. Values and types that no plan covers are left to
 `construct_type`. A plan is valid for the text of the SDK's functions it was derived from; with any other text, nothing
-is planned (`_DIGESTS`). tests/clients/test_answers.py compares both over all models of the installed SDK.
+is planned (`_DIGESTS`). tests/clients/test_answer_plans.py compares both over all models of the installed SDK.
 """
 
 from __future__ import annotations

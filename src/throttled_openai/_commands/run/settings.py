@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from throttled_openai._protocol.providers import Provider
 
 _LIMITS: Final = "rpm", "tpm", "rpd", "tpd"
+# Of options that another process can be given.
+_PLAIN: Final = (str, int, float, list, type(None))
 _KEY: Final = "OPENAI_API_KEY"
 _AZURE_KEY: Final = "AZURE_OPENAI_API_KEY"
 
@@ -139,7 +141,7 @@ def calls_for(arguments: argparse.Namespace, rules: Rules) -> RawCalls | Process
     if count == 1:
         return calls_of(client_of(arguments), rules)
     client_of(arguments, count)  # raises here rather than in each worker
-    plain = argparse.Namespace(**{name: value for name, value in vars(arguments).items() if not callable(value)})
+    plain = argparse.Namespace(**{name: value for name, value in vars(arguments).items() if isinstance(value, _PLAIN)})
     make = functools.partial(client_of, plain, count)
     return Processes(count, make, retries=rules.max_retries, patience=rules.max_outage)
 

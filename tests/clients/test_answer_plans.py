@@ -1,6 +1,6 @@
 """Answers are those of the SDK: all its models, built from random JSON by both, are compared to the last detail.
 
-`ANSWERS=40 python -m pytest tests/clients/test_answers.py` tries forty values of each model instead of one.
+`ANSWERS=40 python -m pytest tests/clients/test_answer_plans.py` tries forty values of each model instead of one.
 """
 
 import asyncio
