@@ -68,7 +68,7 @@ def instrument(
 
 def dashboard() -> dict[str, Any]:
     """A Grafana dashboard of these metrics, as Prometheus names them: `json.dumps` it and import that in Grafana."""
-    text = importlib.resources.files(__package__).joinpath("dashboard.json").read_text(encoding="utf-8")
+    text = importlib.resources.files("throttled_openai").joinpath("dashboard.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
 
@@ -78,7 +78,9 @@ class _Instruments:
         self._throttle = throttle
         self._tracer = tracer
         self._ended = False
-        self._read_at, self._read, self._reading = 0.0, [], threading.Lock()  # type: tuple[float, list[BudgetStats], Any]
+        self._read_at = 0.0
+        self._read: list[BudgetStats] = []
+        self._reading = threading.Lock()
         self._wait_time = meter.create_histogram(
             f"{_NAME}.wait_time",
             unit="s",

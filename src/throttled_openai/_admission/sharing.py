@@ -55,6 +55,7 @@ class Limited(Protocol):
     @property
     def free(self) -> int:
         """How many more attempts may be in flight."""
+        ...
 
     def learned(self) -> None:
         """The rate that the budget comes to has changed."""

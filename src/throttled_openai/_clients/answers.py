@@ -195,9 +195,9 @@ def _validated(union: Any, args: tuple[Any, ...], about: tuple[Any, ...]) -> Pla
     def build_variant(value: Any) -> Any:
         nonlocal validate
         try:
-            if validate is None:  # kept, as the SDK looks it up by all types of the union
-                validate = _models.TypeAdapter(union).validate_python
-            return validate(value)
+            # Kept, as the SDK looks it up by all types of the union.
+            found = validate = validate or _models.TypeAdapter(union).validate_python
+            return found(value)
         except Exception:  # noqa: BLE001, S110  # as the SDK
             pass
         details = _models._build_discriminated_union_meta(union=union, meta_annotations=about)  # noqa: SLF001

@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         place = read_place(arguments.place)
     except (TypeError, ValueError, ImportError) as error:
         arguments.fail(str(error))
+        raise
     try:
         budgets = read_status(place)
     except Exception as error:  # noqa: BLE001  # of several packages, and of the system

@@ -301,10 +301,10 @@ class Periods:
                 continue
             if len(self._votes) > MOST_LIMITS:
                 self._votes.clear()
-            votes = self._votes.setdefault(window.limit, Counter())
-            votes[window.period] += 1
+            cast = self._votes.setdefault(window.limit, Counter())
+            cast[window.period] += 1
             # Of two with the same number of votes, the longer: too slow is soon corrected, too fast is refused.
-            period = max(votes, key=lambda period: (votes[period], period))
-            wrong += [other for other in votes if other != period]
+            period, _ = max(cast.items(), key=lambda vote: (vote[1], vote[0]))
+            wrong += [other for other in cast if other != period]
             settled.append(window._replace(period=period))
         return tuple(settled), wrong

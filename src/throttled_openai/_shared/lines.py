@@ -11,7 +11,7 @@ from .place import client_of
 if TYPE_CHECKING:
     from .place import Place
 
-SCRIPT: Final = files(__package__).joinpath("step.lua").read_text(encoding="utf-8")
+SCRIPT: Final = files("throttled_openai._shared").joinpath("step.lua").read_text(encoding="utf-8")
 _SHA: Final = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -20,6 +20,7 @@ class Line(Protocol):
 
     def step(self, budget: str, asked: list[str]) -> list[str]:
         """Raises any exception if no answer comes."""
+        ...
 
     def close(self) -> None:
         """Close the connection; the next step makes another one."""

@@ -292,7 +292,8 @@ class Share:
             notes=view.notes,
             costs=wanted if asks else [],
         )
-        self._spent, self._levels, self._asked_at = [0.0, 0.0], [None, None], now
+        self._spent, self._asked_at = [0.0, 0.0], now
+        self._levels = [None, None]
         return self._asking
 
     def _is_news(self, view: View) -> bool:

@@ -41,9 +41,11 @@ class Source(Protocol):
 
     def read(self) -> Snapshot:
         """The figures now. Raises `OSError` if there are none any more."""
+        ...
 
     def change(self, shown: Shown, what: str, **values: float | None) -> Snapshot:
         """Change a budget: `pause`, `resume`, or `adjust` with `rpm` or `tpm`; the figures after that."""
+        ...
 
 
 class ProcessSource:
