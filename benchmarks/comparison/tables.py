@@ -10,7 +10,7 @@ from . import rival as rivals
 from . import scenario as scenarios
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Record = dict[str, Any]
 
@@ -179,6 +179,16 @@ class Results:
         rows += [[package, *["cannot be installed"] * len(among), NOTHING] for package in self.absent()]
         columns = ["", *map(spoken, among), "refused per 100 calls"]
         return Table(title, columns, rows, frozenset(best))
+
+    def summary(self, among: Sequence[str], rows: Mapping[str, tuple[str, ...]]) -> Table:
+        """Rows by name, each of the variants beside each other: a rival as documented, and with its best settings."""
+        made = [
+            [name, *(" / ".join(cell.outcome() for each in variants if (cell := self.cell(scenario, each)))
+                     or NOTHING for scenario in among)]
+            for name, variants in rows.items()
+            if any(self.cell(scenario, each) for scenario in among for each in variants)
+        ]  # fmt: skip
+        return Table("", ["", *map(spoken, among)], made)
 
     def details(self, scenario: str) -> Table:
         """One scenario with every figure."""
