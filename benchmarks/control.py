@@ -163,6 +163,19 @@ def prompt(tokens: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": "x" * ((tokens - 3) * 4)}]
 
 
+def client_of(scenario: Scenario, server: Simulator, seed: int) -> ThrottledAsyncOpenAI:
+    """Our client in front of the scenario's server, with the jitter of `seed`."""
+    client = ThrottledAsyncOpenAI(
+        api_key="none",
+        base_url="http://server.example.com/v1",
+        http_client=httpx2.AsyncClient(transport=server.transport2(), timeout=600),
+        max_retries=0,
+        **scenario.client,
+    )
+    dispatcher_of(client.throttle).random = Random(seed).random
+    return client
+
+
 async def play(scenario: Scenario, seed: int) -> Run:
     server = Simulator(seed=seed, faults=scenario.faults, keep_log=1_000_000, **{"network": NETWORK, **scenario.server})
     work = scenario.work.draw(seed)
@@ -171,14 +184,7 @@ async def play(scenario: Scenario, seed: int) -> Run:
     run = Run(scenario, server.log, {})
     in_flight: list[int] = []
     began = time.process_time()
-    async with ThrottledAsyncOpenAI(
-        api_key="none",
-        base_url="http://server.example.com/v1",
-        http_client=httpx2.AsyncClient(transport=server.transport2(), timeout=600),
-        max_retries=0,
-        **scenario.client,
-    ) as client:
-        dispatcher_of(client.throttle).random = Random(seed).random
+    async with client_of(scenario, server, seed) as client:
 
         async def call(size: int, at: float) -> None:
             if at:

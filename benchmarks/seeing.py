@@ -23,15 +23,13 @@ import logging
 import statistics
 import sys
 import time
-from random import Random
 
-import httpx2
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
 import control
-from throttled_openai import Throttle, ThrottledAsyncOpenAI, otel
+from throttled_openai import Throttle, otel
 from throttled_openai._admission.call import Call, Outcome, QueueOptions
 from throttled_openai._admission.limiter import Limiter
 from throttled_openai._admission.throttle import dispatcher_of
@@ -206,14 +204,7 @@ async def foretold(scenario, seed: int):
     server = Simulator(seed=seed, faults=scenario.faults, **{"network": control.NETWORK, **scenario.server})
     work = scenario.work.draw(seed)
     said = []
-    async with ThrottledAsyncOpenAI(
-        api_key="none",
-        base_url="http://server.example.com/v1",
-        http_client=httpx2.AsyncClient(transport=server.transport2(), timeout=600),
-        max_retries=0,
-        **scenario.client,
-    ) as client:
-        dispatcher_of(client.throttle).random = Random(seed).random
+    async with control.client_of(scenario, server, seed) as client:
         admitted: dict[int, float] = {}
         client.throttle.subscribe(
             lambda event: admitted.setdefault(event.call, event.at) if type(event).__name__ == "Admitted" else None

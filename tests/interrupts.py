@@ -13,16 +13,17 @@ class Interrupted(BaseException):
 
 
 @contextlib.contextmanager
-def interrupted_after(seconds):
-    """Raise `Interrupted` in the main thread after `seconds`, wherever it is."""
+def interrupted_after(seconds, error=Interrupted, *, of_cpu=False):
+    """Raise `error` in the main thread after `seconds`, wherever it is. `of_cpu`: seconds in which the process ran."""
 
     def interrupt(*_):
-        raise Interrupted
+        raise error
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    number, timer = (signal.SIGPROF, signal.ITIMER_PROF) if of_cpu else (signal.SIGALRM, signal.ITIMER_REAL)
+    before = signal.signal(number, interrupt)
+    signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(timer, 0)
+        signal.signal(number, before)

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from unittest import mock
 
+from interrupts import interrupted_after
 from scripted import settled
 from support import virtual_run
 
@@ -179,14 +180,5 @@ def not_for_ever():
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGPROF"):
         yield
         return
-
-    def stop(*_):
-        raise Spins
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, SPINS)
-    try:
+    with interrupted_after(SPINS, Spins, of_cpu=True):
         yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)

@@ -36,6 +36,14 @@ def count_or_0(text: str) -> int:
     return at_least(0, text)
 
 
+def port(text: str) -> int:
+    """A port to listen on; 0 is any free one."""
+    value = number(text, int)
+    if not 0 <= value <= 65_535:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {value}")
+    return value
+
+
 def at_least(least: int, text: str) -> int:
     """A whole number of at least `least`."""
     value = number(text, int)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 
 
-def allow_open_files(most: int) -> None:
-    """Allow this process up to `most` open files, as far as the system lets us."""
+def allow_open_files(most: int | None = None) -> None:
+    """Allow this process up to `most` open files, as far as the system lets us; None: as many as it lets."""
     try:
         import resource  # noqa: PLC0415  # not on Windows
     except ImportError:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
+    endless = resource.RLIM_INFINITY
+    wanted = hard if most is None or (hard != endless and most > hard) else most
+    if soft != endless and (wanted == endless or soft < wanted):
         with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

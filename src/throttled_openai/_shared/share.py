@@ -59,9 +59,9 @@ Notes = tuple[Note, Note, Note]
 class View:
     """What a process knows by itself, and has to tell the others.
 
-    `rates`: units per second that it was told: requests, tokens, and the same of daily limits; 0: not known. `learnt`:
-    what refusals taught of the first two. `pause`: seconds for which nothing may leave. `notes`: those that changed
-    here have a text, and the version that this process went by until then.
+    `rates`: configured or announced units per second: requests, tokens, and the same of daily limits; 0: not known.
+    `learnt`: what refusals taught of the first two. `pause`: seconds for which nothing may leave. `notes`: those that
+    changed here have a text, and the version that this process went by until then.
     """
 
     rates: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)

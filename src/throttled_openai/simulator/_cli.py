@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number("--slowdown", "added share of latency when all slots are busy (default: 0)", "SHARE")
     number("--seed", "seed of latencies, network times and faults (default: 0)", kind=int)
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    add("--port", type=port, default=8000, help="port to listen on; 0: any free one (default: 8000)")
+    add("--port", type=_port, default=8000, help="port to listen on; 0: any free one (default: 8000)")
     add("--no-headers", dest="announce", action="store_false", help="send no x-ratelimit-* headers")
     add("--no-retry-after", dest="retry_after", action="store_false", help="do not say when to retry")
     add("--no-explanations", dest="explain_refusals", action="store_false", help="refuse without limits and numbers")
@@ -136,7 +136,7 @@ class _CannotListenError(Exception):
 
 
 async def _serve(simulator: Simulator, host: str, port: int, *, quiet: bool) -> None:
-    raise_file_limit()
+    _raise_file_limit()
     async with AsyncExitStack() as stack:
         try:
             url = await stack.enter_async_context(
@@ -170,7 +170,7 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def raise_file_limit() -> None:
+def _raise_file_limit() -> None:
     """Each connection is an open file. The common limit of 1,024 is far below what clients open."""
     try:
         import resource  # noqa: PLC0415  # not on Windows
@@ -185,7 +185,7 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def port(text: str) -> int:
+def _port(text: str) -> int:
     try:
         port = int(text)
     except ValueError as problem:

@@ -1,4 +1,4 @@
-"""Answers of the proxy's own, in the form of OpenAI's errors: what the caller is told, and whether to try again.
+"""Answers of the proxy's own, in the form of OpenAI's errors. Each says what went wrong and whether to try again.
 
 The SDKs try again after 408, 409, 429 and 5xx, at most twice, and heed `retry-after` and `x-should-retry`.
 """
@@ -54,7 +54,7 @@ NOT_FOUND: Final = Answer(404, "not_found", "the proxy itself serves GET /-/stat
 
 
 def answer_to(error: Exception, upstream: str) -> Answer:
-    """What the caller is told of a call that `error` ended before the upstream server answered."""
+    """The answer to a call that `error` ended before the upstream server answered."""
     match error:
         case AccountBlocked():  # as the server refused the call before it; waiting does not cure that
             code = error.code or "account_blocked"

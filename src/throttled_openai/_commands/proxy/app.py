@@ -99,7 +99,7 @@ class Proxy:
                 return
             except _HungUpError:
                 raise
-            except Exception as error:  # noqa: BLE001  # whatever it is, the caller is told
+            except Exception as error:  # noqa: BLE001  # the caller gets an answer after any error
                 refused = answer_to(error, str(self.upstream))
         record.code = refused.code
         if record.phase == "its-stream":  # too late for another status; the caller sees that the answer is cut off

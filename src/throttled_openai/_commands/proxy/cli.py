@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from throttled_openai._clients.install import checked
 from throttled_openai._clients.shared import shared
+from throttled_openai._commands.argument_types import port
 from throttled_openai._commands.exec import add_options, options_in
+from throttled_openai._commands.open_files import allow_open_files
 from throttled_openai._stats import spell
-from throttled_openai.simulator._cli import port, raise_file_limit
 
 from .app import Proxy
 from .record import label_of
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("uvicorn") is None:
         print('throttled-openai proxy: needs uvicorn: pip install "throttled-openai[proxy]"', file=sys.stderr)
         return 1
-    raise_file_limit()  # before the throttles look at it
+    allow_open_files()  # before the throttles look at it
     try:
         options = checked(options_in(arguments))
         proxy = Proxy(arguments.upstream, _nothing if arguments.quiet else _say, **options)
