@@ -56,6 +56,11 @@ def results(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def lines_in(path):
+    """How many whole lines a file has, also while a run writes it."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def ids(path):
     return [each["custom_id"] for each in results(path)]
 
@@ -78,17 +83,20 @@ async def run(server, source, output, *, options=None, asked=None, **rules):
 
 
 ENVIRONMENT = {"OPENAI_API_KEY": "sk-test", "NO_PROXY": "*"}
+started = []  # the processes of `command`; the fixture `no_process_stays` ends those that a failing test left
 
 
 def command(*arguments, **options):
     """The command in a process of its own."""
     environment = {**os.environ, **ENVIRONMENT}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "throttled_openai", *map(str, arguments)],
         env=environment,
         text=True,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
+    started.append(process)
+    return process
 
 
 def told(*arguments, timeout=60, **options):

@@ -22,3 +22,14 @@ def server():
 @pytest.fixture
 def output(tmp_path):
     return tmp_path / "out.jsonl"
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays():
+    """A test that fails between start and end of a process leaves it neither running nor open."""
+    from batches import started  # after the path above
+
+    yield
+    while started:
+        with started.pop() as process:
+            process.kill()

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from batches import command, everyone, ids, kill, lines, request, results, told, wait_for
+from batches import command, everyone, ids, kill, lines, lines_in, request, results, told, wait_for
 from throttled_openai._commands import main as cli
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -23,10 +23,6 @@ def source(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text(lines(200))
     return path
-
-
-def lines_in(path):
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(server, source, output):

@@ -8,7 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from batches import command, everyone, ids, lines, results, told, wait_for
+from batches import command, everyone, ids, lines, lines_in, results, told, wait_for
 from throttled_openai._commands.run.settings import _share_of
 from throttled_openai._limits import Limits
 from throttled_openai._stats import BudgetStats, Stats, WindowStats
@@ -51,7 +51,7 @@ def test_two_processes_do_every_line_once_with_its_answer(server, source, output
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
 def test_a_worker_that_is_killed_costs_no_line(server, source, output):
     process = command("run", source, "-o", output, "--base-url", server, "--processes", "2", "--rpm", "3000")
-    wait_for(lambda: output.exists() and len(ids(output)) >= 20)
+    wait_for(lambda: lines_in(output) >= 20)
     os.kill(workers_of(process)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -63,7 +63,7 @@ def test_an_interrupt_of_the_whole_group_waits_for_what_is_in_flight(server, sou
     process = command(
         "run", source, "-o", output, "--base-url", server, "--processes", "2", "--rpm", "600", start_new_session=True
     )
-    wait_for(lambda: output.exists() and len(ids(output)) >= 5)
+    wait_for(lambda: lines_in(output) >= 5)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
